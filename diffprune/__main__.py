@@ -1,0 +1,71 @@
+"""`python -m diffprune`: one run, or with -m a sweep, from one Hydra configuration."""
+
+import logging
+import os
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from diffprune.config import check, register
+from diffprune.errors import UserError
+from diffprune.pipeline import reproduce
+from diffprune.run import Run
+
+log = logging.getLogger("diffprune")
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def job(cfg: DictConfig) -> None:
+    """One run. A user's mistake ends it with one sentence; in a sweep that is said after the other jobs had their turn."""
+    try:
+        check(cfg)
+        reproduce(cfg, run := Run.of(cfg))
+        show(run)
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.RUN:
+            sys.exit(f"error: {error}")
+        raise
+
+
+def show(run: Run) -> None:
+    """Prints the table of a finished run, and where its report is, which is written when it is missing."""
+    if run.metrics.exists():
+        from diffprune.report import terminal_table, write_report
+        if not run.report.exists() or run.report.stat().st_mtime < run.metrics.stat().st_mtime:
+            write_report(run.folder)
+        log.info("\n%s\n\nreport: %s", terminal_table(run.folder), run.report)
+
+
+def main() -> None:
+    register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach this function as they are
+    try:
+        job()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {sentence(error)}")
+
+
+def sentence(error: Exception) -> str:
+    """What a configuration error says, on one line: what is wrong, then the choices there are."""
+    wrapped = "UserError raised while resolving interpolation: "
+    text, _, _ = str(error).partition("Config search path")
+    said = [line.strip() for line in text.splitlines() if line.strip() and "append to your config" not in line]
+    if said[0].startswith(wrapped):
+        return said[0].removeprefix(wrapped)
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        said.append(str(error.__cause__).splitlines()[0])
+    choices = [line.strip() for line in text.splitlines() if line.startswith("\t")]
+    if choices:
+        said = [said[0], f"choose one of {', '.join(choices)}"]
+    return ": ".join(part.rstrip(".:") for part in said[:2])
+
+
+if __name__ == "__main__":
+    main()

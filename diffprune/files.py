@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all: written beside their name, then renamed."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling of `path` (file or folder); on success it takes the name, on an error it goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        settle(partial)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    except BaseException:
+        remove(partial)
+        raise
+
+
+def settle(path: Path) -> None:
+    """Makes `path`, and every file below it, outlast a power cut and as readable as the umask allows.
+
+    (safetensors writes files that only their owner can read; a run folder is often shared.)
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        file.chmod(0o666 & ~mask)
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a folder; a missing one is fine."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sweep_partials(folder: Path) -> None:
+    """Deletes what killed processes left half written directly in `folder`."""
+    for partial in folder.glob(".*.partial"):
+        remove(partial)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content` as indented JSON, by rename; NaN is refused."""
+    with appearing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())

@@ -1,0 +1,165 @@
+"""Many finished runs side by side: one row per configuration, over its seeds, the dense model first."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from diffprune.errors import UserError
+from diffprune.report.finished import Finished
+from diffprune.report.rows import Numbers, Row, dense, final
+from diffprune.report.table import Table, listed
+
+# A configuration is called after the first of these that tell it from the others, then any other option that does.
+NAMING = ("dataset.name", "model.name", "pruner.name", "pruner.threshold", "pruner.ratio", "schedule.name",
+          "schedule.steps", "sampler.name", "sampler.spacing", "sampler.steps")
+UNTRAINED = ("ema",)    # what of a run's protocol does not apply to the dense model it started from
+
+T = TypeVar("T")
+
+
+def compare(runs: list[Finished], mixed_protocols: bool = False) -> Table:
+    """The comparison of `runs`; with `mixed_protocols`, what differs in the protocols becomes columns.
+
+    Raises UserError for the same run twice and, without `mixed_protocols`, for runs under different protocols.
+    """
+    check_distinct(runs)
+    differing = protocol_differences(runs)
+    if differing and not mixed_protocols:
+        raise UserError(f"these runs were made under different protocols ({sentence(differing)}), so their numbers do "
+                        "not compare: name fewer runs, or add --mixed-protocols to see them with what differs")
+    rows = [*dense_rows(runs, list(differing)), *configuration_rows(runs, list(differing))]
+    return listed(rows, [name for name in differing if name != "features"])
+
+
+def check_distinct(runs: list[Finished]) -> None:
+    """Refuses two folders that hold the same experiment with the same seed, which must not count twice."""
+    for twins in grouped(runs, lambda run: run.options):
+        if len(twins) > 1:
+            raise UserError(f"{twins[0].run.folder} and {twins[1].run.folder} hold the same run: name one of them")
+
+
+def protocol_differences(runs: list[Finished]) -> dict[str, list[Any]]:
+    """{part of the protocol: its values}, for the parts that differ.
+
+    A part that a run states as null does not apply to it (an untrained model has no EMA), so it agrees with any value.
+    """
+    return differences([protocol_of(run) for run in runs])
+
+
+def version_differences(runs: list[Finished]) -> dict[str, list[Any]]:
+    """{library: its versions}, for the libraries whose version differs."""
+    return differences([run.metrics.get("versions", {}) for run in runs])
+
+
+def differences(statements: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    values: dict[str, list[Any]] = defaultdict(list)
+    for statement in statements:
+        for name, value in statement.items():
+            if value is not None and value not in values[name]:
+                values[name].append(value)
+    return {name: found for name, found in values.items() if len(found) > 1}
+
+
+def sentence(differing: dict[str, list[Any]]) -> str:
+    return "; ".join(f"{name} is {' or '.join(map(str, values))}" for name, values in differing.items())
+
+
+def dense_rows(runs: list[Finished], differing: list[str]) -> list[Row]:
+    """The unpruned, untrained model of each (data set, model, protocol), from every run that measured it.
+
+    All of them drew the same images with it, so equal distances are one measurement, not several seeds.
+    """
+    def model(run: Finished) -> dict[str, Any]:
+        return {key: flat(run.options)[key] for key in ("dataset.name", "model.name", "model.checkpoint")}
+
+    def protocol(run: Finished) -> dict[str, Any]:
+        return {name: None if name in UNTRAINED else value for name, value in parts_of(run, differing).items()}
+
+    groups = grouped([run for run in runs if run.knows_dense], lambda run: (model(run), protocol(run)))
+    names = titles([model(group[0]) for group in groups])
+    return [Row.of(" ".join(["dense", *name]), once_each([dense(run) for run in group]), protocol(group[0]))
+            for name, group in zip(names, groups, strict=True)]
+
+
+def once_each(measured: list[Numbers]) -> list[Numbers]:
+    """The same measurements, each distinct value of a quantity kept only where it first appears."""
+    seen: set[tuple[str, float | None]] = set()
+    kept: list[Numbers] = []
+    for numbers in measured:
+        kept.append({name: value for name, value in numbers.items() if (name, value) not in seen})
+        seen.update(numbers.items())
+    return kept
+
+
+def configuration_rows(runs: list[Finished], differing: list[str]) -> list[Row]:
+    """One row per set of options that agree in all but the seed, ordered by what tells them apart."""
+    groups = grouped([run for run in runs if not run.is_dense],
+                     lambda run: (without_seed(run.options), parts_of(run, differing)))
+    options = [flat(without_seed(group[0].options)) for group in groups]
+    keys = distinguishing(options)
+    rows = [Row.of(" ".join([group[0].metrics["pruner"] if group[0].is_pruned else group[0].final, *name]),
+                   [final(run) for run in group], parts_of(group[0], differing))
+            for group, name in zip(groups, titles(options), strict=True)]
+    order = sorted(range(len(rows)), key=lambda i: [sortable(options[i].get(key)) for key in keys])
+    return [rows[i] for i in order]
+
+
+def titles(options: list[dict[str, Any]]) -> list[list[str]]:
+    """`option=value` for each option that tells one of `options` from another, but for the pruner's name."""
+    keys = [key for key in distinguishing(options) if key != "pruner.name"]
+    return [[f"{key}={own[key]}" for key in keys if key in own] for own in options]
+
+
+def distinguishing(options: list[dict[str, Any]]) -> list[str]:
+    """The keys, most telling first, that together tell all of `options` apart, and no key that adds nothing."""
+    chosen: list[str] = []
+    known = {key for own in options for key in own}
+    for key in [*(key for key in NAMING if key in known), *sorted(known.difference(NAMING))]:
+        if kinds(options, [*chosen, key]) > kinds(options, chosen):
+            chosen.append(key)
+    return chosen
+
+
+def kinds(options: list[dict[str, Any]], keys: list[str]) -> int:
+    return len({canonical([own.get(key) for key in keys]) for own in options})
+
+
+def protocol_of(run: Finished) -> dict[str, Any]:
+    """The run's protocol, the kind of features its images are compared on included."""
+    return {"features": run.metrics["features"], **run.metrics["protocol"]}
+
+
+def parts_of(run: Finished, names: list[str]) -> dict[str, Any]:
+    """Those parts of the run's protocol; None where one does not apply."""
+    return {name: protocol_of(run).get(name) for name in names}
+
+
+def without_seed(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "seed"}
+
+
+def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{`group.option`: value}"""
+    out: dict[str, Any] = {}
+    for name, value in options.items():
+        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return out
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def sortable(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, then everything else by its text."""
+    number = isinstance(value, int | float)
+    return not number, value if number else 0.0, "" if number else str(value)
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
+    """Items of equal key together, in order of first appearance."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(canonical(key(item)), []).append(item)
+    return list(groups.values())

@@ -1,0 +1,45 @@
+"""The style sheet of every page, light and dark, wide and narrow, in the colours of Okabe and Ito."""
+
+CSS = """
+:root { color-scheme: light dark; --paper: #ffffff; --panel: #f5f6f8; --ink: #1c1f24; --quiet: #5a6270; --grid: #dde0e5;
+  --dense: #6b7280; --pruned: #0072b2; --mark: #b84e00; --link: #005f96; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171c; --panel: #1e2229; --ink: #e8eaee; --quiet: #a2aab8; --grid: #363c47;
+    --dense: #9aa3b2; --pruned: #56b4e9; --mark: #e69f00; --link: #7cc4f0; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); 
+  font: 16px/1.5 system-ui, "Liberation Sans", sans-serif; }
+main { max-width: 66rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--grid); }
+h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; overflow-wrap: anywhere; }
+p { max-width: 46rem; margin: .5rem 0; }
+a { color: var(--link); }
+.summary { font-size: 1.05rem; }
+.quiet, figcaption, .strip h3 { color: var(--quiet); font-size: .9rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .95rem; }
+th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--grid); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; font-weight: 500; }
+thead th { color: var(--quiet); font-weight: 600; border-bottom: 2px solid var(--grid); vertical-align: bottom; }
+tbody th:first-child { position: sticky; left: 0; background: var(--paper); white-space: normal; min-width: 9rem; }
+.prose td { text-align: left; white-space: normal; }
+.prose th { text-align: left; }
+.wide thead th { white-space: normal; min-width: 6rem; }
+.wide td:first-child, .wide th:first-child { min-width: 9rem; white-space: normal; overflow-wrap: anywhere; }
+.figures { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+figure { margin: 0; }
+figure svg { display: block; width: 100%; height: auto; max-width: 40rem; }
+svg text { font-family: inherit !important; }
+.strip { margin: .75rem 0; }
+.strip h3 { margin: 0 0 .25rem; font-weight: 500; position: sticky; left: 0; width: fit-content; }
+.strip img { display: block; width: max(100%, 34rem); height: auto; }
+.pixels { image-rendering: pixelated; }
+pre { background: var(--panel); padding: .75rem 1rem; border-radius: .4rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; font: .85rem/1.5 ui-monospace, "Liberation Mono", monospace; }
+.facts { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); }
+.facts td { white-space: normal; overflow-wrap: anywhere; }
+.facts table { width: 100%; }
+details { margin: .75rem 0; }
+summary { cursor: pointer; color: var(--link); }
+"""

@@ -1,0 +1,50 @@
+"""Matplotlib figures as SVG that lies inside a page: no ids in common, colours that follow the page's."""
+
+import io
+import re
+from collections.abc import Callable
+from html import escape
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Drawn in the key, shown in the value: the page's style sheet defines each for light and for dark.
+INK, GRID, DENSE, PRUNED, MARK = "#010101", "#020202", "#030303", "#040404", "#050505"
+COLOURS = {INK: "currentColor", GRID: "var(--grid)", DENSE: "var(--dense)", PRUNED: "var(--pruned)",
+           MARK: "var(--mark)"}
+INCHES = (4.8, 3.0)
+LOOK = {
+    "svg.fonttype": "none", "svg.hashsalt": "diffprune", "font.size": 9,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK,
+    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+    "legend.fontsize": 8, "lines.linewidth": 1.5, "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.titlesize": 9,
+}
+
+
+def inline(name: str, description: str, draw: Callable[[Axes], None]) -> str:
+    """The figure that `draw` makes, as an `<svg>` that says `description` to a screen reader.
+
+    `name` must be unique on its page: every id inside starts with it. Equal input gives equal text.
+    """
+    with rc_context(LOOK):
+        figure = Figure(INCHES, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.subplots())
+        out = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    return embedded(out.getvalue(), name, description)
+
+
+def embedded(svg: str, name: str, description: str) -> str:
+    """A standalone SVG file's element with ids, colours and size made to fit a page."""
+    svg = svg[svg.index("<svg"):].strip()
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    for drawn, shown in COLOURS.items():
+        svg = svg.replace(drawn, shown)
+    head, rest = svg.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    return f'<svg role="img" aria-label="{escape(description)}" {box.group() if box else ""}>{rest}'

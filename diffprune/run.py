@@ -1,0 +1,110 @@
+"""Every file name of one run."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+from safetensors import safe_open
+
+from diffprune.config import fingerprint, masked, run_name
+from diffprune.files import appearing, read_json, remove, sweep_partials
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder; it alone joins paths inside it."""
+    folder: Path
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Run":
+        """The folder that belongs to the experiment in `cfg`; nothing is created."""
+        return cls(Path(cfg.paths.runs) / cfg.dataset.name / run_name(cfg))
+
+    name = property(lambda self: self.folder.name)
+    config = property(lambda self: self.folder / ".hydra" / "config.yaml")
+    scores = property(lambda self: self.folder / "scores.safetensors")
+    prune_report = property(lambda self: self.folder / "prune.json")
+    pruned = property(lambda self: self.folder / "pruned")
+    finetune = property(lambda self: self.folder / "finetune")
+    state = property(lambda self: self.finetune / "state.safetensors")
+    progress = property(lambda self: self.finetune / "progress.jsonl")
+    finetuned = property(lambda self: self.folder / "finetuned")
+    samples = property(lambda self: self.folder / "samples")
+    images = property(lambda self: self.samples / "images.npy")
+    samples_report = property(lambda self: self.samples / "samples.json")
+    grid = property(lambda self: self.samples / "grid.png")
+    metrics = property(lambda self: self.folder / "metrics.json")
+    report = property(lambda self: self.folder / "report.html")
+
+    def preview(self, step: int) -> Path:
+        return self.finetune / f"preview-{step:06d}.png"
+
+    def final(self, cfg: DictConfig) -> Path:
+        """The model folder that is sampled: the healed one, or the pruned one where nothing is trained."""
+        return self.finetuned if cfg.schedule.steps else self.pruned
+
+    def open(self, cfg: DictConfig) -> None:
+        """Writes down what was asked, only when that is new, and clears what a killed process left half written."""
+        asked = OmegaConf.to_yaml(masked(cfg), resolve=True)
+        if not self.config.exists() or self.config.read_text() != asked:
+            with appearing(self.config) as partial:
+                partial.write_text(asked)
+        for folder in (self.folder, self.finetune, self.samples):
+            sweep_partials(folder)
+
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock seconds per stage before the evaluation, from the stages' own files."""
+        with safe_open(self.scores, "np") as file:
+            seconds = {"score": json.loads(file.metadata()["about"])["seconds"]}
+        seconds["prune"] = read_json(self.prune_report)["seconds"]
+        if self.progress.exists():
+            seconds["finetune"] = json.loads(self.progress.read_text().splitlines()[-1])["seconds"]
+        seconds["sample"] = read_json(self.samples_report)["seconds"]
+        return seconds
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock file `path`; waits, and says so, while another process has it. A killed process holds nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process that works on %s", what)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What many runs share, under content keys."""
+    folder: Path
+
+    @contextmanager
+    def entry(self, kind: str, key: Any, suffix: str) -> Iterator[Path]:
+        """Yields the file of (`kind`, `key`), locked: the caller fills it when it does not exist."""
+        path = self.folder / kind / f"{fingerprint(key)}{suffix}"
+        with locked(self.folder / "locks" / f"{kind}-{path.stem}.lock", f"{kind} {path.stem}"):
+            sweep_partials_of(path)
+            yield path
+
+    def lock(self, name: str) -> Path:
+        return self.folder / "locks" / f"{name}.lock"
+
+
+def sweep_partials_of(path: Path) -> None:
+    """Deletes what a killed writer of `path` left; only the holder of its lock may call this."""
+    for partial in path.parent.glob(f".{path.name}.*.partial"):
+        remove(partial)

@@ -1,0 +1,105 @@
+"""Cutting channels out of a UNet: the ones that their scores call expendable, one dependency group after the other."""
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Generator, Tensor, nn
+
+from diffprune import criteria
+from diffprune.checkpoint import DiffusionModel, synchronise
+from diffprune.cost import example_inputs, measure
+from diffprune.criteria import Criterion
+from diffprune.diffusion import Stream, generator
+from diffprune.groups import SCORED, Graph, Group
+from diffprune.importance import Terms, layer_terms, walk
+from diffprune.selection import expendable
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What pruning achieved: sizes, every layer's weight shape before and after, every group's removed root channels."""
+    ratio: float
+    params: int
+    macs: int
+    params_dense: int
+    macs_dense: int
+    layers: dict[str, dict[str, list[int]]]
+    groups: list[dict]
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+
+def cut(unet: nn.Module, criterion: Criterion, ratio: float, terms: Terms | None = None, seed: int = 0) -> PruneReport:
+    """Prunes `unet` in place to nominal `ratio` in [0, 1), everything but the output head, and says what came of it.
+
+    `terms` are the importance terms that `criterion.terms` names, per layer; groups are scored lazily, so that each
+    sees what the cuts before it left. Raises ValueError for a ratio outside [0, 1) and KeyError for a missing term.
+    """
+    if not 0 <= ratio < 1:
+        raise ValueError(f"ratio {ratio} is outside [0, 1)")
+    unet.requires_grad_(True).eval()
+    terms = {name: dict((terms or {})[name]) for name in criterion.terms} if ratio else {}
+    before, dense, rng = shapes(unet), measure(unet), generator(seed, Stream.CHANNELS)
+    groups, skipped = [], [{"layer": "conv_out", "reason": "the output head keeps the image's channels"}]
+    for group in Graph(unet, example_inputs(unet), [unet.conv_out]).groups() if ratio else ():
+        entry, reason = prune_group(group, criterion, ratio, terms, rng)
+        groups.append(entry)
+        if reason:
+            skipped.append({"layer": group.root, "reason": reason})
+    synchronise(unet)
+    cost, after = measure(unet), shapes(unet)
+    layers = {name: {"before": before[name], "after": after[name]} for name in before}
+    return PruneReport(ratio, cost.params, cost.macs, dense.params, dense.macs, layers, groups, skipped)
+
+
+def prune_group(group: Group, criterion: Criterion, ratio: float, terms: Terms, rng: Generator) -> tuple[dict, str]:
+    """Scores the group as it is now and cuts model and `terms` alike; returns its record and why nothing was cut."""
+    channels, blocks = group.channels, group.norm_groups
+    entry = {"root": group.root, "before": channels, "after": channels, "norm_groups": blocks,
+             "layers": group.outputs, "removed": []}
+    if channels % blocks:
+        return entry, f"{channels} channels do not fall into the norm's {blocks} groups"
+    chosen = expendable(criterion.score(group.slices(terms), channels, rng), ratio, blocks)
+    if not chosen:
+        return entry, f"ratio {ratio:g} is less than one channel in each of the norm's {blocks} groups"
+    lost = group.remove(chosen)
+    if not lost:
+        return entry, "a layer would be left without channels"
+    for layers in terms.values():
+        for member in lost:
+            layers[member.layer] = member.drop(layers[member.layer])
+    return entry | {"after": channels - len(chosen), "removed": chosen}, ""
+
+
+def shapes(unet: nn.Module) -> dict[str, list[int]]:
+    """Weight shape of every conv, linear and norm layer."""
+    return {name: list(module.weight.shape) for name, module in unet.named_modules()
+            if isinstance(module, SCORED) and module.weight is not None}
+
+
+def reinitialise(unet: nn.Module, seed: int) -> None:
+    """Fresh weights for every layer, PyTorch's default initialisation, from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, Stream.WEIGHTS).initial_seed())
+        for module in unet.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+
+def prune(unet: nn.Module, ratio: float, criterion: Criterion | None = None, images: Tensor | None = None,
+          scheduler: SchedulerMixin | None = None, threshold: float = 0.05, seed: int = 0) -> PruneReport:
+    """Prunes a UNet in place, scores included: Diff-Pruning at `threshold` unless another `criterion` is given.
+
+    `ratio` in [0, 1) is nominal: read the sizes that were reached from the result. A criterion that needs gradients
+    takes `images`, a batch [B, C, H, W] in [-1, 1], and the `scheduler` whose alpha_bar the UNet was trained with.
+    Raises ValueError where one of them is missing or `ratio` is out of range.
+    """
+    criterion = criterion or criteria.DiffPruning()
+    if not criterion.gradient:
+        return cut(unet, criterion, ratio, layer_terms(unet, criterion.terms), seed)
+    if images is None or scheduler is None:
+        raise ValueError(f"{type(criterion).__name__} needs gradients: give a batch of images and the noise scheduler")
+    eps = torch.randn(images.shape, generator=generator(seed, Stream.CALIBRATION)).to(images.device)
+    terms = walk(DiffusionModel(unet, scheduler), images, eps, [threshold]).terms[threshold]
+    unet.zero_grad()
+    return cut(unet, criterion, ratio, terms, seed)

@@ -1,0 +1,57 @@
+"""What several test files share: the reference folder, composed configurations, a tiny UNet."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from diffprune.config import register
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ["WANDB_SILENT"] = "true"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with reference outputs and real data (DIFFPRUNE_SHARED, default ../shared)."""
+    folder = Path(os.environ.get("DIFFPRUNE_SHARED", ROOT.parent / "shared"))
+    folder = folder if folder.is_absolute() else ROOT / folder
+    if not folder.is_dir():
+        pytest.skip(f"the reference folder {folder} is absent: set DIFFPRUNE_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def oracle(shared: Path) -> Path:
+    return shared / "oracle"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., DictConfig]:
+    """Composes the configuration with overrides, as the command line does; runs and cache lie in tmp_path."""
+    def composed(*overrides: str) -> DictConfig:
+        register()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("config", overrides=[f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache",
+                                                "logger=none", *overrides])
+    return composed
+
+
+def tiny_unet(widths: tuple[int, ...] = (8, 16), groups: int = 4, layers: int = 1, attention: bool = True,
+              channels: int = 1, size: int = 8, seed: int = 0) -> torch.nn.Module:
+    """A UNet2DModel of the paper's block types, small enough for a test."""
+    from diffusers import UNet2DModel
+    down, up = ("AttnDownBlock2D", "AttnUpBlock2D") if attention else ("DownBlock2D", "UpBlock2D")
+    plain = len(widths) - 1
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UNet2DModel(
+            sample_size=size, in_channels=channels, out_channels=channels, layers_per_block=layers,
+            block_out_channels=widths, down_block_types=(*["DownBlock2D"] * plain, down),
+            up_block_types=(up, *["UpBlock2D"] * plain), norm_num_groups=groups, norm_eps=1e-6, downsample_padding=0,
+            attention_head_dim=None).eval()

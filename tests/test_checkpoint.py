@@ -1,0 +1,131 @@
+"""Model folders: what is saved is what is loaded; damage is named."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+
+import diffprune
+from diffprune import criteria
+from diffprune.checkpoint import WEIGHTS, DiffusionModel, load_model, save_model
+from diffprune.errors import UserError
+from diffprune.surgery import prune
+from tests.conftest import ROOT, tiny_unet
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+            for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def pruned_folder(tmp_path: Path, ratio: float = 0.5) -> tuple[torch.nn.Module, Path]:
+    unet = tiny_unet()
+    prune(unet, ratio, criteria.Magnitude())
+    save_model(DiffusionModel(unet, DDIMScheduler(clip_sample=False)), tmp_path / "model")
+    return unet, tmp_path / "model"
+
+
+@pytest.mark.parametrize("ratio", [r / 10 for r in range(9)])
+def test_saving_loading_and_saving_again_gives_the_same_bytes(tmp_path: Path, ratio: float) -> None:
+    unet, folder = pruned_folder(tmp_path, ratio)
+    loaded = load_model(folder)
+    save_model(loaded, tmp_path / "again")
+    assert digests(tmp_path / "again") == digests(folder)
+    x, t = torch.ones(1, 1, 8, 8), torch.tensor([5])
+    assert torch.equal(loaded.unet(x, t).sample, unet(x, t).sample)
+
+
+def test_plain_diffusers_refuses_a_pruned_folder(tmp_path: Path) -> None:
+    _, folder = pruned_folder(tmp_path)
+    with pytest.raises((ValueError, RuntimeError), match=r"shape|size mismatch"):
+        UNet2DModel.from_pretrained(folder / "unet")
+    with pytest.raises((ValueError, RuntimeError, OSError)):
+        DDIMPipeline.from_pretrained(folder)
+
+
+def test_plain_diffusers_loads_a_dense_folder(tmp_path: Path) -> None:
+    save_model(DiffusionModel(tiny_unet(), DDIMScheduler()), tmp_path / "dense")
+    assert UNet2DModel.from_pretrained(tmp_path / "dense" / "unet").config.sample_size == 8
+
+
+def test_loading_needs_no_pruning_library(tmp_path: Path) -> None:
+    _, folder = pruned_folder(tmp_path)
+    script = "import sys, diffprune; diffprune.load_pipeline(sys.argv[1]); sys.exit('torch_pruning' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script, folder], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler])
+def test_a_pruned_pipeline_draws_with_any_scheduler(tmp_path: Path, scheduler: type) -> None:
+    _, folder = pruned_folder(tmp_path)
+    pipeline = diffprune.load_pipeline(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
+    if scheduler is DDIMScheduler:
+        images = pipeline(batch_size=2, num_inference_steps=3, output_type="np").images
+        assert images.shape == (2, 8, 8, 1)
+        return
+    pipeline.scheduler.set_timesteps(3)
+    x = torch.randn(2, 1, 8, 8)
+    for t in pipeline.scheduler.timesteps:
+        x = pipeline.scheduler.step(pipeline.unet(x, t).sample, t, x).prev_sample.detach()
+    assert x.isfinite().all()
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_truncated_weights_are_named(tmp_path: Path) -> None:
+    _, folder = pruned_folder(tmp_path)
+    file = folder / "unet" / WEIGHTS
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="checksum"):
+        load_model(folder)
+    (folder / "unet" / "widths.json").unlink()
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load_model(folder)
+
+
+def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    _, folder = pruned_folder(tmp_path)
+    file = folder / "unet" / WEIGHTS
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="checksum"):
+        load_model(folder)
+
+
+def test_foreign_weights_are_refused_with_the_tensors_names(tmp_path: Path) -> None:
+    _, folder = pruned_folder(tmp_path)
+    save_model(DiffusionModel(tiny_unet(layers=2), DDIMScheduler()), tmp_path / "other")
+    (folder / "unet" / WEIGHTS).write_bytes((tmp_path / "other" / "unet" / WEIGHTS).read_bytes())
+    (folder / "unet" / "widths.json").unlink()
+    with pytest.raises(UserError, match=r"resnets\.1"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(("file", "content", "message"), [
+    ("unet/config.json", "{", "not readable JSON"), ("unet/config.json", None, "is missing"),
+    ("unet/config.json", json.dumps({"_class_name": "Elsewhere"}), "describes Elsewhere"),
+    (f"unet/{WEIGHTS}", None, "is missing"), ("scheduler/scheduler_config.json", None, "is missing")])
+def test_an_incomplete_folder_is_refused_in_one_sentence(tmp_path: Path, file: str, content: str | None,
+                                                         message: str) -> None:
+    _, folder = pruned_folder(tmp_path)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_model(folder)
+
+
+def test_what_was_narrowed_is_listed(tmp_path: Path) -> None:
+    unet, folder = pruned_folder(tmp_path)
+    listed = json.loads((folder / "unet" / "widths.json").read_text())["narrowed"]
+    assert listed["conv_in.weight"] == [[8, 1, 3, 3], list(unet.conv_in.weight.shape)]

@@ -1,0 +1,127 @@
+"""Every option and experiment composes; what cannot be is refused in one sentence."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import MISSING
+
+from diffprune import config as module
+from diffprune.config import check, run_name, science
+from diffprune.errors import UserError
+from tests.conftest import ROOT
+
+OPTIONS = sorted((f.parent.name, f.stem) for f in (ROOT / "conf").glob("*/*.yaml") if f.parent.name != "experiment")
+EXPERIMENTS = sorted(f.stem for f in (ROOT / "conf" / "experiment").glob("*.yaml"))
+NEEDS = {("evaluate", "cifar10"): ["dataset=cifar10"], ("evaluate", "image_folder"): ["dataset=cifar10"],
+         ("dataset", "image_folder"): ["dataset.path=.", "dataset.resolution=32", "model=ddpm_cifar10"]}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(config, group: str, option: str) -> None:
+    cfg = config(*NEEDS.get((group, option), []), f"{group}={option}")
+    check(cfg)
+    assert run_name(cfg)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_says_what_it_is(config, name: str) -> None:
+    check(config(f"experiment={name}"))
+    head = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text()
+    assert f"# Command: python -m diffprune experiment={name}" in head
+    assert "Cost:" in head
+    assert "Published:" in head
+
+
+def test_an_experiment_equals_its_written_out_command(config) -> None:
+    written = config("dataset=cifar10", "model=ddpm_cifar10", "pruner=diff_pruning", "pruner.threshold=.05",
+                     "pruner.ratio=.3", "schedule=finetune_100k")
+    assert run_name(config("experiment=cifar10_diff_pruning")) == run_name(written)
+
+
+@pytest.mark.parametrize("override", [
+    "logger=wandb", "launcher=slurm", "device=cpu", "until=score", "paths.runs=elsewhere", "dataset.workers=3",
+    "sampler.batch=7", "evaluate.batch=7", "schedule.save_every=7", "schedule.preview_every=7", "dataset.path=/x"])
+def test_how_a_run_is_computed_is_outside_its_name(config, override: str) -> None:
+    assert run_name(config(override)) == run_name(config())
+
+
+@pytest.mark.parametrize("override", [
+    "seed=1", "pruner.ratio=.4", "pruner.threshold=.1", "pruner=taylor", "schedule.steps=7", "sampler.steps=7",
+    "evaluate.images=7", "precision=bf16", "model.checkpoint=null", "sampler.seed=1"])
+def test_what_changes_the_science_changes_the_name(config, override: str) -> None:
+    assert run_name(config(override)) != run_name(config())
+
+
+def test_a_name_is_readable_and_ends_in_a_hash(config) -> None:
+    *words, digest = run_name(config("pruner.threshold=.02", "seed=3")).split("-")
+    assert words == ["ddpm_digits", "diff_pruning", "T0.02", "r0.3", "finetune_digits", "s3"]
+    assert len(digest) == 8
+
+
+def test_only_diff_pruning_has_a_threshold(config) -> None:
+    assert "threshold" in science(config())["pruner"]
+    with pytest.raises(ConfigCompositionException):
+        config("pruner=magnitude", "pruner.threshold=.1")
+
+
+@pytest.mark.parametrize("override", ["pruner.rato=.3", "sed=1", "schedule.stepz=3", "model.unet=3"])
+def test_a_typo_stops_at_composition(config, override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        config(override)
+
+
+@pytest.mark.parametrize("name", ["new", "pruner.new", "evaluate.new"])
+def test_an_added_option_is_no_option(config, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name} is no option"):
+        check(config(f"+{name}=1"))
+
+
+def test_a_typo_in_an_experiment_file_stops_at_composition(tmp_path: Path, config) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "typo.yaml").write_text("# @package _global_\npruner: {rato: 0.5}\n")
+    config()
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"), \
+            pytest.raises(ConfigCompositionException) as error:
+        compose("config", overrides=["experiment=typo"])
+    assert "rato" in f"{error.value} {error.value.__cause__}"
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("pruner.ratio=1.0", "pruner.ratio=1.0"), ("pruner.ratio=-.1", "pruner.ratio=-0.1"),
+    ("pruner.threshold=-1", "pruner.threshold=-1"), ("device=gpu", "device=gpu"), ("device=cuda:x", "device=cuda:x"),
+    ("until=draw", "until=draw"), ("precision=int8", "precision=int8"), ("evaluate.images=1", "evaluate.images=1"),
+    ("sampler.steps=0", "sampler.steps=0"), ("sampler.steps=1001", "sampler.steps=1001"), ("seed=-1", "seed=-1"),
+    ("schedule.ema=1.0", "schedule.ema=1.0"), ("schedule.batch=0", "schedule.batch=0"),
+    ("sampler.spacing=cubic", "sampler.spacing=cubic"), ("evaluate.features=clip", "digits-cnn, inception"),
+    ("evaluate.ssim_window=11", "8-pixel images"), ("evaluate.ssim_window=4", "odd number"),
+    ("dataset.path=/no/where", "/no/where does not exist"), ("evaluate.weights=/no/file", "/no/file does not exist"),
+    ("model.checkpoint=/no/model", "/no/model does not exist"), ("model.checkpoint=./no", "./no does not exist")])
+def test_a_value_outside_its_range_is_named(config, override: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        check(config(override))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_choices_are_those_that_exist() -> None:
+    from diffprune.diffusion import SPACINGS
+    from diffprune.features import EXTRACTORS
+    assert module.CHOICES["sampler.spacing"] == tuple(SPACINGS)
+    assert module.CHOICES["evaluate.features"] == tuple(EXTRACTORS)
+
+
+def test_what_must_be_chosen_is_named(config) -> None:
+    with pytest.raises(UserError, match=r"dataset\.path, dataset\.resolution"):
+        check(config("dataset=image_folder", "model=ddpm_cifar10"))
+
+
+def test_the_schema_holds_no_values() -> None:
+    """Every default is written once, in YAML."""
+    for schema in vars(module).values():
+        if isinstance(schema, type) and dataclasses.is_dataclass(schema):
+            for option in dataclasses.fields(schema):
+                assert option.default == MISSING or option.default_factory is module.Paths, (schema, option.name)

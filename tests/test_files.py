@@ -1,0 +1,40 @@
+"""Files appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from diffprune.files import appearing, sweep_partials, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"x": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(file, {"x": float("nan")})
+    assert [f.name for f in tmp_path.iterdir()] == ["a.json"]
+    assert '"x": 1' in file.read_text()
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with appearing(tmp_path / "folder") as partial:
+            partial.mkdir()
+            (partial / content).write_text(content)
+            assert not (tmp_path / "folder" / "new").exists()
+    assert [f.name for f in (tmp_path / "folder").iterdir()] == ["new"]
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".a.json.12345678.partial").write_text("half")
+    (tmp_path / ".b.0.partial").mkdir()
+    (tmp_path / "a.json").write_text("whole")
+    sweep_partials(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_files_are_as_readable_as_the_umask_allows(tmp_path: Path) -> None:
+    with appearing(tmp_path / "f") as partial:
+        partial.touch(mode=0o600)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "f").stat().st_mode == (tmp_path / "plain").stat().st_mode

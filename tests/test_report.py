@@ -1,0 +1,442 @@
+"""What finished run folders are made to say, on folders written by hand in the formats of the stages."""
+
+import base64
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors.numpy import save_file
+
+from diffprune.errors import UserError
+from diffprune.report import run_table, svg, terminal_table, write_report
+from diffprune.report.__main__ import main, report
+from diffprune.report.finished import Finished, find
+from diffprune.report.grid import strips
+from diffprune.run import Run
+
+RESOLUTION, COLUMNS = 8, 16
+LAYERS = ["conv_in", "time_embedding.linear_1", "time_embedding.linear_2",
+          *(f"{side}_blocks.{i}.resnets.{j}.{layer}" for side in ("down", "up") for i in range(2) for j in range(2)
+            for layer in ("norm1", "conv1", "time_emb_proj", "conv2")),
+          "mid_block.attentions.0.to_q", "conv_norm_out", "conv_out"]
+
+OPTIONS: dict[str, Any] = {
+    "seed": 0, "device": "auto", "precision": "no", "until": "evaluate",
+    "paths": {"runs": "runs", "cache": "cache"}, "logger": {"_target_": "x"}, "launcher": {"name": "local"},
+    "dataset": {"name": "digits", "resolution": RESOLUTION, "channels": 1, "path": None, "workers": 0},
+    "model": {"name": "ddpm_digits", "checkpoint": "shipped:ddpm_digits"},
+    "pruner": {"name": "diff_pruning", "ratio": 0.3, "reinitialise": False, "threshold": 0.05},
+    "schedule": {"name": "finetune_digits", "steps": 400, "lr": 2e-4, "save_every": 1, "log_every": 1,
+                 "preview_every": 0},
+    "sampler": {"name": "ddim", "spacing": "uniform", "steps": 50, "batch": 64},
+    "evaluate": {"images": 1024, "features": "digits-cnn", "before_healing": True, "speed": True, "batch": 64},
+}
+METRICS: dict[str, Any] = {
+    "dataset": "digits", "model": "ddpm_digits", "params": 19_851_157, "macs": 3_392_800_000,
+    "params_dense": 35_746_307, "macs_dense": 6_065_500_000, "features": "digits-cnn", "images": 1024,
+    "fid": 5.29, "ssim": 0.9321, "fid_dense": 4.194, "fid_before_healing": 123.4, "ssim_before_healing": 0.25,
+    "images_per_second": 151.2, "images_per_second_dense": 100.0, "speedup": 1.512,
+    "protocol": {"sampler": "ddim", "spacing": "uniform", "steps": 50, "images": 1024, "ema": 0.9999},
+    "versions": {"torch": "2.15.0"}, "seconds": {"score": 7.5, "prune": 1.5, "sample": 20.25},
+    "command": "python -m diffprune pruner.ratio=.3 'dataset.path=a & b'", "commit": "0123abc",
+}
+DENSE = {"pruner": {"name": "none", "ratio": 0.0}, "schedule": {"name": "none", "steps": 0}}
+DENSE_METRICS = {"params": 35_746_307, "macs": 6_065_500_000, "fid": 4.194, "ssim": 1.0, "images_per_second": 100.0,
+                 "speedup": 1.0, "fid_before_healing": None, "ssim_before_healing": None}
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return {**base, **{name: merged(base[name], value) if isinstance(value, dict) else value
+                       for name, value in changes.items()}}
+
+
+def make_run(folder: Path, options: dict[str, Any] | None = None, finished: bool = True, **metrics: Any) -> Path:
+    """A run folder as the stages leave it; `options` and `metrics` are changes."""
+    run, options = Run(folder), merged(OPTIONS, options or {})
+    if options["pruner"]["name"] != "diff_pruning":     # the other pruners have no such option
+        del options["pruner"]["threshold"]
+    run.config.parent.mkdir(parents=True)
+    run.config.write_text(OmegaConf.to_yaml(OmegaConf.create(options)))
+    about = {"criterion": "x", "seconds": 7.5, "threshold": 0.05, "kept": 249, "stops": {"0.05": 249}}
+    tensors = {"loss": np.geomspace(1701, 0.05, 1000, dtype=np.float32),
+               "terms/wg/conv_in": np.zeros((4, 1), np.float32)}
+    save_file(tensors, run.scores, {"about": json.dumps(about)})
+    run.prune_report.write_text(json.dumps(pruning()))
+    if options["schedule"]["steps"]:
+        run.finetune.mkdir()
+        run.progress.write_text("".join(
+            json.dumps({"step": step, "loss": 40 + 60 / step, "lr": 2e-4, "seconds": step / 10}) + "\n"
+            for step in range(10, 401, 10)))
+    draw_grid(run, 1 + 1 + bool(options["schedule"]["steps"] and options["evaluate"]["before_healing"]))
+    if finished:
+        run.metrics.write_text(json.dumps(merged(METRICS, {
+            "name": run.name, "pruner": options["pruner"]["name"], "seed": options["seed"], **metrics})))
+    return folder
+
+
+def pruning() -> dict[str, Any]:
+    def shape(layer: str, width: int) -> list[int]:
+        return [width] if "norm" in layer else [width, width, 3, 3]
+
+    layers = {layer: {"before": shape(layer, 128), "after": shape(layer, 96)} for layer in LAYERS}
+    return {"ratio": 0.3, "layers": layers, "groups": [],
+            "skipped": [{"layer": "conv_out", "reason": "the output head keeps the image's channels"}], "seconds": 1.5}
+
+
+def draw_grid(run: Run, rows: int) -> None:
+    """Row i is filled with the grey 50 (i + 1)."""
+    picture = np.full((rows * (RESOLUTION + 1) + 1, COLUMNS * (RESOLUTION + 1) + 1), 255, np.uint8)
+    for row in range(rows):
+        for column in range(COLUMNS):
+            top, left = row * (RESOLUTION + 1) + 1, column * (RESOLUTION + 1) + 1
+            picture[top:top + RESOLUTION, left:left + RESOLUTION] = 50 * (row + 1)
+    run.samples.mkdir()
+    Image.fromarray(picture).save(run.grid)
+
+
+def cells(text: str) -> list[list[str]]:
+    """Of a Markdown table, header first, without the rule."""
+    lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines()]
+    return [lines[0], *lines[2:]]
+
+
+def column(text: str, title: str) -> dict[str, str]:
+    header, *body = cells(text)
+    return {line[0]: line[header.index(title)] for line in body}
+
+
+def compared(tmp_path: Path, *runs: Path, **options: Any) -> list[list[str]]:
+    """Cells of the comparison; the runs' own pages are left alone, which saves their drawing."""
+    for folder in find(runs)[0]:
+        Run(folder).report.touch()
+    report(list(runs), tmp_path / "out", **options)
+    return cells((tmp_path / "out" / "table.md").read_text())
+
+
+# --- one run's table
+
+def test_a_healed_run_has_three_columns_with_their_own_numbers(tmp_path: Path) -> None:
+    table = run_table(make_run(tmp_path / "run")).markdown()
+    fid = "Fréchet distance (digits-cnn features) ↓"
+    assert cells(table)[0][1:] == ["dense", "pruned before healing", "pruned and healed"]
+    assert column(table, "dense") == {
+        "parameters [M]": "35.75 (100.0 %)", "MACs [G]": "6.07 (100.0 %)", fid: "4.19", "SSIM to dense ↑": "1.000",
+        "images/s ↑": "100", "speed-up [×] ↑": "1.00"}
+    assert column(table, "pruned before healing") == {
+        "parameters [M]": "19.85 (55.5 %)", "MACs [G]": "3.39 (55.9 %)", fid: "123.40", "SSIM to dense ↑": "0.250",
+        "images/s ↑": "151", "speed-up [×] ↑": "1.51"}
+    assert column(table, "pruned and healed") == {
+        "parameters [M]": "19.85 (55.5 %)", "MACs [G]": "3.39 (55.9 %)", fid: "5.29", "SSIM to dense ↑": "0.932",
+        "images/s ↑": "151", "speed-up [×] ↑": "1.51"}
+
+
+@pytest.mark.parametrize(("options", "titles"), [
+    (DENSE, ["dense"]),
+    ({"schedule": {"steps": 0}}, ["dense", "pruned"]),
+    ({"evaluate": {"before_healing": False}}, ["dense", "pruned and healed"]),
+    ({"pruner": {"name": "scratch", "reinitialise": True}, "evaluate": {"before_healing": False}},
+     ["dense", "pruned, trained from scratch"]),
+    ({"pruner": {"name": "none", "ratio": 0.0}, "model": {"checkpoint": None}, "evaluate": {"before_healing": False}},
+     ["trained"]),
+])
+def test_a_table_has_only_the_models_that_the_run_made(tmp_path: Path, options: dict, titles: list[str]) -> None:
+    before = {"fid_before_healing": None, "ssim_before_healing": None}
+    folder = make_run(tmp_path / "run", options, **before)
+    assert cells(run_table(folder).markdown())[0][1:] == titles
+
+
+def test_what_was_not_measured_is_a_dash_and_never_zero(tmp_path: Path) -> None:
+    unknown = ("ssim", "fid_dense", "ssim_before_healing", "images_per_second", "images_per_second_dense", "speedup")
+    folder = make_run(tmp_path / "run", **dict.fromkeys(unknown))
+    table = run_table(folder)
+    healed, dense = column(table.markdown(), "pruned and healed"), column(table.markdown(), "dense")
+    assert [healed[name] for name in ("SSIM to dense ↑", "images/s ↑", "speed-up [×] ↑")] == ["–"] * 3
+    assert dense["Fréchet distance (digits-cnn features) ↓"] == "–"
+    record = list(csv.DictReader(io.StringIO(table.csv())))[-1]
+    assert (record["ssim"], record["ssim_n"], record["fid_digits-cnn"]) == ("", "0", "5.29")
+
+
+def test_the_terminal_shows_the_same_cells(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    shown = terminal_table(folder)
+    assert all(cell in shown for line in run_table(folder).body for cell in line)
+
+
+def test_latex_escapes_what_it_would_read_as_commands(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a_b")
+    make_run(tmp_path / "c_d", {"pruner": {"threshold": 0.02}})
+    report([folder, tmp_path / "c_d"], tmp_path / "out")
+    text = (tmp_path / "out" / "table.tex").read_text()
+    assert r"diff\_pruning" in text
+    assert r"55.5 \%" in text
+    assert not re.search(r"(?<!\\)[_%#]", text)
+    assert not set(text) & set("–±×↑↓")
+
+
+# --- one run's page
+
+class References(HTMLParser):
+    """Every address and id in a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses, self.ids, self.unnamed = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        known = dict(attributes)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")]
+        self.ids += [known["id"]] if "id" in known else []
+        if (tag == "img" and not known.get("alt")) or (tag == "svg" and not known.get("aria-label")):
+            self.unnamed.append(tag)
+
+
+def test_the_page_needs_no_other_file_and_no_script(tmp_path: Path) -> None:
+    text = write_report(make_run(tmp_path / "run")).read_text()
+    page = References(text)
+    assert page.addresses
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert "<script" not in text
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+
+
+def test_the_figures_of_a_page_share_no_id_and_refer_to_their_own(tmp_path: Path) -> None:
+    text = write_report(make_run(tmp_path / "run")).read_text()
+    page = References(text)
+    assert text.count("<svg ") == 3
+    assert len(page.ids) == len(set(page.ids))
+    used = [target[1:] for target in page.addresses if target.startswith("#")] + re.findall(r"url\(#([^)]*)\)", text)
+    assert set(used) <= set(page.ids)
+
+
+def test_every_picture_can_be_read_without_seeing_it(tmp_path: Path) -> None:
+    page = References(write_report(make_run(tmp_path / "run")).read_text())
+    assert not page.unnamed
+
+
+def test_the_page_says_what_was_achieved_and_how(tmp_path: Path) -> None:
+    text = write_report(make_run(tmp_path / "run")).read_text()
+    for said in ("55.5 %", "kept: 249 of 1000 timesteps", "stop at t = 249", "a &amp; b", "0123abc", "2.15.0",
+                 "the output head keeps the image&#x27;s channels", "128 × 128 × 3 × 3", "96 × 96 × 3 × 3", "spacing"):
+        assert said in text, said
+    seconds = text[text.index("Seconds per stage"):]
+    assert re.findall(r"<td>([\d.]+)</td>", seconds)[:3] == ["7.5", "1.5", "20.2"]
+
+
+def test_the_page_never_states_the_nominal_ratio_as_a_compression(tmp_path: Path) -> None:
+    text = write_report(make_run(tmp_path / "run")).read_text()
+    assert "30 %" not in text
+    assert "30.0 %" not in text
+    assert "70.0 %" not in text
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    first = write_report(folder).read_bytes()
+    assert write_report(folder).read_bytes() == first
+
+
+def test_a_page_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_run(tmp_path / "run")
+    write_report(folder)
+    before = sorted(folder.iterdir())
+    old = Run(folder).report.read_bytes()
+
+    def full_disk(self: Path, *_: Any, **__: Any) -> None:
+        self.write_bytes(b"<!doc")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_report(folder)
+    assert Run(folder).report.read_bytes() == old
+    assert sorted(folder.iterdir()) == before
+
+
+def test_strips_come_in_the_order_of_the_table(tmp_path: Path) -> None:
+    shown = strips(Finished.of(make_run(tmp_path / "run")))
+    assert [strip.title for strip in shown] == ["dense", "pruned before healing", "pruned and healed"]
+    assert [strip.count for strip in shown] == [COLUMNS] * 3
+    assert [(strip.width, strip.height) for strip in shown] == [(145, 10)] * 3
+    assert [grey(strip.png) for strip in shown] == [50, 150, 100]
+
+
+def test_a_dense_run_shows_its_images_once(tmp_path: Path) -> None:
+    shown = strips(Finished.of(make_run(tmp_path / "run", DENSE, **DENSE_METRICS)))
+    assert [strip.title for strip in shown] == ["dense"]
+
+
+def grey(png: str) -> int:
+    with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
+        return int(np.asarray(picture)[1, 1])
+
+
+def test_a_run_without_scores_training_or_grid_still_has_a_page(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"pruner": {"name": "random"}, "schedule": {"steps": 0}})
+    run = Run(folder)
+    run.grid.unlink()
+    run.scores.unlink()
+    text = write_report(folder).read_text()
+    assert text.count("<svg ") == 1     # the widths
+    assert "<h2>Samples" not in text
+
+
+def test_a_loss_curve_is_there_only_where_a_walk_was_made(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", {"pruner": {"name": "magnitude"}})
+    save_file({"terms/w2/conv_in": np.zeros((4, 1), np.float32)}, Run(folder).scores,
+              {"about": json.dumps({"criterion": "magnitude", "seconds": 0.5})})
+    assert Finished.of(folder).scoring is None
+
+
+def test_figures_take_their_colours_from_the_page() -> None:
+    text = svg.inline("name", 'a "quoted" description', lambda axes: axes.plot([1, 2], color=svg.PRUNED))
+    assert "var(--pruned)" in text
+    assert "currentColor" in text
+    assert not any(colour in text for colour in svg.COLOURS)
+    assert "&quot;quoted&quot;" in text
+
+
+def test_an_unfinished_run_has_no_page(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run is no finished run, it has no metrics\.json"):
+        write_report(make_run(tmp_path / "run", finished=False))
+
+
+# --- many runs
+
+def test_seeds_become_one_row_with_mean_and_standard_deviation(tmp_path: Path) -> None:
+    for seed, fid in enumerate((5.0, 5.2, 5.7)):
+        make_run(tmp_path / "runs" / f"a-s{seed}", {"seed": seed}, fid=fid)
+    header, dense, row = compared(tmp_path, tmp_path / "runs")
+    assert header[3] == "Fréchet distance (digits-cnn features) ↓"
+    assert row[:4] == ["diff_pruning", "19.85 (55.5 %)", "3.39 (55.9 %)", "5.30 ± 0.36 (3)"]     # n - 1; n gives 0.29
+    assert dense[:4] == ["dense", "35.75 (100.0 %)", "6.07 (100.0 %)", "4.19"]
+    _, record = csv.DictReader((tmp_path / "out" / "table.csv").open())
+    assert float(record["fid_digits-cnn"]) == pytest.approx(5.3)
+    assert float(record["fid_digits-cnn_std"]) == pytest.approx(0.360555, abs=1e-6)
+    assert (record["fid_digits-cnn_n"], record["params"], record["ssim"]) == ("3", "19851157.0", "0.9321")
+
+
+def test_a_seed_that_lacks_a_number_does_not_count_for_it(tmp_path: Path) -> None:
+    for seed, ssim in enumerate((0.9, None, 0.8)):
+        make_run(tmp_path / "runs" / f"a-s{seed}", {"seed": seed}, ssim=ssim)
+    assert compared(tmp_path, tmp_path / "runs")[2][4] == "0.850 ± 0.071 (2)"
+
+
+def test_configurations_are_named_by_what_tells_them_apart_and_sorted_by_it(tmp_path: Path) -> None:
+    for name, threshold in (("a", 0.05), ("b", 0.005), ("c", 0.2)):
+        make_run(tmp_path / "runs" / name, {"pruner": {"threshold": threshold}})
+    make_run(tmp_path / "runs" / "d", {"pruner": {"name": "random"}})
+    make_run(tmp_path / "runs" / "0", DENSE, **DENSE_METRICS, protocol={"ema": None})
+    titles = [line[0] for line in compared(tmp_path, tmp_path / "runs")[1:]]
+    assert titles == ["dense", "diff_pruning pruner.threshold=0.005", "diff_pruning pruner.threshold=0.05",
+                      "diff_pruning pruner.threshold=0.2", "random"]
+
+
+def test_where_a_run_lies_and_how_fast_it_was_made_is_no_configuration(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", {"seed": 0, "sampler": {"batch": 8}, "paths": {"cache": "x"}})
+    make_run(tmp_path / "runs" / "b", {"seed": 1, "device": "cuda"})
+    assert len(compared(tmp_path, tmp_path / "runs")) == 3      # header, dense, both
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"protocol": {"steps": 100}}, "steps is 50 or 100"),
+    ({"features": "inception"}, "features is digits-cnn or inception")])
+def test_different_protocols_are_refused_with_what_differs(
+        tmp_path: Path, capsys: pytest.CaptureFixture, change: dict, named: str) -> None:
+    make_run(tmp_path / "runs" / "a")
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, **change)
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_mixed_protocols_get_columns_and_rows_of_their_own_when_asked_for(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a")
+    make_run(tmp_path / "runs" / "b", {"sampler": {"steps": 100}}, protocol={"steps": 100}, fid_dense=4.0)
+    header, *rows = compared(tmp_path, tmp_path / "runs", mixed_protocols=True)
+    assert [dict(zip(header, row, strict=True))["steps"] for row in rows] == ["50", "100", "50", "100"]
+    assert [row[0].split()[0] for row in rows] == ["dense", "dense", "diff_pruning", "diff_pruning"]
+    assert "Not all rows compare" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_distances_on_different_features_never_share_a_column(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a")
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, features="inception", fid=7.0, fid_dense=6.0)
+    header, *rows = compared(tmp_path, tmp_path / "runs", mixed_protocols=True)
+    shown = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [row["Fréchet distance (inception features) ↓"] for row in shown] == ["–", "6.00", "–", "7.00"]
+    assert [row["Fréchet distance (digits-cnn features) ↓"] for row in shown] == ["4.19", "–", "5.29", "–"]
+
+
+def test_what_does_not_apply_to_a_run_is_no_difference(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "dense", DENSE, **DENSE_METRICS, protocol={"ema": None})
+    make_run(tmp_path / "runs" / "pruned")
+    assert [row[0] for row in compared(tmp_path, tmp_path / "runs")[1:]] == ["dense", "diff_pruning"]
+
+
+def test_half_finished_runs_are_skipped_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_run(tmp_path / "runs" / "a")
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, finished=False)
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert re.search(r"skipped .*b: not finished", captured.err)
+    assert str(tmp_path / "out" / "index.html") in captured.out
+
+
+@pytest.mark.parametrize("folder", ["empty", "missing"])
+def test_nothing_to_compare_is_one_sentence_and_a_failure(
+        tmp_path: Path, capsys: pytest.CaptureFixture, folder: str) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / folder), "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+
+
+def test_a_run_named_twice_counts_once_and_a_copy_is_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs" / "a")
+    assert find([tmp_path / "runs", folder])[0] == [folder]
+    make_run(tmp_path / "elsewhere" / "copy of a")
+    with pytest.raises(UserError, match="hold the same run"):
+        report([tmp_path / "runs", tmp_path / "elsewhere"], tmp_path / "out")
+
+
+def test_the_comparison_links_to_each_runs_own_page_and_loads_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a b#1")
+    report([tmp_path / "runs"], tmp_path / "out")
+    page = References((tmp_path / "out" / "index.html").read_text())
+    links = [address for address in page.addresses if not address.startswith("data:")]
+    assert links == ["../runs/a%20b%231/report.html"]
+    assert (tmp_path / "runs" / "a b#1" / "report.html").exists()
+    assert not page.unnamed
+
+
+def test_different_library_versions_are_noted(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a")
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, versions={"torch": "2.11.0"})
+    report([tmp_path / "runs"], tmp_path / "out")
+    assert "torch is 2.15.0 or 2.11.0" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_report_needs_no_torch(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs" / "a")
+    script = ("import sys; from pathlib import Path; from diffprune.report import write_report; "
+              "from diffprune.report.__main__ import main; write_report(Path(sys.argv[1])); "
+              "assert main([sys.argv[1], '--out', sys.argv[2]]) == 0; print('torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", script, folder, tmp_path / "out"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
