@@ -1,0 +1,149 @@
+"""Checkpoints of CompVis' class-conditional latent diffusion (ImageNet LDM-4) as diffusers modules."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
+
+from diffprune.checkpoint import DiffusionModel
+from diffprune.errors import UserError
+from diffprune.formats import compvis_config, ddim
+from diffprune.formats.keys import Part, State, as_state, fill, some_of
+from diffprune.latent import ClassEmbedder
+
+UNET, FIRST_STAGE, CLASSES, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
+
+# Tables of the noise schedule, loss weights and the first stage's training losses: derived, or of no use afterwards.
+IGNORED = {
+    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
+    "lvlb_weights", "logvar", "scale_factor", EMA + "decay", EMA + "num_updates",
+}
+IGNORED_LOSS = FIRST_STAGE + "loss."
+
+# diffusers' module → original module, where the number of levels does not matter.
+TRUNK = {
+    "conv_in.": "input_blocks.0.0.",
+    "time_embedding.linear_1.": "time_embed.0.",
+    "time_embedding.linear_2.": "time_embed.2.",
+    "mid_block.resnets.0.": "middle_block.0.",
+    "mid_block.attentions.0.": "middle_block.1.",
+    "mid_block.resnets.1.": "middle_block.2.",
+    "conv_norm_out.": "out.0.",
+    "conv_out.": "out.2.",
+}
+
+# The same within a residual block; the insides of a transformer are named alike.
+RESIDUAL = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def convert_compvis(checkpoint: Any, config: Mapping[str, Any], weights: str | None = None) -> DiffusionModel:
+    """The model in a CompVis checkpoint, with its VQ first stage and class embedding.
+
+    `checkpoint` is a state dict, or a mapping with one under "state_dict"; where it holds an EMA, `weights` is
+    "model" or "ema". `config` is the original YAML's content (or its sections `unet_config`, `first_stage_config`,
+    `class_embedder` laid flat). UserError where something does not fit.
+    """
+    inner = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
+    state = choose_weights(as_state(inner), weights)
+    model = build(config, float(state["scale_factor"]) if "scale_factor" in state else None)
+    check_betas(state, model.scheduler)
+    fill(
+        [unet_part(model.unet), first_stage_part(model.vqvae), class_part(model.class_embedder)],
+        {key: tensor for key, tensor in state.items() if key not in IGNORED and not key.startswith(IGNORED_LOSS)})
+    return model
+
+
+def build(config: Mapping[str, Any], scale_factor: float | None) -> DiffusionModel:
+    """The model that `config` describes, its modules still without weights (on the meta device)."""
+    try:
+        architecture = compvis_config.read(config, scale_factor)
+        with torch.device("meta"):
+            modules = (UNet2DConditionModel(**architecture.unet), VQModel(**architecture.vqvae),
+                       ClassEmbedder(**architecture.class_embedder))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the config describes no model that can be built ({error}), "
+                        "give the one that belongs to the checkpoint") from error
+    unet, vqvae, embedder = (module.eval() for module in modules)
+    return DiffusionModel(unet, DDIMScheduler(**architecture.scheduler), vqvae, embedder)
+
+
+def choose_weights(state: State, weights: str | None) -> State:
+    """`state` without its EMA's keys; with `weights` "ema" the UNet's tensors are the EMA's.
+
+    The original names an EMA tensor as the model's without the dots.
+    """
+    ema = {key for key in state if key.startswith(EMA) and key not in IGNORED}
+    if weights == "ema" and not ema:
+        raise UserError("there is no EMA beside the weights in it, leave --weights ema out")
+    if weights is None and ema:
+        raise UserError("it holds the trained weights and their EMA, choose with --weights model or --weights ema")
+    shadows = {key: EMA + key.removeprefix("model.").replace(".", "") for key in state if key.startswith(UNET)}
+    odd = [f"{key} is unknown" for key in ema - set(shadows.values())]
+    if weights == "ema":
+        odd += [f"{key} is missing" for key in set(shadows.values()) - ema]
+    if odd:
+        raise UserError(f"{len(odd)} keys of the EMA do not fit the model beside it: {some_of(sorted(odd))}")
+    chosen = {key: tensor for key, tensor in state.items() if key not in ema}
+    return chosen | {key: state[shadow] for key, shadow in shadows.items()} if weights == "ema" else chosen
+
+
+def check_betas(state: State, scheduler: DDIMScheduler) -> None:
+    """UserError where the checkpoint was trained on another noise schedule than the config says."""
+    betas = state.get("betas")
+    if betas is not None and not (betas.shape == scheduler.betas.shape
+                                  and torch.allclose(betas.float(), scheduler.betas, rtol=1e-3)):
+        raise UserError("its noise schedule (betas) is another than --config says, give the config it was trained with")
+
+
+def unet_part(unet: UNet2DConditionModel) -> Part:
+    """The UNet with its original keys."""
+    table = unet_modules(unet)
+
+    def original(key: str) -> str:
+        module = next(module for module in table if key.startswith(module))
+        leaf, dot, rest = key.removeprefix(module).partition(".")
+        return UNET + table[module] + (RESIDUAL[leaf] if ".resnets." in module else leaf) + dot + rest
+
+    return Part(unet, {key: original(key) for key in unet.state_dict()})
+
+
+def unet_modules(unet: UNet2DConditionModel) -> dict[str, str]:
+    """diffusers' module → original module, as prefixes of keys; rows are counted as the original builds them."""
+    layers, levels = unet.config.layers_per_block, len(unet.config.block_out_channels)
+    table, row = dict(TRUNK), 1
+    for level in range(levels):
+        for layer in range(layers):
+            table[f"down_blocks.{level}.resnets.{layer}."] = f"input_blocks.{row}.0."
+            table[f"down_blocks.{level}.attentions.{layer}."] = f"input_blocks.{row}.1."
+            row += 1
+        table[f"down_blocks.{level}.downsamplers.0.conv."] = f"input_blocks.{row}.0.op."
+        row += 1
+    row = 0
+    for level, kind in enumerate(unet.config.up_block_types):
+        for layer in range(layers + 1):
+            table[f"up_blocks.{level}.resnets.{layer}."] = f"output_blocks.{row}.0."
+            table[f"up_blocks.{level}.attentions.{layer}."] = f"output_blocks.{row}.1."
+            row += 1
+        place = 2 if kind == compvis_config.UP_ATTENTION else 1      # after the residual block and its transformer
+        table[f"up_blocks.{level}.upsamplers.0."] = f"output_blocks.{row - 1}.{place}."
+    return table
+
+
+def first_stage_part(vqvae: VQModel) -> Part:
+    """The VQ first stage with its original keys, which follow the DDIM code base."""
+    levels = len(vqvae.config.block_out_channels)
+    return Part(vqvae, {key: FIRST_STAGE + ddim.original_name(key, levels) for key in vqvae.state_dict()})
+
+
+def class_part(embedder: ClassEmbedder) -> Part:
+    return Part(embedder, {key: CLASSES + key for key in embedder.state_dict()})

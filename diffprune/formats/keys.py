@@ -1,0 +1,77 @@
+"""Which key of an original checkpoint fills which tensor of a diffusers module, and what does not fit."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffprune.errors import UserError
+
+State = dict[str, Tensor]
+
+LISTED = 10
+
+# The DDIM code base, and CompVis' first stage after it, write attention projections as 1x1 convolutions.
+POINTWISE_CONV = re.compile(r"\.(q|k|v|proj_out)\.weight$")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module to fill; `originals` maps each key of its state dict to the key of the original checkpoint."""
+    module: nn.Module
+    originals: Mapping[str, str]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Original key → the shape the original tensor has to have."""
+        state = self.module.state_dict()
+        return {original: original_shape(original, state[key]) for key, original in self.originals.items()}
+
+    def load(self, state: State) -> None:
+        """Copies the tensors of `state` into the module, as float32; it may be on the meta device until then."""
+        target = self.module.state_dict()
+        tensors = {key: state[original].reshape(target[key].shape) for key, original in self.originals.items()}
+        self.module.to_empty(device="cpu").load_state_dict(tensors)
+
+
+def original_shape(original: str, tensor: Tensor) -> tuple[int, ...]:
+    """Shape of `tensor` in the checkpoint: a linear [out, in] may be a 1x1 convolution [out, in, 1, 1] there."""
+    pointwise = tensor.ndim == 2 and POINTWISE_CONV.search(original)
+    return (*tensor.shape, 1, 1) if pointwise else tuple(tensor.shape)
+
+
+def as_state(content: Any) -> State:
+    """`content` as a state dict without the `module.` prefixes of data parallelism; UserError where it is none."""
+    if not isinstance(content, Mapping) or not content:
+        raise UserError("there is no state dict in it, a mapping from names to tensors")
+    foreign = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if foreign:
+        raise UserError(f"not a state dict, these entries are no tensors: {some_of(foreign)}")
+    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def fill(parts: Iterable[Part], state: State) -> None:
+    """Copies every tensor of `state` to its place in `parts`, or none: UserError lists each key that does not fit."""
+    parts = list(parts)
+    expected = {original: shape for part in parts for original, shape in part.shapes().items()}
+    problems = misfits(state, expected)
+    if problems:
+        raise UserError(f"{len(problems)} keys do not fit the architecture: {some_of(problems)}")
+    for part in parts:
+        part.load(state)
+
+
+def misfits(state: State, expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """One phrase for each missing key, unknown key and wrong shape."""
+    missing = [f"{key} is missing" for key in expected if key not in state]
+    unknown = [f"{key} is unknown" for key in state if key not in expected]
+    wrong = [f"{key} is {list(state[key].shape)} instead of {list(shape)}"
+             for key, shape in expected.items() if key in state and tuple(state[key].shape) != shape]
+    return missing + unknown + wrong
+
+
+def some_of(items: list[str]) -> str:
+    """The first ten, then how many more."""
+    rest = len(items) - LISTED
+    return "; ".join(items[:LISTED]) + (f"; and {rest} more" if rest > 0 else "")

@@ -1,0 +1,118 @@
+"""The method gives what the original code gave on the same checkpoint (tolerances: the reference's README)."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffprune import criteria
+from diffprune.checkpoint import DiffusionModel
+from diffprune.convert import read_model
+from diffprune.cost import example_inputs
+from diffprune.diffusion import ddim, generator, quad_timesteps, uniform_timesteps
+from diffprune.groups import Graph
+from diffprune.importance import Walk, layer_terms, walk
+from diffprune.surgery import cut
+
+pytestmark = pytest.mark.slow
+
+CRITERIA = {"magnitude": criteria.Magnitude, "taylor": criteria.DiffPruning, "diff_pruning": criteria.DiffPruning,
+            "first_order_taylor": criteria.FirstOrderTaylor, "second_order_taylor": criteria.SecondOrderTaylor}
+SETTINGS = ("magnitude_r0.5", "taylor_r0.5", "diff_pruning_T0.05_r0.5", "diff_pruning_T0.1_r0.5",
+            "first_order_taylor_r0.5", "second_order_taylor_r0.5", "diff_pruning_T0.05_r0.3")
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.fixture(scope="module")
+def expected(oracle: Path) -> dict[str, Tensor]:
+    return load_file(oracle / "ddim_tiny" / "expected.safetensors")
+
+
+@pytest.fixture(scope="module")
+def settings(oracle: Path) -> dict[str, dict]:
+    return {s["key"]: s for s in json.loads((oracle / "ddim_tiny" / "expected.json").read_text())["settings"]}
+
+
+@pytest.fixture(scope="module")
+def model(oracle: Path) -> DiffusionModel:
+    return read_model(oracle / "ddim_tiny" / "model.safetensors", resolution=16)
+
+
+@pytest.fixture(scope="module")
+def walked(model: DiffusionModel, expected: dict[str, Tensor]) -> Walk:
+    """One walk, and the terms of each threshold of the reference."""
+    return walk(model, expected["images"].float(), expected["noise"].float(), [0.0, 0.05, 0.1])
+
+
+def test_forward(model: DiffusionModel, expected: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        out = model.denoise(expected["x_T"], torch.full((len(expected["x_T"]),), 10))
+    assert relative(out, expected["forward_t10"]) < 1e-5
+
+
+@pytest.mark.parametrize(("spacing", "name"), [(quad_timesteps, "quad"), (uniform_timesteps, "uniform")])
+def test_samples(model: DiffusionModel, expected: dict[str, Tensor], spacing, name: str) -> None:
+    with torch.no_grad():
+        images = ddim(model.denoise, expected["x_T"], spacing(20, 1000), model.alpha_bar)
+    assert relative(images, expected[f"ddim_{name}_20"]) < 1e-3
+
+
+def test_loss_per_timestep(walked: Walk, expected: dict[str, Tensor]) -> None:
+    assert relative(walked.loss, expected["loss_per_timestep"]) < 1e-5
+    torch.testing.assert_close(walked.loss, expected["loss_per_timestep"], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_setting(key: str, model: DiffusionModel, walked: Walk, expected: dict[str, Tensor], settings: dict) -> None:
+    setting = settings[key]
+    threshold = setting["threshold"] or 0.0
+    terms = walked.terms[threshold] | layer_terms(model.unet, ["w2"])
+    if setting["gradient_steps"]:
+        assert walked.kept[threshold] == setting["gradient_steps"]
+    pruned = DiffusionModel(copy.deepcopy(model.unet), model.scheduler)
+    criterion, inverse = CRITERIA[setting["criterion"]](), originals(model)
+
+    for group in Graph(pruned.unet, example_inputs(pruned.unet), [pruned.unet.conv_out]).groups():
+        scores = criterion.score(group.slices({t: terms[t] for t in criterion.terms}), group.channels, generator(0))
+        reference = member_of(expected, f"{key}/importance/", [inverse[layer] for layer in group.outputs])
+        assert reference is None or relative(scores, reference) < 1e-4, group.root
+
+    report = cut(pruned.unet, criterion, setting["ratio"], terms)
+    removed = {name.removeprefix(f"{key}/removed/"): tensor.tolist() for name, tensor in expected.items()
+               if name.startswith(f"{key}/removed/") and len(tensor)}
+    ours = {}
+    for group in report.groups:
+        names = [inverse[layer] for layer in group["layers"]]
+        if group["removed"]:
+            ours[next(name for name in names if name in removed)] = group["removed"]
+    assert ours == {name: sorted(channels) for name, channels in removed.items()}
+    assert report.params == setting["params"]
+    assert report.macs == pytest.approx(setting["macs"], rel=2e-3)
+    widths = {f"{inverse[layer]}.weight": shape["after"] for layer, shape in report.layers.items()}
+    for name, shape in setting["shapes"].items():
+        assert widths[name] == shape[:len(widths[name])], name
+    with torch.no_grad():
+        out = pruned.denoise(expected["x_T"], torch.full((len(expected["x_T"]),), 10))
+        images = ddim(pruned.denoise, expected["x_T"], quad_timesteps(20, 1000), pruned.alpha_bar)
+    assert relative(out, expected[f"{key}/forward_t10"]) < 1e-5
+    assert relative(images, expected[f"{key}/ddim_quad_20"]) < 1e-3
+
+
+def originals(model: DiffusionModel) -> dict[str, str]:
+    """{layer of the UNet: its original name}."""
+    from diffprune.formats.ddim import original_name
+    levels = len(model.unet.config.block_out_channels)
+    return {key.removesuffix(".weight"): original_name(key, levels).removesuffix(".weight")
+            for key in model.unet.state_dict() if key.endswith(".weight")}
+
+
+def member_of(expected: dict[str, Tensor], prefix: str, names: list[str]) -> Tensor | None:
+    """The reference's tensor for the group that one of the layers `names` is the root of."""
+    return next((expected[prefix + name] for name in names if prefix + name in expected), None)
