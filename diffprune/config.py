@@ -66,6 +66,7 @@ class Pruner:
     ratio: float = MISSING
     calibration_batch: int = MISSING
     reinitialise: bool = MISSING
+    selection: str = MISSING
 
 
 @dataclass
@@ -255,6 +256,7 @@ def is_hub_name(checkpoint: str) -> bool:
 
 CHOICES = {
     "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
+    "pruner.selection": ("paper", "torch_pruning"),
     "evaluate.features": ("digits-cnn", "inception"),
 }
 RANGES = (

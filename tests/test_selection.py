@@ -4,7 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffprune.selection import expendable, removal_count
+from diffprune.selection import PaperSelection, TorchPruningSelection, removal_count
+
+expendable = PaperSelection().choose
 
 
 def test_the_least_important_go_where_no_norm_is_coupled() -> None:
@@ -38,3 +40,13 @@ def test_every_block_loses_equally_and_only_its_least(blocks: int, per_block: in
         kept = [c for c in range(block * per_block, (block + 1) * per_block) if c not in inside]
         assert len(inside) == each
         assert not inside or not kept or max(scores[inside]) <= min(scores[kept])
+
+
+def test_torch_prunings_rule_takes_the_same_offsets_from_all_blocks() -> None:
+    scores = torch.tensor([1.0, 2.0, 3.0, 9.0, 40.0, 30.0, 20.0, 10.0])
+    assert TorchPruningSelection().choose(scores, 0.25, 2) == [3, 7]
+
+
+def test_torch_prunings_rule_rounds_up_inside_a_block() -> None:
+    for width, coupled in ((128, 64), (256, 160), (512, 352)):
+        assert width - len(TorchPruningSelection().choose(torch.rand(width), 0.3, 32)) == coupled

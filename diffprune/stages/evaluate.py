@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_msssim import ssim
 from torch import nn
@@ -141,13 +142,15 @@ def versions() -> dict[str, str]:
 
 
 def provenance() -> dict[str, str | None]:
-    """The command that was typed, and the commit of the source where it lies in a git checkout."""
+    """The command that makes this run anywhere, and the commit of the source where it lies in a git checkout."""
     try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+        git = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
         commit = git.stdout.strip() if git.returncode == 0 else None
     except FileNotFoundError:       # no git on this machine
         commit = None
-    return {"command": " ".join(["python -m diffprune", *sys.argv[1:]]), "commit": commit}
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    wanted = [override for override in overrides if not override.startswith("paths.")]
+    return {"command": " ".join(["python -m diffprune", *wanted]), "commit": commit}
 
 
 def hardware(device: torch.device) -> str:

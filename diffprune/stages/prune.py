@@ -14,6 +14,7 @@ from diffprune.files import write_json
 from diffprune.importance import Terms
 from diffprune.models import load_dense
 from diffprune.run import Run
+from diffprune.selection import SELECTIONS
 from diffprune.surgery import cut, reinitialise
 from diffprune.track import Tracker
 
@@ -35,7 +36,8 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `pruned/` and then `prune.json`."""
     start, model = time.monotonic(), load_dense(cfg)
     criterion = instantiate(cfg.pruner.criterion)
-    report = cut(model.unet, criterion, cfg.pruner.ratio, read_terms(run.scores), cfg.seed)
+    report = cut(model.unet, criterion, cfg.pruner.ratio, read_terms(run.scores), cfg.seed,
+                 SELECTIONS[cfg.pruner.selection]())
     if cfg.pruner.reinitialise:
         reinitialise(model.unet, cfg.seed)
     save_model(model, run.pruned)
