@@ -6,11 +6,10 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from diffprune.command import one_sentence
 from diffprune.config import check, register
 from diffprune.errors import UserError
 from diffprune.pipeline import reproduce
@@ -43,28 +42,9 @@ def show(run: Run) -> None:
 
 def main() -> None:
     register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach this function as they are
-    try:
+    os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
+    with one_sentence():
         job()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {sentence(error)}")
-
-
-def sentence(error: Exception) -> str:
-    """What a configuration error says, on one line: what is wrong, then the choices there are."""
-    wrapped = "UserError raised while resolving interpolation: "
-    text, _, _ = str(error).partition("Config search path")
-    said = [line.strip() for line in text.splitlines() if line.strip() and "append to your config" not in line]
-    if said[0].startswith(wrapped):
-        return said[0].removeprefix(wrapped)
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        said.append(str(error.__cause__).splitlines()[0])
-    choices = [line.strip() for line in text.splitlines() if line.startswith("\t")]
-    if choices:
-        said = [said[0], f"choose one of {', '.join(choices)}"]
-    return ": ".join(part.rstrip(".:") for part in said[:2])
 
 
 if __name__ == "__main__":

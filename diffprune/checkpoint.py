@@ -1,61 +1,46 @@
 """Model folders: diffusers' layout, widths read from the weights' own shapes.
 
-A pruned UNet keeps its dense `config.json`; `unet/widths.json` lists what was narrowed, and the shapes in the
-safetensors file are the truth that loading follows. Plain diffusers stops at the first shape that differs.
+A pruned UNet keeps its dense `config.json`; `unet/widths.json` lists what was narrowed, with the heads that narrowed
+attention has left, and the shapes in the safetensors file are the truth that loading follows. Plain diffusers stops at
+the first shape that differs. (A transformer's folder is `transformer/`.)
 """
 
 import hashlib
-from dataclasses import dataclass
+import re
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel, UNet2DModel, VQModel
-from diffusers.models.attention_processor import Attention
-from diffusers.models.downsampling import Downsample2D
-from diffusers.models.upsampling import Upsample2D
+from accelerate import init_empty_weights
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    DiTTransformer2DModel,
+    ModelMixin,
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diffprune.diffusion_model import DiffusionModel, pipeline_of
 from diffprune.errors import UserError
 from diffprune.files import appearing, read_json, write_json
+from diffprune.widths import narrow, narrowing
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-UNETS: dict[str, type[nn.Module]] = {"UNet2DModel": UNet2DModel, "UNet2DConditionModel": UNet2DConditionModel}
+TORCH_WEIGHTS = "diffusion_pytorch_model.bin"       # as older hub repositories have them
+SCHEDULER = "scheduler_config.json"
+WIDTHS = "widths.json"
 
-
-@dataclass
-class DiffusionModel:
-    """A noise predictor with the noise schedule it was trained on, and what a latent model needs besides."""
-    unet: nn.Module
-    scheduler: DDIMScheduler
-    vqvae: VQModel | None = None
-    class_embedder: nn.Module | None = None
-
-    @property
-    def alpha_bar(self) -> Tensor:
-        """[T] float32, on the device of the UNet."""
-        return self.scheduler.alphas_cumprod.to(next(self.unet.parameters()).device)
-
-    def denoise(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Predicted noise [B, C, H, W] for `x_t` at timesteps `t` [B]."""
-        return self.unet(x_t, t).sample
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the UNet denoises."""
-        size = self.unet.config.sample_size
-        return (self.unet.config.in_channels, size, size)
-
-
-def pipeline_of(model: DiffusionModel) -> DiffusionPipeline:
-    """The diffusers pipeline that draws with `model`."""
-    if model.vqvae is None:
-        return DDIMPipeline(unet=model.unet, scheduler=model.scheduler)
-    from diffprune.latent import ClassConditionalLDMPipeline
-    return ClassConditionalLDMPipeline(unet=model.unet, vqvae=model.vqvae, scheduler=model.scheduler,
-                                       class_embedder=model.class_embedder)
+# Attention as diffusers named it before 0.15, which the hub's DDPMs still have.
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+UNETS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (UNet2DModel, UNet2DConditionModel,
+                                                                      DiTTransformer2DModel)}
 
 
 def load_pipeline(folder: str | Path) -> DiffusionPipeline:
@@ -70,42 +55,69 @@ def save_model(model: DiffusionModel, folder: Path) -> None:
     """Writes the model folder by rename; saving what was loaded gives the same bytes."""
     with appearing(folder) as partial:
         pipeline_of(model).save_pretrained(partial)
-        unet = partial / "unet"
-        write_json(unet / "widths.json", {"sha256": sha256(unet / WEIGHTS), "narrowed": narrowed(model.unet)})
+        unet = network_folder(partial)
+        write_json(unet / WIDTHS, {"sha256": sha256(unet / WEIGHTS)} | narrowing(model.unet))
 
 
 def load_model(folder: Path) -> DiffusionModel:
-    """Reads a model folder in diffusers' layout; raises UserError with the file's name and what is wrong with it."""
+    """Reads a model folder in diffusers' layout, its UNet under `unet/` or at the root.
+
+    Raises UserError with the file's name and what is wrong with it.
+    """
     if not folder.is_dir():
         raise UserError(f"model folder {folder} does not exist: give a folder that holds model_index.json")
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    model = DiffusionModel(load_unet(unet), load_scheduler(folder))
+    model = DiffusionModel(load_unet(network_folder(folder)), load_scheduler(folder))
     if (folder / "vqvae").is_dir():
+        model.vqvae = load_part(VQModel, folder / "vqvae")
+    if (folder / "vae").is_dir():
+        model.vae = load_part(AutoencoderKL, folder / "vae")
+    if (folder / "class_embedder").is_dir():
         from diffprune.latent import ClassEmbedder
-        model.vqvae = VQModel.from_pretrained(folder / "vqvae", use_safetensors=True)
-        model.class_embedder = ClassEmbedder.from_pretrained(folder / "class_embedder", use_safetensors=True)
+        model.class_embedder = load_part(ClassEmbedder, folder / "class_embedder")
     return model
+
+
+def network_folder(folder: Path) -> Path:
+    """Where a model folder holds the network that predicts the noise: `unet/`, `transformer/`, or at its root."""
+    return next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), folder)
 
 
 def load_scheduler(folder: Path) -> DDIMScheduler:
     """The folder's noise schedule as DDIM without clipping, as the paper samples."""
-    file = folder / "scheduler" / "scheduler_config.json"
-    config = read_config(file if file.exists() else folder / "scheduler_config.json")
+    file = folder / "scheduler" / SCHEDULER
+    if not file.exists() and not (folder / SCHEDULER).exists():
+        raise UserError(f"{file} is missing, and so is {folder / SCHEDULER}: without the noise schedule that it was trained "
+                        "with a model can neither be scored nor sampled, copy the file from where the model comes from")
+    config = read_config(file if file.exists() else folder / SCHEDULER)
+    if config.get("prediction_type", "epsilon") != "epsilon":
+        raise UserError(f"{folder} holds a model that predicts {config['prediction_type']}: only predictors of the noise "
+                        "(epsilon) can be scored, sampled and trained here")
     return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=True)
 
 
+def load_part(kind: type[ModelMixin], folder: Path) -> ModelMixin:
+    """A network that stays as it is, in evaluation mode and without gradients."""
+    part = kind.from_config(read_config(folder / "config.json"))
+    try:
+        part.load_state_dict(read_tensors(folder))
+    except RuntimeError as error:
+        raise UserError(f"the weights in {folder} do not belong to its config.json: copy both again") from error
+    return part.eval().requires_grad_(False)
+
+
 def load_unet(folder: Path) -> nn.Module:
-    """A UNet in evaluation mode with the widths of the stored tensors."""
-    config = read_config(folder / "config.json")
+    """A UNet or transformer in evaluation mode with the widths of the stored tensors."""
+    config, widths = read_config(folder / "config.json"), folder / WIDTHS
     if config.get("_class_name") not in UNETS:
         raise UserError(f"{folder / 'config.json'} describes {config.get('_class_name')}: "
-                        f"only {' and '.join(UNETS)} can be loaded")
+                        f"only {', '.join(UNETS)} can be loaded")
     tensors = read_tensors(folder)
-    with torch.device("meta"):
+    with init_empty_weights():      # parameters alone: a position embedding is in no file
         unet = UNETS[config["_class_name"]].from_config(config)
-    narrow(unet, {name: tensor.shape for name, tensor in tensors.items()}, folder)
+    heads = read_config(widths).get("heads", {}) if widths.exists() else {}
+    narrow(unet, {name: tensor.shape for name, tensor in tensors.items()}, heads, folder)
     # Copied, not assigned: the file's tensors are not aligned in memory, and CPU kernels round differently on them.
-    unet.to_empty(device="cpu").load_state_dict(tensors)
+    unet.load_state_dict(tensors)
     return unet.eval()
 
 
@@ -119,73 +131,33 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All weights of a UNet folder, checked against the checksum where one was stored."""
-    file, widths = folder / WEIGHTS, folder / "widths.json"
+    """All weights of a network's folder under their present names, checked against the checksum where one was stored."""
+    file, widths = folder / WEIGHTS, folder / WIDTHS
+    if not file.exists() and (folder / TORCH_WEIGHTS).exists():
+        file = folder / TORCH_WEIGHTS
     if not file.exists():
-        raise UserError(f"{file} is missing: weights are read from safetensors files alone, convert other formats first")
+        raise UserError(f"{file} is missing, and there is no {TORCH_WEIGHTS} either: this is not a complete model folder")
     if widths.exists() and sha256(file) != read_config(widths).get("sha256"):
         raise UserError(f"{file} differs from the checksum in {widths.name}: it is damaged, copy it again")
+    return {present_name(name): tensor for name, tensor in read_weights(file).items()}
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors or torch file; no code in it runs."""
     try:
-        return load_file(file)
+        return load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"{file} is not a readable safetensors file ({error}): copy it again") from error
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+        raise UserError(f"{file} is not a readable file of tensors alone: copy it again, or get {WEIGHTS}") from error
+
+
+def present_name(name: str) -> str:
+    """The name that a tensor's present version of diffusers gives it."""
+    return re.sub(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.",
+                  lambda found: f"{found[1]}.{OLD_ATTENTION[found[2]]}.", name)
 
 
 def sha256(file: Path) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def narrow(unet: nn.Module, shapes: dict[str, torch.Size], folder: Path) -> None:
-    """Gives every layer of `unet` the width of the stored tensors; raises UserError where names or ranks differ."""
-    own = {name: tensor.shape for name, tensor in unet.state_dict().items()}
-    wrong = sorted(set(own) ^ set(shapes)) + [n for n in own if n in shapes and len(own[n]) != len(shapes[n])]
-    if wrong:
-        raise UserError(f"{folder / WEIGHTS} does not belong to its config.json: {', '.join(wrong[:10])} "
-                        f"({len(wrong)} tensors) are missing, unknown or of another rank")
-    for name, module in unet.named_modules():
-        for leaf, parameter in list(module.named_parameters(recurse=False)):
-            shape = shapes[f"{name}.{leaf}" if name else leaf]
-            if shape != parameter.shape:
-                setattr(module, leaf, nn.Parameter(parameter.new_empty(shape)))
-    synchronise(unet)
-
-
-def synchronise(unet: nn.Module) -> None:
-    """Makes every attribute that repeats a width follow the weights; diffusers asserts on some of them in forward."""
-    for module in unet.modules():
-        if isinstance(module, nn.Conv2d):
-            module.out_channels, module.in_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
-        elif isinstance(module, nn.Linear):
-            module.out_features, module.in_features = module.weight.shape
-        elif isinstance(module, nn.GroupNorm):
-            module.num_channels = module.weight.shape[0]
-        elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
-            module.normalized_shape = tuple(module.weight.shape)
-        elif isinstance(module, nn.Embedding):
-            module.num_embeddings, module.embedding_dim = module.weight.shape
-    for module in unet.modules():
-        if isinstance(module, Downsample2D | Upsample2D) and isinstance(module.conv, nn.Conv2d):
-            module.channels, module.out_channels = module.conv.in_channels, module.conv.out_channels
-        elif isinstance(module, Attention):
-            module.inner_dim = module.inner_kv_dim = module.to_q.out_features
-            module.query_dim, module.cross_attention_dim = module.to_q.in_features, module.to_k.in_features
-            module.out_dim = module.to_out[0].out_features
-            module.scale = (module.inner_dim / module.heads) ** -0.5    # PAPER: the scale follows the current width
-
-
-def narrowed(unet: nn.Module) -> dict[str, list[list[int]]]:
-    """{tensor: [dense shape, present shape]} of every tensor that is narrower than the UNet's config says."""
-    with torch.device("meta"):
-        dense = type(unet).from_config(unet.config).state_dict()
-    return {name: [list(dense[name].shape), list(tensor.shape)]
-            for name, tensor in unet.state_dict().items() if tensor.shape != dense[name].shape}
-
-
-def state_key(module: nn.Module) -> str:
-    """Hex digest of every weight's name, shape and value: what caches of anything computed from them are filed under."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -15,6 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from diffprune.errors import UserError
 
 STAGES = ("score", "prune", "finetune", "sample", "evaluate")
+PAGE = "page:"      # before the address of a page where a person has to click to get a checkpoint
 
 # Options that say where, how fast or how loud, not what: two runs that differ only here are one experiment.
 OUTSIDE_THE_HASH = (
@@ -22,7 +23,11 @@ OUTSIDE_THE_HASH = (
     "dataset.path", "dataset.workers",
     "sampler.batch", "evaluate.batch", "evaluate.speed",
     "schedule.save_every", "schedule.log_every", "schedule.preview_every",
+    "model.source.address", "model.source.convert",
 )
+
+# Options that came later, with the value that means what every run did before: at it, older runs keep their names.
+LATER = {"pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None}
 
 
 @dataclass
@@ -44,10 +49,12 @@ class Dataset:
 
 @dataclass
 class Source:
-    """Where a checkpoint comes from when it has to be fetched."""
+    """Where a model's own checkpoint comes from; `convert`: what `diffprune.convert` has to be told about it."""
     host: str = MISSING
+    address: str = MISSING
     megabytes: int = MISSING
     licence: str = MISSING
+    convert: str | None = MISSING
 
 
 @dataclass
@@ -60,6 +67,13 @@ class Model:
 
 
 @dataclass
+class LatentModel(Model):
+    """Adds the first stage, whose latents are denoised, and the embedding of the classes."""
+    vqvae: dict[str, Any] = MISSING
+    class_embedder: dict[str, Any] = MISSING
+
+
+@dataclass
 class Pruner:
     name: str = MISSING
     criterion: dict[str, Any] = MISSING
@@ -67,6 +81,8 @@ class Pruner:
     calibration_batch: int = MISSING
     reinitialise: bool = MISSING
     selection: str = MISSING
+    heads: str = MISSING
+    round_to: int | None = MISSING
 
 
 @dataclass
@@ -99,6 +115,7 @@ class Sampler:
     steps: int = MISSING
     eta: float = MISSING
     clip: bool = MISSING
+    guidance: float | None = MISSING
     seed: int = MISSING
     batch: int = MISSING
 
@@ -153,6 +170,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(group="schema", name="gated_pruner", node=GatedPruner)
+    store.store(group="schema", name="latent_model", node=LatentModel)
     store.store(group="schema", name="wandb_logger", node=WandbLogger)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
 
@@ -172,11 +190,18 @@ def science(cfg: DictConfig) -> dict[str, Any]:
     options = OmegaConf.to_container(masked(cfg), resolve=True)
     assert isinstance(options, dict)
     for key in OUTSIDE_THE_HASH:
-        *parents, last = key.split(".")
-        branch = options
-        for parent in parents:
-            branch = branch[parent]
-        branch.pop(last, None)
+        branch_of(options, key).pop(key.rpartition(".")[2], None)
+    for key, unchanged in LATER.items():
+        branch, last = branch_of(options, key), key.rpartition(".")[2]
+        if branch.get(last, unchanged) == unchanged:
+            branch.pop(last, None)
+    return options
+
+
+def branch_of(options: dict[str, Any], key: str) -> dict[str, Any]:
+    """The dict that holds the last part of the dotted `key`; an empty one where there is none."""
+    for parent in key.split(".")[:-1]:
+        options = options.get(parent) or {}
     return options
 
 
@@ -195,7 +220,7 @@ def added(cfg: DictConfig, prefix: str = "") -> list[str]:
     for key in cfg:
         if is_dataclass(known) and key not in {option.name for option in fields(known)}:
             names.append(f"{prefix}{key}")
-        elif isinstance(cfg[key], DictConfig):
+        elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
             names += added(cfg[key], f"{prefix}{key}.")
     return names
 
@@ -218,8 +243,17 @@ def run_name(cfg: DictConfig) -> str:
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuses values that no run can use, before any work; raises UserError with the option and the way out."""
+    """Refuses what no run can use, before any work; raises UserError with the option and the way out."""
     masked(cfg)
+    check_values(cfg)
+    window, side = cfg.evaluate.ssim_window, cfg.dataset.resolution
+    if window > side or window % 2 == 0:
+        raise UserError(f"evaluate.ssim_window={window} does not fit {side}-pixel images: choose an odd number up to {side}")
+    check_paths(cfg)
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Refuses options that are none, and values outside their choices or ranges; what is still `???` passes."""
     unknown = [key for key in added(cfg) if key != "hydra"]
     if unknown:
         raise UserError(f"{', '.join(unknown)} is no option: leave it out")
@@ -232,21 +266,21 @@ def check(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and not (low <= value < high):
             raise UserError(f"{key}={value} is outside its range: choose a value in [{low:g}, {high:g})")
-    window, side = cfg.evaluate.ssim_window, cfg.dataset.resolution
-    if window > side or window % 2 == 0:
-        raise UserError(f"evaluate.ssim_window={window} does not fit {side}-pixel images: choose an odd number up to {side}")
-    check_paths(cfg)
 
 
 def check_paths(cfg: DictConfig) -> None:
-    """Refuses local files and folders that are not there; a hub name (owner/name) is looked up later."""
+    """Refuses local files and folders that are not there; a hub name (owner/name) or an address is looked up later."""
     for key in ("dataset.path", "evaluate.weights"):
         path = OmegaConf.select(cfg, key)
         if path is not None and not Path(path).expanduser().exists():
             raise UserError(f"{key}={path} does not exist: give the place of a local copy")
     checkpoint = cfg.model.checkpoint
-    if checkpoint is not None and not checkpoint.startswith("shipped:") and not is_hub_name(checkpoint) \
-            and not Path(checkpoint).expanduser().is_dir():
+    if checkpoint is None or checkpoint.startswith("shipped:") or is_url(checkpoint) or is_hub_name(checkpoint):
+        return
+    if checkpoint.startswith(PAGE):
+        raise UserError(f"the checkpoint of model={cfg.model.name} is published on a page that a program cannot fetch from, "
+                        f"{checkpoint.removeprefix(PAGE)} ({origin(cfg.model)}): {by_hand(cfg.model)}")
+    if not Path(checkpoint).expanduser().is_dir():
         raise UserError(f"model.checkpoint={checkpoint} does not exist: give a model folder, or null for random weights")
 
 
@@ -254,18 +288,38 @@ def is_hub_name(checkpoint: str) -> bool:
     return re.fullmatch(r"\w[\w-]*/[\w.-]+", checkpoint) is not None
 
 
+def is_url(checkpoint: str) -> bool:
+    return checkpoint.startswith(("https://", "http://"))
+
+
+def origin(model: DictConfig) -> str:
+    """Who publishes the checkpoint in `model`, how large it is and under which licence; known of the model's own alone."""
+    source = model.source
+    if source is None or source.address != model.checkpoint.removeprefix(PAGE):
+        return "size and licence unknown"
+    return f"published by {source.host}, about {source.megabytes} MB, licence {source.licence}"
+
+
+def by_hand(model: DictConfig) -> str:
+    """What to do with a checkpoint file that was downloaded by other means."""
+    options = f" {model.source.convert}" if model.source is not None and model.source.convert else ""
+    return (f"download it yourself, run python -m diffprune.convert <file> <folder>{options}, "
+            "and give model.checkpoint=<folder>")
+
+
 CHOICES = {
     "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
-    "pruner.selection": ("paper", "torch_pruning"),
+    "pruner.selection": ("paper", "torch_pruning"), "pruner.heads": ("equal", "whole"),
     "evaluate.features": ("digits-cnn", "inception"),
 }
 RANGES = (
     ("seed", 0, 2**31), ("pruner.ratio", 0, 1), ("pruner.threshold", 0, math.inf),
-    ("pruner.calibration_batch", 1, math.inf),
+    ("pruner.calibration_batch", 1, math.inf), ("pruner.round_to", 1, math.inf),
     ("schedule.steps", 0, math.inf), ("schedule.batch", 1, math.inf), ("schedule.lr", 0, math.inf),
     ("schedule.dropout", 0, 1), ("schedule.ema", 0, 1), ("schedule.clip", 0, math.inf),
     ("schedule.save_every", 1, math.inf), ("schedule.log_every", 1, math.inf), ("schedule.preview_every", 0, math.inf),
     ("sampler.steps", 1, 1001), ("sampler.eta", 0, 1.0001), ("sampler.batch", 1, math.inf), ("sampler.seed", 0, 2**31),
+    ("sampler.guidance", 0, math.inf),
     ("evaluate.images", 2, math.inf), ("evaluate.batch", 1, math.inf), ("evaluate.ssim_window", 3, math.inf),
     ("dataset.workers", 0, math.inf),
 )

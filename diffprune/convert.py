@@ -73,6 +73,19 @@ def read_model(original: Path, format: str | None = None, config: Path | None = 
         raise UserError(f"{original}: {error}") from error
 
 
+def fill_model(model: "DiffusionModel", original: Path, weights: str | None = None) -> "DiffusionModel":
+    """`model`, on the meta device until now, with the weights in the file `original`; UserError where they do not fit."""
+    content = read_checkpoint(original)
+    try:
+        if model.vqvae is None:
+            from diffprune.formats.ddim import fill_ddim
+            return fill_ddim(model, content, weights)
+        from diffprune.formats.compvis import fill_compvis
+        return fill_compvis(model, content, weights)
+    except UserError as error:
+        raise UserError(f"{original}: {error}") from error
+
+
 def refuse(option: str, value: Any, format: str) -> None:
     """UserError where an option was given that has no meaning for this format."""
     if value is not None:

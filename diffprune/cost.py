@@ -1,9 +1,16 @@
-"""What one network evaluation costs."""
+"""What one network evaluation costs; `python -m diffprune.cost model=… pruner.ratio=…` prints it for any model and ratio."""
 
+import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @dataclass(frozen=True)
@@ -14,12 +21,15 @@ class Cost:
 
 
 def example_inputs(unet: nn.Module) -> dict[str, Tensor]:
-    """Arguments of one evaluation on one image, in the order of the UNet's signature, on its device."""
+    """Arguments of one evaluation on one image, in the order of the network's signature, on its device."""
     device, config = next(unet.parameters()).device, unet.config
-    inputs = {"sample": torch.zeros(1, config.in_channels, config.sample_size, config.sample_size, device=device),
+    image = "hidden_states" if "patch_size" in config else "sample"     # diffusers' names in transformers and in UNets
+    inputs = {image: torch.zeros(1, config.in_channels, config.sample_size, config.sample_size, device=device),
               "timestep": torch.ones(1, dtype=torch.long, device=device)}
     if "cross_attention_dim" in config:
         inputs["encoder_hidden_states"] = torch.zeros(1, 1, config.cross_attention_dim, device=device)
+    if config.get("num_class_embeds") or config.get("num_embeds_ada_norm"):
+        inputs["class_labels"] = torch.zeros(1, dtype=torch.long, device=device)
     return inputs
 
 
@@ -28,3 +38,78 @@ def measure(unet: nn.Module) -> Cost:
     import torch_pruning as tp
     macs, params = tp.utils.count_ops_and_params(unet, tuple(example_inputs(unet).values()))
     return Cost(int(params), int(macs))
+
+
+def true_macs(unet: nn.Module) -> int:
+    """Multiply-accumulates of one evaluation with the products inside attention, by PyTorch's own counter."""
+    from torch.utils.flop_counter import FlopCounterMode
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(**example_inputs(unet))
+    return counter.get_total_flops() // 2       # the counter calls a multiply-accumulate two operations
+
+
+def skeleton(cfg: "DictConfig") -> nn.Module:
+    """The network of `model=` without weights; one that only its checkpoint describes is read from there."""
+    from hydra.utils import instantiate
+
+    from diffprune.models import load_dense
+    if "_target_" not in cfg.model.unet:
+        return load_dense(cfg).unet
+    with torch.device("meta"):
+        return instantiate(cfg.model.unet, _convert_="all")
+
+
+def sizes(overrides: list[str]) -> dict[str, int]:
+    """Params and MACs, dense and pruned, of the model and pruner that `overrides` choose; no weight is needed or read.
+
+    Which channels go changes the sizes of gated feed-forwards alone, so they are drawn at random, on tensors without
+    storage.
+    """
+    from hydra import compose, initialize_config_dir
+
+    from diffprune.config import check_values, register
+    from diffprune.criteria import Random
+    from diffprune.selection import SELECTIONS
+    from diffprune.surgery import cut
+    register()
+    with initialize_config_dir(str(Path(__file__).parent.parent / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=overrides)
+    check_values(cfg)
+    unet = skeleton(cfg)
+    dense = true_macs(unet)
+    report = cut(unet, Random(), cfg.pruner.ratio, seed=cfg.seed, selection=SELECTIONS[cfg.pruner.selection](),
+                 heads=cfg.pruner.heads, round_to=cfg.pruner.round_to)
+    return {"params": report.params, "macs": report.macs, "params_dense": report.params_dense,
+            "macs_dense": report.macs_dense, "true_macs": true_macs(unet), "true_macs_dense": dense}
+
+
+def table(numbers: dict[str, int]) -> str:
+    """Two lines, dense and pruned, with what is left in percent."""
+    from tabulate import tabulate
+
+    def line(name: str, suffix: str) -> list[str]:
+        cells = [(numbers[key + suffix], numbers[f"{key}_dense"]) for key in ("params", "macs", "true_macs")]
+        return [name, *(f"{value:,} ({100 * value / dense:.1f} %)" for value, dense in cells)]
+
+    header = ["", "parameters", "MACs (as the paper counts)", "MACs (attention products too, no norms or biases)"]
+    return tabulate([line("dense", "_dense"), line("pruned", "")], header, "simple", disable_numparse=True,
+                    colalign=("left", "right", "right", "right"))
+
+
+def main() -> None:
+    from diffprune.command import one_sentence
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print("usage: python -m diffprune.cost [GROUP=CHOICE] [OPTION=VALUE] … [format=table|json]\n\n" + __doc__)
+        return
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("format=")]
+    asked = [argument.removeprefix("format=") for argument in sys.argv[1:] if argument.startswith("format=")]
+    with one_sentence():
+        show = {"table": table, "json": json.dumps}.get(asked[-1] if asked else "table")
+        if show is None:
+            from diffprune.errors import UserError
+            raise UserError(f"format={asked[-1]} is not known: choose table or json")
+        print(show(sizes(overrides)))
+
+
+if __name__ == "__main__":
+    main()

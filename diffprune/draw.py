@@ -7,8 +7,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from diffprune.checkpoint import DiffusionModel, state_key
 from diffprune.diffusion import SPACINGS, Noise, ddim, to_uint8
+from diffprune.diffusion_model import DiffusionModel
 from diffprune.files import appearing, remove, sweep_partials
 from diffprune.models import autocast, load_dense
 from diffprune.progress import progress
@@ -19,14 +19,16 @@ GAP = 128      # grey: an image's black or white border stays visible
 
 def draw(model: DiffusionModel, indices: range, cfg: DictConfig) -> np.ndarray:
     """The images `indices`, uint8 [len(indices), H, W, C], by the sampler in `cfg.sampler`, on the model's device."""
-    device, sampler = next(model.unet.parameters()).device, cfg.sampler
+    device, sampler = model.device, cfg.sampler
     timesteps = SPACINGS[sampler.spacing](sampler.steps, len(model.alpha_bar))
     noise = Noise(indices, sampler.seed)
     x_T = noise.draw(model.shape).to(device)
     model.unet.eval()
     with torch.no_grad(), autocast(cfg, device):
-        x_0 = ddim(model.denoise, x_T, timesteps, model.alpha_bar, sampler.eta, noise, sampler.clip)
-    return to_uint8(x_0).cpu().numpy()
+        denoiser = model.denoiser(model.labels_for(indices), sampler.guidance)
+        x_0 = ddim(denoiser, x_T, timesteps, model.alpha_bar, sampler.eta, noise, sampler.clip)
+        images = model.to_image(x_0)
+    return to_uint8(images).cpu().numpy()
 
 
 def draw_all(model: DiffusionModel, cfg: DictConfig, path: Path, what: str) -> None:
@@ -64,7 +66,7 @@ def join(files: list[Path], count: int, target: Path) -> None:
 
 def shared_images(model: DiffusionModel, cfg: DictConfig, what: str) -> np.ndarray:
     """The images of a model that several runs compare with (dense, or pruned before healing), drawn once into the cache."""
-    key = {"model": state_key(model.unet), "images": cfg.evaluate.images, "precision": cfg.precision,
+    key = {"model": model.key, "images": cfg.evaluate.images, "precision": cfg.precision,
            "sampler": sampler_protocol(cfg)}
     with Cache(Path(cfg.paths.cache)).entry("images", key, ".npy") as path:
         if not path.exists():
@@ -73,9 +75,10 @@ def shared_images(model: DiffusionModel, cfg: DictConfig, what: str) -> np.ndarr
 
 
 def sampler_protocol(cfg: DictConfig) -> dict:
-    """The sampler's options that change an image."""
+    """The sampler's options that change an image; guidance only where there is any."""
     options = OmegaConf.to_container(cfg.sampler, resolve=True)
-    return {name: value for name, value in options.items() if name != "batch"}
+    unused = {"batch"} if options["guidance"] is not None else {"batch", "guidance"}
+    return {name: value for name, value in options.items() if name not in unused}
 
 
 def grid(rows: list[np.ndarray], path: Path, gap: int = 1) -> None:
@@ -97,8 +100,6 @@ class Preview:
     def draw(self, model: DiffusionModel, path: Path) -> None:
         """Writes the grid of `model` as it is now; without a dense checkpoint it has one row."""
         if self.dense is None and self.cfg.model.checkpoint is not None:
-            dense = load_dense(self.cfg)
-            dense.unet.to(next(model.unet.parameters()).device)
-            self.dense = draw(dense, self.indices, self.cfg)
+            self.dense = draw(load_dense(self.cfg).to(model.device), self.indices, self.cfg)
         rows = [] if self.dense is None else [self.dense]
         grid([*rows, draw(model, self.indices, self.cfg)], path)

@@ -3,17 +3,21 @@
 Built on Torch-Pruning's dependency graph, the only place where that library is touched for pruning.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch_pruning as tp
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from diffprune.criteria import Slice
 
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 SCORED = (nn.Conv2d, nn.Linear, *NORMS)
+PROJECTIONS = ("to_q", "to_k", "to_v")
 
 
 @dataclass(frozen=True)
@@ -46,32 +50,84 @@ class Group:
         self.members = [member for dep, indices in items if (member := graph.member(dep, indices))]
         self.root = self.members[0].layer
         self.channels = len(self.members[0].indices)
+        self.attention = next((a for m in self.members if not m.of_input and (a := graph.attention(m.module))), None)
 
     @property
     def norm_groups(self) -> int:
-        """G of the group's GroupNorm, 1 where it holds none."""
-        return next((m.module.num_groups for m in self.members if isinstance(m.module, nn.GroupNorm)), 1)
+        """G of the group's GroupNorm (of several, their least common multiple), 1 where it holds none."""
+        return math.lcm(*(m.module.num_groups for m in self.members if isinstance(m.module, nn.GroupNorm)))
+
+    @property
+    def heads(self) -> int:
+        """The heads among which the channels are divided, 1 where they are not those of an attention's projections."""
+        return self.attention.heads if self.attention else 1
+
+    @property
+    def blocks(self) -> int:
+        """The contiguous blocks that must stay equally long: norm groups, heads, or the parts that make up both."""
+        return math.lcm(self.norm_groups, self.heads)
+
+    @property
+    def described_blocks(self) -> str:
+        """The blocks in words."""
+        named = [f"the norm's {self.norm_groups} groups"] * (self.norm_groups > 1 or self.heads == 1)
+        return " and ".join(named + [f"the {self.heads} heads"] * (self.heads > 1))
+
+    @cached_property
+    def units(self) -> int:
+        """How many parts of the root can go: its channels, or half of them where one half gates the other.
+
+        A gated feed-forward splits its root's channels in two; a hidden unit is channel i with channel i + C/2.
+        """
+        return self.channels // len(self._graph.subgroup(self._items, [0])[0].idxs)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why no channel of this group can go, whichever it is; None where that is possible."""
+        if self.heads > 1 and not self.plain_attention:
+            return "only attention whose queries, keys and values are equally wide and not normalised can be narrowed"
+        if self.channels % self.blocks:
+            return f"{self.channels} channels do not fall into {self.described_blocks}"
+        return None
+
+    @property
+    def plain_attention(self) -> bool:
+        """Whether channel i is one query, key and value component, seen by nothing else but the output projection."""
+        tied = {m.module for m in self.members if len(m.indices) == self.channels}
+        projections = {getattr(self.attention, name) for name in PROJECTIONS}
+        extras = (self.attention.norm_q, self.attention.norm_k, self.attention.add_k_proj)
+        return projections <= tied and all(extra is None for extra in extras)
 
     @property
     def outputs(self) -> list[str]:
         """The layers whose out-channels these are: the root first, then those that are tied to it."""
         return [m.layer for m in self.members if not m.of_input and not isinstance(m.module, NORMS)]
 
+    def lost_units(self, channels: list[int]) -> set[int]:
+        """The units that go when the root's `channels` go: a gated one with either of its halves."""
+        return {channel % self.units for channel in channels}
+
     def slices(self, terms: Mapping[str, Mapping[str, Tensor]]) -> list[Slice]:
         """Per member its part of `terms` ({term: {layer: tensor}}); members of another length than the root are left out."""
-        return [Slice(isinstance(m.module, NORMS), {name: m.cut(layers[m.layer]) for name, layers in terms.items()})
+        return [Slice(isinstance(m.module, NORMS), isinstance(m.module, nn.GroupNorm),
+                      {name: m.cut(layers[m.layer]) for name, layers in terms.items()})
                 for m in self.members if len(m.indices) == self.channels]
 
     def remove(self, channels: list[int]) -> list[Member]:
-        """Cuts the root's `channels` and their dependents out of the model; returns what each layer lost.
+        """Cuts the root's `channels` and their dependents out of the model; returns what each layer lost, the root first.
 
-        An empty list comes back, and nothing is cut, where a layer would be left without channels.
+        Heads that lose all their channels go. An empty list comes back, and nothing is cut, where a layer would be left
+        without channels.
         """
         items = self._graph.subgroup(self._items, channels)
         if not self._graph.cuttable(items):
             return []
         members = [member for dep, indices in items if (member := self._graph.member(dep, indices))]
         items.prune()
+        if self.attention:
+            length = self.channels // self.heads
+            left = {c // length for c in set(range(self.channels)) - set(channels)}
+            self.attention.heads = self.attention.sliceable_head_dim = len(left)
         return members
 
 
@@ -80,6 +136,8 @@ class Graph:
 
     def __init__(self, unet: nn.Module, inputs: dict[str, Tensor], output_head: list[nn.Module]) -> None:
         self._names = {module: name for name, module in unet.named_modules()}
+        self._attentions = {getattr(module, name): module for module in unet.modules() if isinstance(module, Attention)
+                            for name in PROJECTIONS}
         self._head = output_head
         with torch.enable_grad():
             # A fresh dict each time: the library's default is one shared dict that keeps every model alive.
@@ -88,7 +146,17 @@ class Graph:
     def groups(self) -> Iterator[Group]:
         """One group after the other, each built when it is asked for: after the cuts made in those before."""
         for items in self._graph.get_all_groups(ignored_layers=self._head, root_module_types=[nn.Conv2d, nn.Linear]):
-            yield Group(self, items)
+            yield Group(self, self.rooted(items))
+
+    def rooted(self, items: tp.dependency.Group) -> tp.dependency.Group:
+        """The same group, whose root is its narrowest out-layer: of the one that makes a scale and a shift for each
+        channel of another the other is the root."""
+        outs = [(dep, indices) for dep, indices in items
+                if (member := self.member(dep, indices)) and not member.of_input and not isinstance(member.module, NORMS)]
+        dep, indices = min(outs, key=lambda out: len(out[1]))
+        if len(indices) == len(items[0].idxs):
+            return items
+        return self._graph.get_pruning_group(dep.target.module, dep.handler, list(range(len(indices))))
 
     def member(self, dep: tp.dependency.Dependency, indices: list[int]) -> Member | None:
         """The scored layer behind a dependency; None for element-wise operations and the like."""
@@ -97,6 +165,10 @@ class Graph:
             return None
         of_input = not isinstance(module, NORMS) and self._graph.is_in_channel_pruning_fn(dep.handler)
         return Member(self._names[module], module, of_input, list(indices))
+
+    def attention(self, module: nn.Module) -> Attention | None:
+        """The attention that `module` makes queries, keys or values for."""
+        return self._attentions.get(module)
 
     def subgroup(self, items: tp.dependency.Group, channels: list[int]) -> tp.dependency.Group:
         root = items[0].dep

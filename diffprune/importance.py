@@ -14,8 +14,9 @@ from diffprune.progress import progress
 
 Terms = dict[str, dict[str, Tensor]]    # {term: {layer: [O, I] or [C]}}
 
-GRADIENT_TERMS = ("wg", "wg2")
-IMAGES_PER_PASS = 128   # small calibration batches share a pass between several timesteps
+GRADIENT_TERMS = ("wg", "wg2", "abs_wg")
+IMAGES_PER_PASS = 128   # small calibration batches share a pass between several timesteps,
+PIXELS_PER_PASS = 128 * 32 * 32     # as far as memory reaches: fewer of larger images
 
 
 @dataclass(frozen=True)
@@ -32,37 +33,43 @@ def gate(loss: Tensor, threshold: float) -> int:
     return int(closed.nonzero()[0]) if closed.any() else len(loss)
 
 
-def walk(model: DiffusionModel, x_0: Tensor, eps: Tensor, thresholds: Sequence[float]) -> Walk:
+def walk(model: DiffusionModel, x_0: Tensor, eps: Tensor, thresholds: Sequence[float], mean_loss: bool = False,
+         inclusive: bool = False, context: Tensor | None = None) -> Walk:
     """Sums grad L_t over t = 0, 1, … and keeps the terms of the sum each time a threshold's gate closes.
 
-    `x_0`, `eps` [B, C, H, W] are the same at every t. L_t is the squared error summed over C, H, W, mean over B. Once
-    every gate is closed the walk goes on without gradients, for the rest of the curve.
+    `x_0`, `eps` [B, C, H, W] and the `context` [B, 1, D] of a class-conditional model are the same at every t. L_t is
+    the squared error summed over C, H, W (`mean_loss`: their mean), mean over B. With `inclusive` the timestep at which
+    a gate closes counts as well. Once every gate is closed the walk goes on without gradients, for the rest of the curve.
     """
     model.unet.eval().zero_grad()
     loss, kept, terms = torch.empty(0), {}, {}
-    per_pass = max(1, IMAGES_PER_PASS // len(x_0))
+    per_pass = max(1, min(IMAGES_PER_PASS, PIXELS_PER_PASS // x_0[0, 0].numel()) // len(x_0))
     chunks = torch.arange(len(model.alpha_bar)).split(per_pass)
     for timesteps in progress(chunks, "scoring", len(chunks)):
         first, open_gates = int(timesteps[0]), [T for T in thresholds if T not in kept]
         with torch.set_grad_enabled(bool(open_gates)):
-            losses = timestep_losses(model, x_0, eps, timesteps)
+            losses = timestep_losses(model, x_0, eps, timesteps, context) / (x_0[0].numel() if mean_loss else 1)
         loss = torch.cat([loss, losses.detach().float().cpu()])
         done = 0
         for stop, T in sorted((gate(loss, T), T) for T in open_gates):
-            if stop - first > done:
-                losses[done:stop - first].sum().backward(retain_graph=True)
-                done = stop - first
-            if stop < len(loss) or stop == len(model.alpha_bar):
-                kept[T], terms[T] = stop, layer_terms(model.unet, GRADIENT_TERMS)
+            closed = stop < len(loss)
+            used = min(stop + (inclusive and closed), len(loss))
+            if used - first > done:
+                losses[done:used - first].sum().backward(retain_graph=True)
+                done = used - first
+            if closed or stop == len(model.alpha_bar):
+                kept[T], terms[T] = used, layer_terms(model.unet, GRADIENT_TERMS)
     return Walk(loss, kept, terms)
 
 
-def timestep_losses(model: DiffusionModel, x_0: Tensor, eps: Tensor, timesteps: Tensor) -> Tensor:
+def timestep_losses(model: DiffusionModel, x_0: Tensor, eps: Tensor, timesteps: Tensor,
+                    context: Tensor | None = None) -> Tensor:
     """L_t for each of `timesteps` [K], in one pass over K * B images."""
     t = timesteps.to(x_0.device).repeat_interleave(len(x_0))
     repeated = (len(timesteps), 1, 1, 1)
     noise = eps.repeat(repeated)
-    error = model.denoise(add_noise(x_0.repeat(repeated), noise, model.alpha_bar[t]), t).float() - noise
+    given = None if context is None else context.repeat(len(timesteps), 1, 1)
+    error = model.denoise(add_noise(x_0.repeat(repeated), noise, model.alpha_bar[t]), t, given).float() - noise
     return error.square().flatten(1).sum(1).view(len(timesteps), -1).mean(1)
 
 

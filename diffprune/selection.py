@@ -1,19 +1,28 @@
 """Which channels of a group go, given their scores: two rules that are both in use, and give different models."""
 
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+
+Fits = Callable[[list[int]], bool]
+
+
+def anything(chosen: list[int]) -> bool:
+    """Every choice leaves an acceptable width."""
+    return True
 
 
 class Selection(Protocol):
     """`lazy`: a group is scored when its turn comes, after the cuts before it; else all are scored on the dense model."""
     lazy: ClassVar[bool]
 
-    def choose(self, scores: Tensor, ratio: float, blocks: int) -> list[int]:
+    def choose(self, scores: Tensor, ratio: float, blocks: int, fits: Fits = anything) -> list[int]:
         """The channels to remove, ascending, for `scores` [C] and a nominal ratio in [0, 1).
 
-        `blocks`: the channels fall into that many contiguous blocks of C / blocks, which must stay equally long.
+        `blocks`: the channels fall into that many contiguous blocks of C / blocks, which must stay equally long. What
+        does not fit is cut short: the most important of the chosen stay, as many in every block, until it does.
         """
 
 
@@ -21,9 +30,10 @@ class PaperSelection:
     """n = C - int(C (1 - r)); in each block on its own the n // blocks least important go."""
     lazy: ClassVar[bool] = True
 
-    def choose(self, scores: Tensor, ratio: float, blocks: int) -> list[int]:
-        fewest = torch.argsort(scores.view(blocks, -1), dim=1, stable=True)
-        return in_every_block(fewest[:, :removal_count(len(scores), ratio) // blocks], len(scores) // blocks)
+    def choose(self, scores: Tensor, ratio: float, blocks: int, fits: Fits = anything) -> list[int]:
+        length, fewest = len(scores) // blocks, torch.argsort(scores.view(blocks, -1), dim=1, stable=True)
+        return cut_short(removal_count(len(scores), ratio) // blocks,
+                         lambda n: in_every_block(fewest[:, :n], length), fits)
 
 
 class TorchPruningSelection:
@@ -33,10 +43,20 @@ class TorchPruningSelection:
     """
     lazy: ClassVar[bool] = False
 
-    def choose(self, scores: Tensor, ratio: float, blocks: int) -> list[int]:
+    def choose(self, scores: Tensor, ratio: float, blocks: int, fits: Fits = anything) -> list[int]:
         mean = scores.view(blocks, -1).mean(0)
         fewest = torch.topk(mean, removal_count(len(mean), ratio), largest=False).indices
-        return in_every_block(fewest.expand(blocks, -1), len(mean))
+        return cut_short(len(fewest), lambda n: in_every_block(fewest[:n].expand(blocks, -1), len(mean)), fits)
+
+
+def whole_heads(scores: Tensor, ratio: float, heads: int, fits: Fits = anything) -> list[int]:
+    """The channels of the heads with the lowest mean score, ascending, for `scores` [C] of heads of C / heads channels.
+
+    As many heads as fit into the n = C - int(C (1 - r)) channels that would go one by one, and never the last.
+    """
+    length, fewest = len(scores) // heads, torch.argsort(scores.view(heads, -1).mean(1), stable=True)
+    count = min(removal_count(len(scores), ratio) // length, heads - 1)
+    return cut_short(count, lambda n: sorted((fewest[:n, None] * length + torch.arange(length)).flatten().tolist()), fits)
 
 
 def removal_count(channels: int, ratio: float) -> int:
@@ -47,6 +67,11 @@ def removal_count(channels: int, ratio: float) -> int:
 def in_every_block(offsets: Tensor, length: int) -> list[int]:
     """Channel numbers, ascending, for `offsets` [blocks, n] within contiguous blocks of `length` channels."""
     return sorted((offsets + length * torch.arange(len(offsets))[:, None]).flatten().tolist())
+
+
+def cut_short(count: int, choice: Callable[[int], list[int]], fits: Fits) -> list[int]:
+    """The first of choice(count), choice(count - 1), … that fits and takes anything; none where no such is left."""
+    return next((chosen for n in range(count, 0, -1) if fits(chosen := choice(n))), [])
 
 
 SELECTIONS: dict[str, type[Selection]] = {"paper": PaperSelection, "torch_pruning": TorchPruningSelection}

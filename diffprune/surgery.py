@@ -4,16 +4,21 @@ from dataclasses import dataclass, field
 
 import torch
 from diffusers import SchedulerMixin
+from diffusers.models.embeddings import PatchEmbed
 from torch import Tensor, nn
 
 from diffprune import criteria
-from diffprune.checkpoint import DiffusionModel, synchronise
+from diffprune.checkpoint import DiffusionModel
 from diffprune.cost import example_inputs, measure
 from diffprune.criteria import Criterion
 from diffprune.diffusion import Stream, generator
 from diffprune.groups import SCORED, Graph, Group
 from diffprune.importance import Terms, layer_terms, walk
+from diffprune.rule import Rule
 from diffprune.selection import PaperSelection, Selection
+from diffprune.widths import synchronise
+
+OUTPUT_HEADS = ("conv_out", "proj_out_2")
 
 
 @dataclass(frozen=True)
@@ -30,49 +35,65 @@ class PruneReport:
 
 
 def cut(unet: nn.Module, criterion: Criterion, ratio: float, terms: Terms | None = None, seed: int = 0,
-        selection: Selection | None = None) -> PruneReport:
-    """Prunes `unet` in place to nominal `ratio` in [0, 1), everything but the output head, and says what came of it.
+        selection: Selection | None = None, heads: str = "equal", round_to: int | None = None) -> PruneReport:
+    """Prunes `unet` in place to nominal `ratio` in [0, 1), all that can be, and says what came of it.
 
-    `terms` are the importance terms that `criterion.terms` names, per layer; `selection` is the paper's unless given.
-    Raises ValueError for a ratio outside [0, 1) and KeyError for a missing term.
+    `terms` are the importance terms that `criterion.terms` names, per layer; `selection` is the paper's unless given;
+    `heads` and `round_to` are those of `Rule`. Raises ValueError for a value outside its range and KeyError for a
+    missing term.
     """
-    if not 0 <= ratio < 1:
-        raise ValueError(f"ratio {ratio} is outside [0, 1)")
+    rule = Rule(ratio, selection or PaperSelection(), heads, round_to)
     unet.requires_grad_(True).eval()
-    selection, rng = selection or PaperSelection(), generator(seed, Stream.CHANNELS)
+    rng, untouched = generator(seed, Stream.CHANNELS), keeping_all(unet)
     terms = {name: dict((terms or {})[name]) for name in criterion.terms} if ratio else {}
     before, dense, report = shapes(unet), measure(unet), []
-    graph = Graph(unet, example_inputs(unet), [unet.conv_out]) if ratio else None
-    scores = {} if selection.lazy or not graph else {
-        group.root: criterion.score(group.slices(terms), group.channels, rng) for group in graph.groups()}
+    graph = Graph(unet, example_inputs(unet), [unet.get_submodule(name) for name in untouched]) if ratio else None
+
+    def score(group: Group) -> Tensor | None:
+        return None if group.obstacle else criterion.score(group.slices(terms), group.channels, rng)
+
+    scores = {} if rule.selection.lazy or not graph else {group.root: score(group) for group in graph.groups()}
     for group in graph.groups() if graph else ():
-        score = scores[group.root] if scores else criterion.score(group.slices(terms), group.channels, rng)
-        report.append(cut_group(group, score, ratio, selection, terms))
+        report.append(cut_group(group, scores[group.root] if scores else score(group), rule, terms))
     synchronise(unet)
     cost, after = measure(unet), shapes(unet)
     layers = {name: {"before": before[name], "after": after[name]} for name in before}
-    skipped = [{"layer": "conv_out", "reason": "the output head keeps the image's channels"},
+    skipped = [*({"layer": name, "reason": reason} for name, reason in untouched.items()),
                *({"layer": entry["root"], "reason": entry.pop("reason")} for entry in report if "reason" in entry)]
     return PruneReport(ratio, cost.params, cost.macs, dense.params, dense.macs, layers, report, skipped)
 
 
-def cut_group(group: Group, score: Tensor, ratio: float, selection: Selection, terms: Terms) -> dict:
-    """Cuts what `selection` chooses out of the model and of `terms` alike; returns what was done, or the reason why not."""
-    channels, blocks = group.channels, group.norm_groups
-    entry = {"root": group.root, "before": channels, "after": channels, "norm_groups": blocks,
+def cut_group(group: Group, score: Tensor | None, rule: Rule, terms: Terms) -> dict:
+    """Cuts what `rule` chooses out of the model and of `terms` alike; returns what was done, or the reason why not.
+
+    `score` [C] may be None where the group has an obstacle.
+    """
+    entry = {"root": group.root, "before": group.channels, "after": group.channels, "norm_groups": group.norm_groups,
              "layers": group.outputs, "removed": []}
-    if channels % blocks:
-        return entry | {"reason": f"{channels} channels do not fall into the norm's {blocks} groups"}
-    chosen = selection.choose(score, ratio, blocks)
-    if not chosen:
-        return entry | {"reason": f"ratio {ratio:g} is less than one channel in each of the norm's {blocks} groups"}
+    if group.heads > 1:
+        entry["heads"] = {"before": group.heads, "after": group.heads}
+    chosen, reason = rule.choose(group, score)
+    if reason:
+        return entry | {"reason": reason}
     lost = group.remove(chosen)
     if not lost:
         return entry | {"reason": "a layer would be left without channels"}
     for layers in terms.values():
         for member in lost:
             layers[member.layer] = member.drop(layers[member.layer])
-    return entry | {"after": channels - len(lost[0].indices), "removed": lost[0].indices}
+    if "heads" in entry:
+        entry["heads"]["after"] = group.heads
+    removed = sorted(lost[0].indices)
+    return entry | {"after": group.channels - len(removed), "removed": removed}
+
+
+def keeping_all(unet: nn.Module) -> dict[str, str]:
+    """The layers whose out-channels stay, and why; raises ValueError for a network whose output head is not known."""
+    layers = {name: "the output head keeps the image's channels" for name in OUTPUT_HEADS if hasattr(unet, name)}
+    if not layers:
+        raise ValueError(f"{type(unet).__name__} has no output head of a known name ({', '.join(OUTPUT_HEADS)})")
+    return layers | {f"{name}.proj": "the residual stream is added to a position embedding of fixed width"
+                     for name, module in unet.named_modules() if isinstance(module, PatchEmbed)}
 
 
 def shapes(unet: nn.Module) -> dict[str, list[int]]:
@@ -92,7 +113,7 @@ def reinitialise(unet: nn.Module, seed: int) -> None:
 
 def prune(unet: nn.Module, ratio: float, criterion: Criterion | None = None, images: Tensor | None = None,
           scheduler: SchedulerMixin | None = None, threshold: float = 0.05, seed: int = 0,
-          selection: Selection | None = None) -> PruneReport:
+          selection: Selection | None = None, heads: str = "equal", round_to: int | None = None) -> PruneReport:
     """Prunes a UNet in place, scores included: Diff-Pruning at `threshold` unless another `criterion` is given.
 
     `ratio` in [0, 1) is nominal: read the sizes that were reached from the result. A criterion that needs gradients
@@ -101,10 +122,11 @@ def prune(unet: nn.Module, ratio: float, criterion: Criterion | None = None, ima
     """
     criterion = criterion or criteria.DiffPruning()
     if not criterion.gradient:
-        return cut(unet, criterion, ratio, layer_terms(unet, criterion.terms), seed, selection)
+        return cut(unet, criterion, ratio, layer_terms(unet, criterion.terms), seed, selection, heads, round_to)
     if images is None or scheduler is None:
         raise ValueError(f"{type(criterion).__name__} needs gradients: give a batch of images and the noise scheduler")
     eps = torch.randn(images.shape, generator=generator(seed, Stream.CALIBRATION)).to(images.device)
-    terms = walk(DiffusionModel(unet, scheduler), images, eps, [threshold]).terms[threshold]
+    terms = walk(DiffusionModel(unet, scheduler), images, eps, [threshold], criterion.mean_loss,
+                 criterion.inclusive).terms[threshold]
     unet.zero_grad()
-    return cut(unet, criterion, ratio, terms, seed, selection)
+    return cut(unet, criterion, ratio, terms, seed, selection, heads, round_to)

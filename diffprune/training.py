@@ -70,16 +70,18 @@ class Training:
             average.copy_(kept)
 
 
-def noise_prediction_loss(model: DiffusionModel, x_0: Tensor, seed: int, step: int) -> Tensor:
+def noise_prediction_loss(model: DiffusionModel, x_0: Tensor, seed: int, step: int,
+                          context: Tensor | None = None) -> Tensor:
     """Squared error of the predicted noise, summed over C, H, W, mean over the batch, at antithetic timesteps.
 
-    Timesteps, noise and dropout come from (seed, step): whatever happened before, a step draws the same.
+    `x_0` [B, C, H, W] is clean; `context` [B, 1, D] belongs to a class-conditional model. Timesteps, noise and dropout
+    come from (seed, step): whatever happened before, a step draws the same.
     """
     rng = generator(seed, Stream.TRAINING, step)
     t = antithetic_timesteps(len(x_0), len(model.alpha_bar), rng).to(x_0.device)
     eps = torch.randn(x_0.shape, generator=rng).to(x_0.device)
     torch.manual_seed(generator(seed, Stream.DROPOUT, step).initial_seed())
-    predicted = model.denoise(add_noise(x_0, eps, model.alpha_bar[t]), t)
+    predicted = model.denoise(add_noise(x_0, eps, model.alpha_bar[t]), t, context)
     return (predicted.float() - eps).square().flatten(1).sum(1).mean()
 
 

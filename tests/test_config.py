@@ -16,8 +16,14 @@ from tests.conftest import ROOT
 
 OPTIONS = sorted((f.parent.name, f.stem) for f in (ROOT / "conf").glob("*/*.yaml") if f.parent.name != "experiment")
 EXPERIMENTS = sorted(f.stem for f in (ROOT / "conf" / "experiment").glob("*.yaml"))
-NEEDS = {("evaluate", "cifar10"): ["dataset=cifar10"], ("evaluate", "image_folder"): ["dataset=cifar10"],
-         ("dataset", "image_folder"): ["dataset.path=.", "dataset.resolution=32", "model=ddpm_cifar10"]}
+LARGE = ["celeba", "lsun_church", "lsun_bedroom", "imagenet"]
+NEEDS = {("dataset", "image_folder"): ["dataset.path=.", "dataset.resolution=32", "model=ddpm_cifar10"],
+         **{("evaluate", name): ["dataset=cifar10"] for name in ["cifar10", "image_folder", *LARGE]},
+         **{("dataset", name): ["dataset.path=."] for name in LARGE},
+         **{("experiment", f"{name}_diff_pruning"): ["dataset.path=."] for name in LARGE},
+         ("model", "diffusers"): ["model.checkpoint=."], ("model", "ddpm_celeba"): ["model.checkpoint=null"]}
+NEEDS["dataset", "celeba"] = NEEDS["experiment", "celeba_diff_pruning"] = ["dataset.path=.", "model.checkpoint=null"]
+NEEDS["dataset", "imagenet"] = ["dataset.path=.", "model=ldm_imagenet"]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -29,7 +35,7 @@ def test_every_option_composes(config, group: str, option: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_says_what_it_is(config, name: str) -> None:
-    check(config(f"experiment={name}"))
+    check(config(f"experiment={name}", *NEEDS.get(("experiment", name), [])))
     head = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text()
     assert f"# Command: python -m diffprune experiment={name}" in head
     assert "Cost:" in head
@@ -54,6 +60,23 @@ def test_how_a_run_is_computed_is_outside_its_name(config, override: str) -> Non
     "evaluate.images=7", "precision=bf16", "model.checkpoint=null", "sampler.seed=1"])
 def test_what_changes_the_science_changes_the_name(config, override: str) -> None:
     assert run_name(config(override)) != run_name(config())
+
+
+def test_options_that_came_later_leave_older_names_alone(config) -> None:
+    cfg = config("dataset=cifar10", "model=ddpm_cifar10")
+    assert "guidance" not in science(cfg)["sampler"]
+    assert set(science(cfg)["model"]["source"]) == {"host", "megabytes", "licence"}
+    assert run_name(config("sampler.guidance=2.0")) != run_name(config())
+
+
+def test_a_checkpoint_behind_a_page_ends_with_what_to_do(config) -> None:
+    with pytest.raises(UserError) as error:
+        check(config("dataset=celeba", "dataset.path=."))
+    sentence = str(error.value)
+    assert "https://drive.google.com/file/d/1R_H-fJYXSH79wfSKs9D-fuKQVan5L-GR/view" in sentence
+    assert "published by github.com/ermongroup/ddim, about 315 MB, licence MIT" in sentence
+    assert "python -m diffprune.convert <file> <folder> --resolution 64 --weights ema, and give model.checkpoint" in sentence
+    assert "\n" not in sentence
 
 
 def test_a_name_is_readable_and_ends_in_a_hash(config) -> None:
@@ -99,7 +122,8 @@ def test_a_typo_in_an_experiment_file_stops_at_composition(tmp_path: Path, confi
     ("sampler.spacing=cubic", "sampler.spacing=cubic"), ("evaluate.features=clip", "digits-cnn, inception"),
     ("evaluate.ssim_window=11", "8-pixel images"), ("evaluate.ssim_window=4", "odd number"),
     ("dataset.path=/no/where", "/no/where does not exist"), ("evaluate.weights=/no/file", "/no/file does not exist"),
-    ("model.checkpoint=/no/model", "/no/model does not exist"), ("model.checkpoint=./no", "./no does not exist")])
+    ("model.checkpoint=/no/model", "/no/model does not exist"), ("model.checkpoint=./no", "./no does not exist"),
+    ("sampler.guidance=-1", "sampler.guidance=-1")])
 def test_a_value_outside_its_range_is_named(config, override: str, words: str) -> None:
     with pytest.raises(UserError) as error:
         check(config(override))

@@ -5,11 +5,13 @@ from torch import Tensor
 
 from diffprune.criteria import (
     DiffPruning,
+    DiffusersScript,
     FirstOrderTaylor,
     Magnitude,
     Random,
     SecondOrderTaylor,
     Slice,
+    TorchPruningTaylor,
     reduce_term,
 )
 from diffprune.diffusion import generator
@@ -22,7 +24,7 @@ NORM_W, NORM_G = torch.tensor([1.0, 2.0]), torch.tensor([-3.0, 0.5])
 def slices(*terms: str) -> list[Slice]:
     weight = {name: reduce_term(name, W, G) for name in terms}
     norm = {name: reduce_term(name, NORM_W, NORM_G)[:, None] for name in terms}
-    return [Slice(False, weight), Slice(True, norm)]
+    return [Slice(False, False, weight), Slice(True, True, norm)]
 
 
 def scores(criterion) -> Tensor:
@@ -47,12 +49,20 @@ def test_second_order_taylor_adds_the_squares_before_the_absolute_value() -> Non
     assert scores(SecondOrderTaylor()).tolist() == [abs(2 - 3 + 14 + 9), abs(-1.5 + 1 + 12.25 + 1)]
 
 
+def test_torch_prunings_taylor_term_is_unsigned_unsquared_and_without_group_norms() -> None:
+    expected = torch.tensor([1 + 2 + 3 + 0.0, 2 + 0.5 + 2 + 2])
+    assert torch.allclose(scores(TorchPruningTaylor()), expected / expected.mean())
+    assert torch.equal(scores(DiffusersScript()), scores(TorchPruningTaylor()))
+    assert (DiffusersScript.mean_loss, DiffusersScript.inclusive) == (True, True)
+    assert (TorchPruningTaylor.mean_loss, TorchPruningTaylor.inclusive) == (False, False)
+
+
 def test_magnitude_ignores_norms_and_is_relative_to_its_mean() -> None:
     assert torch.allclose(scores(Magnitude()), torch.tensor([14.0, 10.0]) / 12)
 
 
 def test_magnitude_averages_over_member_layers() -> None:
-    pair = [Slice(False, {"w2": torch.tensor([[2.0], [4.0]])}), Slice(False, {"w2": torch.tensor([[4.0], [10.0]])})]
+    pair = [Slice(False, False, {"w2": torch.tensor(w)}) for w in ([[2.0], [4.0]], [[4.0], [10.0]])]
     assert torch.allclose(Magnitude().score(pair, 2, generator(0)), torch.tensor([3.0, 7.0]) / 5)
 
 

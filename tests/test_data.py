@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffprune.data import cifar10, digits, image_folder
+from diffprune.data import celeba, cifar10, digits, image_folder
 from diffprune.data.images import Images
 from diffprune.errors import UserError
 
@@ -139,3 +139,30 @@ def test_a_folder_without_cifar10_is_named(tmp_path: Path) -> None:
 def test_the_real_cifar10_has_fifty_thousand_images(shared: Path) -> None:
     images = cifar10.load(str(shared / "data" / "cifar10"), flip=True)
     assert images.pixels.shape == (50_000, 3, 32, 32)
+
+
+def aligned(folder: Path, name: str, size: tuple[int, int] = (178, 218)) -> None:
+    """A black photograph with a white face of 128x128 pixels, centred at (x 89, y 121)."""
+    image = Image.new("RGB", size)
+    image.paste((255, 255, 255), (25, 57, 153, 185))
+    image.save(folder / name)
+
+
+def test_celebas_faces_are_cut_out(tmp_path: Path) -> None:
+    aligned(tmp_path, "000001.png")
+    pixels = celeba.load(str(tmp_path), 64, flip=True).pixels
+    assert pixels.shape == (1, 3, 64, 64)
+    assert pixels.min() == 255
+
+
+def test_celebas_training_split_is_the_first_images_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(celeba, "TRAINING", 2)
+    for name in ("000003.png", "000001.png", "000002.png"):
+        aligned(tmp_path, name)
+    assert len(celeba.load(str(tmp_path), 64, flip=True)) == 2
+
+
+def test_photographs_that_are_not_aligned_are_refused(tmp_path: Path) -> None:
+    aligned(tmp_path, "000001.png", (409, 687))
+    with pytest.raises(UserError, match=r"000001\.png is 409x687 pixels, .* give the folder img_align_celeba"):
+        celeba.load(str(tmp_path), 64, flip=True)

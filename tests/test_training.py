@@ -30,7 +30,7 @@ def advance(model: DiffusionModel, training: Training, cfg, steps: range) -> Non
 
 
 def test_the_loss_is_summed_over_pixels_and_averaged_over_the_batch(model: DiffusionModel) -> None:
-    model.denoise = lambda x_t, t: torch.zeros_like(x_t)
+    model.denoise = lambda x_t, t, context: torch.zeros_like(x_t)
     loss = float(noise_prediction_loss(model, X_0.repeat(64, 1, 1, 1), 0, 0))
     assert loss == pytest.approx(64, rel=0.05)      # the expected squared norm of 64 unit normals
 

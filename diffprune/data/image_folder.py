@@ -16,16 +16,32 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 def load(path: str, resolution: int, channels: int, flip: bool, **_: Any) -> Images:
     """Every image below `path`, in path order, as [N, channels, resolution, resolution].
 
+    Where all of them lie in sub-folders, the sorted sub-folders are the classes 0, 1, … of the images in them.
     Raises UserError for a missing or empty folder and for a file that is no readable image.
     """
+    files = files_in(path)
+    pixels = np.stack([read(file, resolution, channels) for file in files])
+    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), flip, classes(files, Path(path).expanduser()))
+
+
+def files_in(path: str) -> list[Path]:
+    """Every image file below the folder `path`, in path order; UserError where there is none."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError(f"dataset.path={path} does not exist: give a folder with images")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
         raise UserError(f"dataset.path={path} holds no image ({', '.join(sorted(SUFFIXES))})")
-    pixels = np.stack([read(file, resolution, channels) for file in files])
-    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), flip)
+    return files
+
+
+def classes(files: list[Path], folder: Path) -> torch.Tensor | None:
+    """int64 [N]: the place of each file's top-level sub-folder among them; None where a file lies in `folder` itself."""
+    tops = [file.relative_to(folder).parts[0] for file in files]
+    if any(file.parent == folder for file in files):
+        return None
+    places = {name: place for place, name in enumerate(sorted(set(tops)))}
+    return torch.tensor([places[top] for top in tops])
 
 
 def read(file: Path, resolution: int, channels: int) -> np.ndarray:

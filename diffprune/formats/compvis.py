@@ -53,14 +53,30 @@ def convert_compvis(checkpoint: Any, config: Mapping[str, Any], weights: str | N
     "model" or "ema". `config` is the original YAML's content (or its sections `unet_config`, `first_stage_config`,
     `class_embedder` laid flat). UserError where something does not fit.
     """
-    inner = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
-    state = choose_weights(as_state(inner), weights)
-    model = build(config, float(state["scale_factor"]) if "scale_factor" in state else None)
+    return fill_compvis(build(config, scale_of(state_of(checkpoint, weights))), checkpoint, weights)
+
+
+def fill_compvis(model: DiffusionModel, checkpoint: Any, weights: str | None = None) -> DiffusionModel:
+    """`model`, on the meta device until now, with the weights in `checkpoint`; UserError where something does not fit."""
+    state = state_of(checkpoint, weights)
     check_betas(state, model.scheduler)
+    if scale_of(state) not in (None, model.vqvae.config.scaling_factor):
+        raise UserError(f"its latents are scaled by {scale_of(state)}, the model's by {model.vqvae.config.scaling_factor}")
     fill(
         [unet_part(model.unet), first_stage_part(model.vqvae), class_part(model.class_embedder)],
         {key: tensor for key, tensor in state.items() if key not in IGNORED and not key.startswith(IGNORED_LOSS)})
     return model
+
+
+def state_of(checkpoint: Any, weights: str | None) -> State:
+    """The state dict in `checkpoint`, its UNet's tensors those that `weights` names."""
+    inner = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
+    return choose_weights(as_state(inner), weights)
+
+
+def scale_of(state: State) -> float | None:
+    """The measured scale of the latents, where the checkpoint holds one."""
+    return float(state["scale_factor"]) if "scale_factor" in state else None
 
 
 def build(config: Mapping[str, Any], scale_factor: float | None) -> DiffusionModel:

@@ -37,13 +37,18 @@ def convert_ddim(checkpoint: Any, resolution: int | None, weights: str | None = 
     `checkpoint` is a state dict or the list [model, optimizer, epoch, step, ema] with `weights` "model" or "ema";
     `resolution` is the side of its images in pixels, which no shape tells. UserError where something does not fit.
     """
-    state = as_state(choose_weights(checkpoint, weights))
-    config = infer_config(state, resolution)
+    config = infer_config(as_state(choose_weights(checkpoint, weights)), resolution)
     with torch.device("meta"):
         unet = UNet2DModel(**config)
-    levels = len(config["block_out_channels"])
-    fill([Part(unet, {key: original_name(key, levels) for key in unet.state_dict()})], state)
-    return DiffusionModel(unet=unet.eval(), scheduler=ddim_scheduler())
+    return fill_ddim(DiffusionModel(unet=unet.eval(), scheduler=ddim_scheduler()), checkpoint, weights)
+
+
+def fill_ddim(model: DiffusionModel, checkpoint: Any, weights: str | None = None) -> DiffusionModel:
+    """`model`, on the meta device until now, with the weights in `checkpoint`; UserError where something does not fit."""
+    levels = len(model.unet.config.block_out_channels)
+    fill([Part(model.unet, {key: original_name(key, levels) for key in model.unet.state_dict()})],
+         as_state(choose_weights(checkpoint, weights)))
+    return model
 
 
 def ddim_scheduler() -> DDIMScheduler:

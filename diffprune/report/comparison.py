@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from diffprune.errors import UserError
 from diffprune.report.finished import Finished
-from diffprune.report.rows import Numbers, Row, dense, final
+from diffprune.report.rows import Numbers, Row, compared, dense
 from diffprune.report.table import Table, listed
 
 # A configuration is called after the first of these that tell it from the others, then any other option that does.
@@ -99,7 +99,7 @@ def configuration_rows(runs: list[Finished], differing: list[str]) -> list[Row]:
     options = [flat(without_seed(group[0].options)) for group in groups]
     keys = distinguishing(options)
     rows = [Row.of(" ".join([group[0].metrics["pruner"] if group[0].is_pruned else group[0].final, *name]),
-                   [final(run) for run in group], parts_of(group[0], differing))
+                   [compared(run) for run in group], parts_of(group[0], differing))
             for group, name in zip(groups, titles(options), strict=True)]
     order = sorted(range(len(rows)), key=lambda i: [sortable(options[i].get(key)) for key in keys])
     return [rows[i] for i in order]

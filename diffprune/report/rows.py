@@ -76,6 +76,13 @@ def final(run: Finished) -> Numbers:
         "images_per_second": known.get("images_per_second"), "speedup": known.get("speedup")}
 
 
+def compared(run: Finished) -> Numbers:
+    """The final model's numbers, with what it was like before healing beside them."""
+    known = run.metrics
+    return final(run) | {f"unhealed_{distance(run)}": known.get("fid_before_healing"),
+                         "unhealed_ssim": known.get("ssim_before_healing")}
+
+
 def before_healing(run: Finished) -> Numbers:
     """Training changes no shapes: sizes and speed are the final model's."""
     return final(run) | {distance(run): run.metrics.get("fid_before_healing"),

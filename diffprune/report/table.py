@@ -47,12 +47,17 @@ def decimals(value: float, least: int) -> int:
 
 def quantities(rows: list[Row]) -> list[Quantity]:
     """Those of every table, with one Fréchet distance per kind of features: two kinds never share a column."""
-    features = sorted({key.removeprefix("fid_") for row in rows for key in row.values if key.startswith("fid_")})
+    known = {key for row in rows for key in row.values}
+    features = sorted({key.removeprefix("fid_") for key in known if key.startswith("fid_")})
+    unhealed = [
+        *(Quantity(f"unhealed_fid_{name}", f"Fréchet distance before healing ({name} features) ↓") for name in features),
+        Quantity("unhealed_ssim", "SSIM before healing ↑", decimals=3)]
     return [
         Quantity("params", "parameters [M]", 1e-6, share="params_percent"),
         Quantity("macs", "MACs [G]", 1e-9, share="macs_percent"),
         *(Quantity(f"fid_{name}", f"Fréchet distance ({name} features) ↓") for name in features),
         Quantity("ssim", "SSIM to dense ↑", decimals=3),
+        *(quantity for quantity in unhealed if quantity.key in known),
         Quantity("images_per_second", "images/s ↑", decimals=0),
         Quantity("speedup", "speed-up [×] ↑"),
     ]

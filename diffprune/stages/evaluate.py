@@ -112,7 +112,8 @@ def speed(cfg: DictConfig, run: Run, device: torch.device, rounds: int = 7) -> d
             if turn:        # the first turn warms up
                 seconds[name].append(elapsed)
     ratios = [dense / final for dense, final in zip(seconds["dense"], seconds["final"], strict=True)]
-    per_second = {name: batch / (median(times) * cfg.sampler.steps) for name, times in seconds.items()}
+    evaluations = cfg.sampler.steps * (1 if cfg.sampler.guidance in (None, 1) else 2)
+    per_second = {name: batch / (median(times) * evaluations) for name, times in seconds.items()}
     return {"images_per_second": per_second["final"], "images_per_second_dense": per_second["dense"],
             "speedup": median(ratios)}
 
@@ -144,7 +145,8 @@ def versions() -> dict[str, str]:
 def provenance() -> dict[str, str | None]:
     """The command that makes this run anywhere, and the commit of the source where it lies in a git checkout."""
     try:
-        git = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
+        git = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=Path(__file__).parent,
+                             capture_output=True, text=True)
         commit = git.stdout.strip() if git.returncode == 0 else None
     except FileNotFoundError:       # no git on this machine
         commit = None

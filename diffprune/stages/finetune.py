@@ -24,8 +24,7 @@ log = logging.getLogger(__name__)
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `finetuned/`, the averaged weights after `schedule.steps` steps; goes on where a killed run had come."""
-    device, model, images = device_of(cfg), load_model(run.pruned), load_images(cfg)
-    model.unet.to(device)
+    model, images = load_model(run.pruned).to(device_of(cfg)), load_images(cfg)
     set_dropout(model.unet, cfg.schedule.dropout)
     training, preview = Training.of(model.unet, cfg), Preview(cfg)
     if run.state.exists():
@@ -42,12 +41,13 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
 def train(cfg: DictConfig, model: DiffusionModel, training: Training, images: Images, journal: "Journal",
           checkpoint: Callable[[], None]) -> None:
     """Trains from `training.step` to `schedule.steps`; step i depends on the state before it and on (seed, i) alone."""
-    recipe, device = cfg.schedule, next(model.unet.parameters()).device
+    recipe, device = cfg.schedule, model.device
     model.unet.train()
     for step in progress(range(training.step, recipe.steps), "fine-tuning", recipe.steps, done=training.step):
-        x_0 = images.batch(step, recipe.batch, cfg.seed).to(device)
+        batch, labels = images.batch(step, recipe.batch, cfg.seed), images.batch_labels(step, recipe.batch, cfg.seed)
         with autocast(cfg, device):
-            loss = noise_prediction_loss(model, x_0, cfg.seed, step)
+            x_0, context = model.to_latent(batch.to(device)), model.context(labels)
+            loss = noise_prediction_loss(model, x_0, cfg.seed, step, context)
         update(training, loss, recipe)
         training.step = step + 1
         if training.step % recipe.log_every == 0 or training.step == recipe.steps:

@@ -37,7 +37,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     start, model = time.monotonic(), load_dense(cfg)
     criterion = instantiate(cfg.pruner.criterion)
     report = cut(model.unet, criterion, cfg.pruner.ratio, read_terms(run.scores), cfg.seed,
-                 SELECTIONS[cfg.pruner.selection]())
+                 SELECTIONS[cfg.pruner.selection](), cfg.pruner.heads, cfg.pruner.round_to)
     if cfg.pruner.reinitialise:
         reinitialise(model.unet, cfg.seed)
     save_model(model, run.pruned)

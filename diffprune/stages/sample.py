@@ -22,18 +22,13 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `samples/`: exactly `evaluate.images` images, `grid.png`, and `samples.json` as the last."""
     start, device, rows = time.monotonic(), device_of(cfg), []
     if cfg.model.checkpoint is not None:
-        dense = load_dense(cfg)
-        dense.unet.to(device)
-        rows.append(shared_images(dense, cfg, "dense model")[:COLUMNS])
-    model = load_model(run.final(cfg))
-    model.unet.to(device)
+        rows.append(shared_images(load_dense(cfg).to(device), cfg, "dense model")[:COLUMNS])
+    model = load_model(run.final(cfg)).to(device)
     if not run.images.exists():
         draw_all(model, cfg, run.images, "final model")
     rows.append(np.load(run.images, mmap_mode="r")[:COLUMNS])
     if cfg.evaluate.before_healing and run.final(cfg) != run.pruned:
-        pruned = load_model(run.pruned)
-        pruned.unet.to(device)
-        rows.append(shared_images(pruned, cfg, "before healing")[:COLUMNS])
+        rows.append(shared_images(load_model(run.pruned).to(device), cfg, "before healing")[:COLUMNS])
     grid(rows, run.grid)
     tracker.image("samples", run.grid)
     write_json(run.samples_report, {"images": cfg.evaluate.images, "sampler": sampler_protocol(cfg),

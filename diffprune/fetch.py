@@ -1,0 +1,136 @@
+"""Checkpoints from elsewhere: repositories of the Hugging Face hub, and files at an address."""
+
+import hashlib
+import logging
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from diffprune.checkpoint import SCHEDULER, TORCH_WEIGHTS, WEIGHTS, read_config
+from diffprune.errors import UserError
+from diffprune.files import remove, write_json
+from diffprune.progress import progress
+
+log = logging.getLogger(__name__)
+
+NETWORKS = ("", "unet/", "vqvae/", "class_embedder/")       # older repositories have the UNet at their root
+COPY = "model.checkpoint=<folder> uses a local copy"
+CHUNK = 1 << 20
+
+
+def wanted(names: set[str]) -> list[str]:
+    """Of a repository's files those that make a model folder; safetensors are preferred to torch files."""
+    files = {"model_index.json", SCHEDULER, f"scheduler/{SCHEDULER}"}
+    for network in NETWORKS[1:] if has_weights("unet/", names) else NETWORKS:
+        if has_weights(network, names):
+            files |= {network + "config.json", network + (WEIGHTS if network + WEIGHTS in names else TORCH_WEIGHTS)}
+    return sorted(files & names)
+
+
+def has_weights(network: str, names: set[str]) -> bool:
+    """Whether files of these names hold the config and the weights of a network."""
+    return network + "config.json" in names and not {network + WEIGHTS, network + TORCH_WEIGHTS}.isdisjoint(names)
+
+
+def fetch_repository(repository: str, told: str) -> Path:
+    """The folder of a hub repository's model, from the hub's own cache or downloaded into it: only the files that are used.
+
+    `told` says size and licence where the hub does not. UserError where it cannot be had or holds no UNet.
+    """
+    try:
+        return cached(repository) or download(repository, told)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.checkpoint={repository} is neither a local folder nor could it be fetched "
+                        f"({type(error).__name__}): download it elsewhere and give its folder") from error
+
+
+def cached(repository: str) -> Path | None:
+    """The repository's folder in the hub's cache, where an earlier download was finished."""
+    try:
+        folder = Path(snapshot_download(repository, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    if has_weights("", names):
+        return folder
+    parts = read_config(folder / "model_index.json") if "model_index.json" in names else {}
+    needed = {"unet/"} | {f"{part}/" for part in parts} & set(NETWORKS)
+    return folder if all(has_weights(network, names) for network in needed) else None
+
+
+def download(repository: str, told: str) -> Path:
+    """Fetches a repository's model after saying what, from whom, how large and under which licence."""
+    info = HfApi().model_info(repository, files_metadata=True)
+    sizes = {file.rfilename: file.size for file in info.siblings or []}
+    if not has_weights("", set(sizes)) and not has_weights("unet/", set(sizes)):
+        raise UserError(f"model.checkpoint={repository} holds no UNet with weights in diffusers' layout: give another one")
+    files = wanted(set(sizes))
+    known = [sizes[file] for file in files if sizes[file] is not None]
+    licence = info.card_data.get("license") if info.card_data else None
+    about = f"{sum(known) / 1e6:.1f} MB, licence {licence or 'not stated'}" if known else told
+    log.info("fetching %s (%s) from the Hugging Face hub; %s", repository, about, COPY)
+    return Path(snapshot_download(repository, revision=info.sha, allow_patterns=files))
+
+
+def fetch_file(url: str, target: Path, about: str, instead: str) -> None:
+    """Downloads `url` to `target`, and what it was (address, bytes, sha256) to a JSON file beside it.
+
+    What a killed call had is beside `target` as `*.part` and continued where the server can. `about` is said before,
+    `instead` is the way out when it fails with a UserError.
+    """
+    log.info("fetching %s (%s); %s", url, about, COPY)
+    part = target.with_name(f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        try:
+            receive(url, part)
+        except HTTPError as error:
+            if error.code != 416:
+                raise
+            remove(part)        # it ends where the file does, or beyond
+            receive(url, part)
+    except (OSError, HTTPException, ValueError) as error:
+        reason = f"the server answers {error.code}" if isinstance(error, HTTPError) else type(error).__name__
+        raise UserError(f"{url} could not be fetched ({reason}): {instead}") from error
+    with part.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    write_json(target.with_name(f"{target.name}.json"), {"url": url, "bytes": part.stat().st_size, "sha256": digest})
+    remove(tag_of(part))
+    part.replace(target)
+
+
+def receive(url: str, part: Path) -> None:
+    """Fills `part` with the content of `url`, from where it ends if the server still has the same file."""
+    request, tag = urllib.request.Request(url, headers={"User-Agent": "diffprune"}), tag_of(part)
+    if part.exists() and tag.exists():
+        request.add_header("Range", f"bytes={part.stat().st_size}-")
+        request.add_header("If-Range", tag.read_text())
+    with urllib.request.urlopen(request, timeout=60) as response:
+        continued = response.status == 206
+        start = part.stat().st_size if continued else 0
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        remove(tag)
+        with part.open("ab" if continued else "wb") as file:
+            if version:
+                tag.write_text(version)
+            for chunk in chunks(response, start):
+                file.write(chunk)
+        length = response.headers.get("Content-Length")
+    if length is not None and part.stat().st_size != start + int(length):
+        raise ConnectionError(f"{url} broke off")
+
+
+def tag_of(part: Path) -> Path:
+    """Beside a partial download: the server's name for the version of the file that it is of."""
+    return part.with_name(f"{part.name}.tag")
+
+
+def chunks(response: HTTPResponse, start: int) -> Iterator[bytes]:
+    """The body in pieces of a megabyte, with progress; `start` bytes were there before."""
+    total, done = start + int(response.headers.get("Content-Length") or 0), start // CHUNK
+    yield from progress(iter(lambda: response.read(CHUNK), b""), "downloading (MiB)", max(total // CHUNK, 1), done=done)

@@ -1,0 +1,71 @@
+"""Three criteria are called Diff-Pruning; each computes what it says, the library's exactly what the library does."""
+
+import copy
+
+import pytest
+import torch
+import torch_pruning as tp
+from diffusers import DDIMScheduler
+
+from diffprune import criteria
+from diffprune.checkpoint import DiffusionModel
+from diffprune.cost import example_inputs
+from diffprune.importance import GRADIENT_TERMS, gate, layer_terms, walk
+from diffprune.selection import PaperSelection, TorchPruningSelection
+from diffprune.surgery import cut
+from tests.conftest import tiny_unet
+
+
+@pytest.fixture
+def model() -> DiffusionModel:
+    return DiffusionModel(tiny_unet((16, 32)), DDIMScheduler(num_train_timesteps=30, beta_end=0.4))
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    return torch.rand(6, 1, 8, 8, generator=rng) * 2 - 1, torch.randn(6, 1, 8, 8, generator=rng)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+def test_torch_prunings_family_is_what_the_library_computes(model: DiffusionModel, batch: tuple, ratio: float) -> None:
+    walk(model, *batch, [0.0])      # gradients of every timestep now lie in .grad
+    theirs = copy.deepcopy(model.unet)
+    for p, q in zip(theirs.parameters(), model.unet.parameters(), strict=True):
+        p.grad = None if q.grad is None else q.grad.clone()
+    tp.pruner.BasePruner(theirs, example_inputs(theirs), importance=tp.importance.GroupTaylorImportance(),
+                         pruning_ratio=ratio, ignored_layers=[theirs.conv_out], channel_groups={}, unwrapped_parameters=None,
+                         customized_pruners={}).step()
+    cut(model.unet, criteria.TorchPruningTaylor(), ratio, layer_terms(model.unet, GRADIENT_TERMS),
+        selection=TorchPruningSelection())
+    ours, reference = model.unet.state_dict(), theirs.state_dict()
+    assert {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in reference.items()}
+    assert all(torch.equal(ours[name], reference[name]) for name in ours)
+
+
+def test_the_script_counts_the_timestep_at_which_the_gate_closes(model: DiffusionModel, batch: tuple) -> None:
+    loss = walk(model, *batch, [0.0]).loss
+    threshold = float(loss[12] / loss[:13].max()) + 1e-4
+    stop = gate(loss, threshold)
+    assert 0 < stop < 30
+    assert walk(model, *batch, [threshold]).kept[threshold] == stop
+    assert walk(model, *batch, [threshold], inclusive=True).kept[threshold] == stop + 1
+
+
+def test_the_mean_loss_scales_linear_terms_and_changes_what_mixes_powers(model: DiffusionModel, batch: tuple) -> None:
+    summed = walk(model, *batch, [0.0]).terms[0.0]
+    mean = walk(model, *batch, [0.0], mean_loss=True).terms[0.0]
+    for layer, term in summed["abs_wg"].items():
+        torch.testing.assert_close(mean["abs_wg"][layer], term / 64, rtol=1e-3, atol=1e-6)
+
+    def removed(criterion: criteria.Criterion, terms: dict) -> list:
+        return [g["removed"] for g in cut(copy.deepcopy(model.unet), criterion, 0.5, terms).groups]
+
+    assert removed(criteria.TorchPruningTaylor(), summed) == removed(criteria.TorchPruningTaylor(), mean)
+    assert removed(criteria.DiffPruning(), summed) != removed(criteria.DiffPruning(), mean)
+
+
+def test_the_two_selections_give_different_sizes(model: DiffusionModel) -> None:
+    sizes = [cut(copy.deepcopy(model.unet), criteria.Random(), 0.3, {}, selection=rule()).params
+             for rule in (PaperSelection, TorchPruningSelection)]
+    assert sizes[1] < sizes[0]
