@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffprune.command import one_sentence
-from diffprune.config import check, register
+from diffprune.composition import check, register
 from diffprune.errors import UserError
 from diffprune.pipeline import reproduce
 from diffprune.run import Run

@@ -2,20 +2,14 @@
 
 import hashlib
 import json
-import math
-import re
-from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from diffprune.errors import UserError
 
 STAGES = ("score", "prune", "finetune", "sample", "evaluate")
-PAGE = "page:"      # before the address of a page where a person has to click to get a checkpoint
 
 # Options that say where, how fast or how loud, not what: two runs that differ only here are one experiment.
 OUTSIDE_THE_HASH = (
@@ -165,26 +159,6 @@ class Config:
     launcher: Launcher = MISSING
 
 
-def register() -> None:
-    """Makes the schema known to Hydra; options that only one choice of a group has are types of their own."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    store.store(group="schema", name="gated_pruner", node=GatedPruner)
-    store.store(group="schema", name="latent_model", node=LatentModel)
-    store.store(group="schema", name="wandb_logger", node=WandbLogger)
-    OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
-
-
-def checked_name(cfg: DictConfig) -> str:
-    """The name of a run's folder; an impossible run has none, so that nothing is made for it.
-
-    In a sweep the job itself refuses, when its turn comes, and the jobs after it still get theirs.
-    """
-    if OmegaConf.select(cfg, "hydra.mode") == RunMode.RUN:
-        check(cfg)
-    return run_name(cfg)
-
-
 def science(cfg: DictConfig) -> dict[str, Any]:
     """The options that change the result, as a plain dict; raises UserError while one is still `???`."""
     options = OmegaConf.to_container(masked(cfg), resolve=True)
@@ -214,17 +188,6 @@ def masked(cfg: DictConfig) -> DictConfig:
     return own
 
 
-def added(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """Dotted names of options that `+name=value` put beside the schema's."""
-    known, names = OmegaConf.get_type(cfg), []
-    for key in cfg:
-        if is_dataclass(known) and key not in {option.name for option in fields(known)}:
-            names.append(f"{prefix}{key}")
-        elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
-            names += added(cfg[key], f"{prefix}{key}.")
-    return names
-
-
 def fingerprint(content: Any) -> str:
     """First 8 hex digits of the SHA-256 of `content` as canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
@@ -240,86 +203,3 @@ def run_name(cfg: DictConfig) -> str:
         parts.append(f"r{pruner['ratio']:g}")
     parts += [options["schedule"]["name"], f"s{options['seed']}", fingerprint(options)]
     return "-".join(parts)
-
-
-def check(cfg: DictConfig) -> None:
-    """Refuses what no run can use, before any work; raises UserError with the option and the way out."""
-    masked(cfg)
-    check_values(cfg)
-    window, side = cfg.evaluate.ssim_window, cfg.dataset.resolution
-    if window > side or window % 2 == 0:
-        raise UserError(f"evaluate.ssim_window={window} does not fit {side}-pixel images: choose an odd number up to {side}")
-    check_paths(cfg)
-
-
-def check_values(cfg: DictConfig) -> None:
-    """Refuses options that are none, and values outside their choices or ranges; what is still `???` passes."""
-    unknown = [key for key in added(cfg) if key != "hydra"]
-    if unknown:
-        raise UserError(f"{', '.join(unknown)} is no option: leave it out")
-    for key, allowed in CHOICES.items():
-        if (value := OmegaConf.select(cfg, key)) not in allowed:
-            raise UserError(f"{key}={value} is not known: choose one of {', '.join(allowed)}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
-        raise UserError(f"device={cfg.device} is not known: choose auto, cpu, cuda or cuda:N")
-    for key, low, high in RANGES:
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not (low <= value < high):
-            raise UserError(f"{key}={value} is outside its range: choose a value in [{low:g}, {high:g})")
-
-
-def check_paths(cfg: DictConfig) -> None:
-    """Refuses local files and folders that are not there; a hub name (owner/name) or an address is looked up later."""
-    for key in ("dataset.path", "evaluate.weights"):
-        path = OmegaConf.select(cfg, key)
-        if path is not None and not Path(path).expanduser().exists():
-            raise UserError(f"{key}={path} does not exist: give the place of a local copy")
-    checkpoint = cfg.model.checkpoint
-    if checkpoint is None or checkpoint.startswith("shipped:") or is_url(checkpoint) or is_hub_name(checkpoint):
-        return
-    if checkpoint.startswith(PAGE):
-        raise UserError(f"the checkpoint of model={cfg.model.name} is published on a page that a program cannot fetch from, "
-                        f"{checkpoint.removeprefix(PAGE)} ({origin(cfg.model)}): {by_hand(cfg.model)}")
-    if not Path(checkpoint).expanduser().is_dir():
-        raise UserError(f"model.checkpoint={checkpoint} does not exist: give a model folder, or null for random weights")
-
-
-def is_hub_name(checkpoint: str) -> bool:
-    return re.fullmatch(r"\w[\w-]*/[\w.-]+", checkpoint) is not None
-
-
-def is_url(checkpoint: str) -> bool:
-    return checkpoint.startswith(("https://", "http://"))
-
-
-def origin(model: DictConfig) -> str:
-    """Who publishes the checkpoint in `model`, how large it is and under which licence; known of the model's own alone."""
-    source = model.source
-    if source is None or source.address != model.checkpoint.removeprefix(PAGE):
-        return "size and licence unknown"
-    return f"published by {source.host}, about {source.megabytes} MB, licence {source.licence}"
-
-
-def by_hand(model: DictConfig) -> str:
-    """What to do with a checkpoint file that was downloaded by other means."""
-    options = f" {model.source.convert}" if model.source is not None and model.source.convert else ""
-    return (f"download it yourself, run python -m diffprune.convert <file> <folder>{options}, "
-            "and give model.checkpoint=<folder>")
-
-
-CHOICES = {
-    "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
-    "pruner.selection": ("paper", "torch_pruning"), "pruner.heads": ("equal", "whole"),
-    "evaluate.features": ("digits-cnn", "inception"),
-}
-RANGES = (
-    ("seed", 0, 2**31), ("pruner.ratio", 0, 1), ("pruner.threshold", 0, math.inf),
-    ("pruner.calibration_batch", 1, math.inf), ("pruner.round_to", 1, math.inf),
-    ("schedule.steps", 0, math.inf), ("schedule.batch", 1, math.inf), ("schedule.lr", 0, math.inf),
-    ("schedule.dropout", 0, 1), ("schedule.ema", 0, 1), ("schedule.clip", 0, math.inf),
-    ("schedule.save_every", 1, math.inf), ("schedule.log_every", 1, math.inf), ("schedule.preview_every", 0, math.inf),
-    ("sampler.steps", 1, 1001), ("sampler.eta", 0, 1.0001), ("sampler.batch", 1, math.inf), ("sampler.seed", 0, 2**31),
-    ("sampler.guidance", 0, math.inf),
-    ("evaluate.images", 2, math.inf), ("evaluate.batch", 1, math.inf), ("evaluate.ssim_window", 3, math.inf),
-    ("dataset.workers", 0, math.inf),
-)

@@ -67,7 +67,7 @@ def sizes(overrides: list[str]) -> dict[str, int]:
     """
     from hydra import compose, initialize_config_dir
 
-    from diffprune.config import check_values, register
+    from diffprune.composition import check_values, register
     from diffprune.criteria import Random
     from diffprune.selection import SELECTIONS
     from diffprune.surgery import cut

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.checkpoint import load_model, save_model
-from diffprune.config import by_hand, is_url, origin
+from diffprune.composition import by_hand, is_url, origin
 from diffprune.convert import fill_model
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.errors import UserError

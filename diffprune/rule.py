@@ -16,7 +16,7 @@ class Rule:
 
     `heads`: from attention with several heads go `equal` parts of each, or `whole` ones. (With one head both mean its
     channels.) `round_to`: kept widths are multiples of it, rounded up, and a group's blocks stay equally long. A gated
-    hidden unit goes when its own channel or its gate's is chosen, so up to 1 - (1 - r)² of them do (PAPER: LDM-4's size).
+    hidden unit goes when its own channel or its gate's is chosen: about 1 - (1 - r)² of them do (PAPER: LDM-4's size).
     Raises ValueError for a value outside its range.
     """
     ratio: float

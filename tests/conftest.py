@@ -9,7 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from diffprune.config import register
+from diffprune.composition import register
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("WANDB_MODE", "offline")

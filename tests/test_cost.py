@@ -54,12 +54,14 @@ def test_cifar10_sizes_at_other_ratios_are_the_known_ones(ratio: float, params: 
     assert ours["macs"] / 1e9 == pytest.approx(macs, abs=0.0101)
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_json_object() -> None:
     done = subprocess.run([sys.executable, "-m", "diffprune.cost", "pruner.ratio=.5", "format=json"], cwd=ROOT,
                           capture_output=True, text=True, check=True)
     assert set(json.loads(done.stdout)) == {"params", "macs", "params_dense", "macs_dense", "true_macs", "true_macs_dense"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("argument", "words"), [
     ("model=nothing", "model/nothing"), ("pruner.ratio=7", "pruner.ratio=7"), ("format=xml", "format=xml")])
 def test_the_command_says_a_mistake_in_one_sentence(argument: str, words: str) -> None:

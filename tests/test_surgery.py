@@ -41,7 +41,7 @@ def test_every_nominal_ratio_gives_another_digits_model() -> None:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from diffprune.config import register
+    from diffprune.composition import register
     from tests.conftest import ROOT
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
