@@ -53,6 +53,7 @@ def test_plain_diffusers_loads_a_dense_folder(tmp_path: Path) -> None:
     assert UNet2DModel.from_pretrained(tmp_path / "dense" / "unet").config.sample_size == 8
 
 
+@pytest.mark.slow
 def test_loading_needs_no_pruning_library(tmp_path: Path) -> None:
     _, folder = pruned_folder(tmp_path)
     script = "import sys, diffprune; diffprune.load_pipeline(sys.argv[1]); sys.exit('torch_pruning' in sys.modules)"

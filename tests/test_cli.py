@@ -61,7 +61,7 @@ def numbers(folder: Path) -> dict:
     ("pruner.rato=.3", ["pruner.rato"]), ("pruner=tayler", ["pruner/tayler", "taylor"]),
     ("pruner.ratio=1.5", ["pruner.ratio=1.5", "[0, 1)"]), ("pruner.ratio=many", ["pruner.ratio", "many"]),
     ("pruner.threshold=-1", ["pruner.threshold=-1"]), ("device=tpu", ["device=tpu", "cuda:N"]),
-    ("device=cuda:9", ["device=cuda:9"]), ("until=lunch", ["until=lunch", "score"]),
+    pytest.param("device=cuda:9", ["device=cuda:9"], marks=pytest.mark.slow), ("until=lunch", ["until=lunch", "score"]),
     ("model.checkpoint=/no/such/folder", ["/no/such/folder", "does not exist"]),
     ("dataset.path=/no/such/folder", ["/no/such/folder"]), ("experiment=nothing", ["experiment/nothing"]),
     ("pruner.ratio", ["pruner.ratio"])])

@@ -28,6 +28,7 @@ NEEDS["dataset", "celeba"] = NEEDS["experiment", "celeba_diff_pruning"] = ["data
 NEEDS["dataset", "imagenet"] = ["dataset.path=.", "model=ldm_imagenet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(config, group: str, option: str) -> None:
     cfg = config(*NEEDS.get((group, option), []), f"{group}={option}")

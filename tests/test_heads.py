@@ -261,6 +261,7 @@ def test_the_least_important_half_decides_over_a_hidden_unit() -> None:
         3, 5, units + 3, units + 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", ["equal", "whole"])
 @pytest.mark.parametrize("name", MODELS)
 def test_widths_are_rounded_up_to_multiples(name: str, heads: str) -> None:

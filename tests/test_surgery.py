@@ -38,7 +38,7 @@ def scored(unet: torch.nn.Module, seed: int) -> dict:
     return terms
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(groups=st.sampled_from([1, 2, 4, 8]), layers=st.integers(1, 2), ratio=st.floats(0, 0.95), attention=st.booleans(),
        criterion=st.sampled_from(CRITERIA), seed=st.integers(0, 9))
 def test_any_small_unet_pruned_follows_the_rule_runs_and_outlasts_its_folder(
