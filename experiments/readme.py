@@ -8,6 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from diffprune.report import run_table
 from diffprune.report.comparison import compare
 from diffprune.report.finished import Finished, find
@@ -21,11 +23,13 @@ SCALE = 8       # screen pixels per image pixel
 
 
 def keep(folder: Path) -> None:
-    """Copies what tells a run's numbers and how they were made."""
+    """Copies what tells a run's numbers and how they were made; where it lay is nobody's business."""
     source, target = Run(folder), Run(KEPT / folder.name)
-    for name in ("config", "metrics"):
-        getattr(target, name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(getattr(source, name), getattr(target, name))
+    target.config.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source.metrics, target.metrics)
+    options = OmegaConf.load(source.config)
+    options.paths = {"runs": "runs", "cache": "cache"}
+    OmegaConf.save(options, target.config)
 
 
 def keep_grid(folder: Path) -> None:
