@@ -17,7 +17,7 @@ OUTSIDE_THE_HASH = (
     "dataset.path", "dataset.workers",
     "sampler.batch", "evaluate.batch", "evaluate.speed",
     "schedule.save_every", "schedule.log_every", "schedule.preview_every",
-    "model.source.address", "model.source.convert",
+    "model.source.host", "model.source.megabytes", "model.source.licence", "model.source.address", "model.source.convert",
 )
 
 # Options that came later, with the value that means what every run did before: at it, older runs keep their names.

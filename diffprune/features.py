@@ -30,14 +30,14 @@ class Extractor:
     def of(self, images: np.ndarray, batch: int) -> np.ndarray:
         """Features float32 [N, D] of uint8 `images` [N, H, W, C]; only one batch is in memory at a time."""
         self.network.eval()
+        device = next(self.network.parameters()).device
         with torch.no_grad():
-            return np.concatenate([self.network(unit(images[start:start + batch], self.network)).cpu().numpy()
+            return np.concatenate([self.network(unit(images[start:start + batch], device)).cpu().numpy()
                                    for start in range(0, len(images), batch)])
 
 
-def unit(images: np.ndarray, network: nn.Module) -> Tensor:
-    """uint8 [B, H, W, C] as float32 [B, C, H, W] in [0, 1], on the network's device."""
-    device = next(network.parameters()).device
+def unit(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 [B, H, W, C] as float32 [B, C, H, W] in [0, 1], on `device`."""
     return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 255
 
 

@@ -50,14 +50,14 @@ def walk(model: DiffusionModel, x_0: Tensor, eps: Tensor, thresholds: Sequence[f
         with torch.set_grad_enabled(bool(open_gates)):
             losses = timestep_losses(model, x_0, eps, timesteps, context) / (x_0[0].numel() if mean_loss else 1)
         loss = torch.cat([loss, losses.detach().float().cpu()])
+        stops = sorted((gate(loss, T), T) for T in open_gates)
+        ends = [min(stop + (inclusive and stop < len(loss)), len(loss)) for stop, _ in stops]
         done = 0
-        for stop, T in sorted((gate(loss, T), T) for T in open_gates):
-            closed = stop < len(loss)
-            used = min(stop + (inclusive and closed), len(loss))
-            if used - first > done:
-                losses[done:used - first].sum().backward(retain_graph=True)
+        for (stop, T), used in zip(stops, ends, strict=True):
+            if used - first > done:     # the graph is kept only for a gate that closes later in the same pass
+                losses[done:used - first].sum().backward(retain_graph=used < ends[-1])
                 done = used - first
-            if closed or stop == len(model.alpha_bar):
+            if stop < len(loss) or stop == len(model.alpha_bar):
                 kept[T], terms[T] = used, layer_terms(model.unet, GRADIENT_TERMS)
     return Walk(loss, kept, terms)
 

@@ -13,6 +13,9 @@ from diffprune.run import Run
 log = logging.getLogger(__name__)
 
 
+ID_LENGTH = 64      # the service takes no longer ones; a name's end is its hash
+
+
 class Tracker:
     """Keeps nothing: what a run needs is in its folder anyway. The interface that other trackers fill."""
 
@@ -44,8 +47,8 @@ class WandbTracker(Tracker):
         folder = Path(cfg.paths.runs)
         folder.mkdir(parents=True, exist_ok=True)
         self.run = wandb.init(
-            project=self.project, entity=self.entity, group=self.group or cfg.dataset.name, name=run.name, id=run.name,
-            config=flat(cfg), tags=[cfg.dataset.name, cfg.pruner.name], dir=folder, mode=mode, resume="allow",
+            project=self.project, entity=self.entity, group=self.group or cfg.dataset.name, name=run.name,
+            id=run.name[-ID_LENGTH:], config=flat(cfg), tags=[cfg.dataset.name, cfg.pruner.name], dir=folder, mode=mode, resume="allow",
             reinit="finish_previous", settings=wandb.Settings(silent=True, console="off"))
         self.run.define_metric("train/*", step_metric="train/step")
         if mode == "offline":

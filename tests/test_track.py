@@ -69,10 +69,11 @@ def test_without_a_login_a_run_is_kept_offline_and_complete(config, tmp_path: Pa
     tracker.image("preview", tmp_path / "p.png", 10)
     tracker.summary({"fid": 12.5})
     tracker.finish()
-    (file,) = (tmp_path / "runs" / "wandb").glob(f"offline-run-*/run-{run.name}.wandb")
+    (file,) = (tmp_path / "runs" / "wandb").glob(f"offline-run-*/run-{run.name[-64:]}.wandb")
     logged = records(file)
     started = next(r.run for r in logged if r.WhichOneof("record_type") == "run")
-    assert started.run_id == run.name
+    assert started.display_name == run.name
+    assert started.run_id == run.name[-64:]
     assert {item.key: json.loads(item.value_json) for item in started.config.update}["pruner/ratio"] == 0.3
     history = {("/".join(i.nested_key) or i.key): i.value_json for r in logged
                if r.WhichOneof("record_type") == "history" for i in r.history.item}

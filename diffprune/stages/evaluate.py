@@ -72,9 +72,10 @@ def quality(cfg: DictConfig, run: Run, extractor: Extractor, reference: Statisti
     def similarity(of: np.ndarray | None) -> float | None:
         return None if of is None or dense is None else mean_ssim(of, dense, cfg)
 
-    dense = shared_images(load_dense(cfg), cfg, "dense model") if cfg.model.checkpoint is not None else None
+    device = device_of(cfg)
+    dense = shared_images(load_dense(cfg).to(device), cfg, "dense model") if cfg.model.checkpoint is not None else None
     unhealed = cfg.evaluate.before_healing and run.final(cfg) != run.pruned
-    before = shared_images(load_model(run.pruned), cfg, "before healing") if unhealed else None
+    before = shared_images(load_model(run.pruned).to(device), cfg, "before healing") if unhealed else None
     return {"fid": distance(images), "ssim": similarity(images), "fid_dense": distance(dense),
             "fid_before_healing": distance(before), "ssim_before_healing": similarity(before)}
 
@@ -82,8 +83,7 @@ def quality(cfg: DictConfig, run: Run, extractor: Extractor, reference: Statisti
 def mean_ssim(images: np.ndarray, dense: np.ndarray, cfg: DictConfig) -> float:
     """Mean structural similarity of the pairs (image i, dense image i), uint8 [N, H, W, C]; 1 for equal ones."""
     window, batch = cfg.evaluate.ssim_window, cfg.evaluate.batch
-    cpu = nn.ParameterList([torch.zeros(0)])
-    total = sum(float(ssim(unit(images[i:i + batch], cpu), unit(dense[i:i + batch], cpu), data_range=1.0, win_size=window,
+    total = sum(float(ssim(unit(images[i:i + batch]), unit(dense[i:i + batch]), data_range=1.0, win_size=window,
                            size_average=False).double().sum()) for i in range(0, len(images), batch))
     return total / len(images)
 
