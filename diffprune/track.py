@@ -48,8 +48,8 @@ class WandbTracker(Tracker):
         folder.mkdir(parents=True, exist_ok=True)
         self.run = wandb.init(
             project=self.project, entity=self.entity, group=self.group or cfg.dataset.name, name=run.name,
-            id=run.name[-ID_LENGTH:], config=flat(cfg), tags=[cfg.dataset.name, cfg.pruner.name], dir=folder, mode=mode, resume="allow",
-            reinit="finish_previous", settings=wandb.Settings(silent=True, console="off"))
+            id=run.name[-ID_LENGTH:], config=flat(cfg), tags=[cfg.dataset.name, cfg.pruner.name], dir=folder, mode=mode,
+            resume="allow", reinit="finish_previous", settings=wandb.Settings(silent=True, console="off"))
         self.run.define_metric("train/*", step_metric="train/step")
         if mode == "offline":
             log.info("W&B offline: `wandb sync %s` sends this run later", Path(self.run.dir).parent)
