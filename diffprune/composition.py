@@ -16,7 +16,7 @@ PAGE = "page:"      # before the address of a page where a person has to click t
 CHOICES = {
     "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
     "pruner.selection": ("paper", "torch_pruning"), "pruner.heads": ("equal", "whole"),
-    "evaluate.features": ("digits-cnn", "inception"),
+    "evaluate.features": ("digits-cnn", "cifar-cnn", "inception", "dinov2"),
 }
 RANGES = (
     ("seed", 0, 2**31), ("pruner.ratio", 0, 1), ("pruner.threshold", 0, math.inf),
@@ -27,6 +27,7 @@ RANGES = (
     ("sampler.steps", 1, 1001), ("sampler.eta", 0, 1.0001), ("sampler.batch", 1, math.inf), ("sampler.seed", 0, 2**31),
     ("sampler.guidance", 0, math.inf),
     ("evaluate.images", 2, math.inf), ("evaluate.batch", 1, math.inf), ("evaluate.ssim_window", 3, math.inf),
+    ("evaluate.subset", 2, math.inf), ("evaluate.kid_subset", 2, math.inf), ("evaluate.neighbours", 1, math.inf),
     ("dataset.workers", 0, math.inf),
 )
 
@@ -90,8 +91,10 @@ def added(cfg: DictConfig, prefix: str = "") -> list[str]:
 
 def check_paths(cfg: DictConfig) -> None:
     """Refuses local files and folders that are not there; a hub name (owner/name) or an address is looked up later."""
-    for key in ("dataset.path", "evaluate.weights"):
+    for key in ("dataset.path", "evaluate.weights", "evaluate.reference"):
         path = OmegaConf.select(cfg, key)
+        if key == "evaluate.weights" and cfg.evaluate.features == "dinov2" and path is not None and is_hub_name(path):
+            continue
         if path is not None and not Path(path).expanduser().exists():
             raise UserError(f"{key}={path} does not exist: give the place of a local copy")
     checkpoint = cfg.model.checkpoint

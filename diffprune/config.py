@@ -21,7 +21,10 @@ OUTSIDE_THE_HASH = (
 )
 
 # Options that came later, with the value that means what every run did before: at it, older runs keep their names.
-LATER = {"pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None}
+LATER = {
+    "pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None,
+    "evaluate.reference": None, "evaluate.subset": 10_000, "evaluate.kid_subset": 1000, "evaluate.neighbours": 3,
+}
 
 
 @dataclass
@@ -119,6 +122,10 @@ class Evaluate:
     images: int = MISSING
     features: str = MISSING
     weights: str | None = MISSING
+    reference: str | None = MISSING
+    subset: int = MISSING
+    kid_subset: int = MISSING
+    neighbours: int = MISSING
     ssim_window: int = MISSING
     before_healing: bool = MISSING
     speed: bool = MISSING

@@ -1,5 +1,6 @@
 """The dense model of a run: shipped, from a folder, fetched, or with random weights."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -20,11 +21,18 @@ PARTS = ("unet", "vqvae", "class_embedder")
 
 def device_of(cfg: DictConfig) -> torch.device:
     """The device that `device=` asks for; raises UserError where the machine has none."""
-    if cfg.device == "auto":
+    return device_named(cfg.device)
+
+
+def device_named(name: str) -> torch.device:
+    """auto, cpu, cuda or cuda:N; raises UserError for another name and where the machine has none."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UserError(f"device={name} is not known: choose auto, cpu, cuda or cuda:N")
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(cfg.device)
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={cfg.device} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise UserError(f"device={name} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
 
 

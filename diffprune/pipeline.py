@@ -43,7 +43,9 @@ class Stages:
     def begin(self) -> Tracker:
         """What any stage will need is looked for before the first one starts; then the tracker opens."""
         if self.cfg.until == STAGES[-1]:
-            import_module("diffprune.features").load_extractor(self.cfg.evaluate.features, self.cfg.evaluate.weights)
+            extractor = import_module("diffprune.features").load_extractor(self.cfg.evaluate.features,
+                                                                           self.cfg.evaluate.weights)
+            extractor.check((self.cfg.dataset.channels, *[self.cfg.dataset.resolution] * 2))
         import_module("diffprune.models").device_of(self.cfg)
         tracker = instantiate(self.cfg.logger)
         tracker.start(self.cfg, self.run)

@@ -127,7 +127,7 @@ def test_a_typo_in_an_experiment_file_stops_at_composition(tmp_path: Path, confi
     ("until=draw", "until=draw"), ("precision=int8", "precision=int8"), ("evaluate.images=1", "evaluate.images=1"),
     ("sampler.steps=0", "sampler.steps=0"), ("sampler.steps=1001", "sampler.steps=1001"), ("seed=-1", "seed=-1"),
     ("schedule.ema=1.0", "schedule.ema=1.0"), ("schedule.batch=0", "schedule.batch=0"),
-    ("sampler.spacing=cubic", "sampler.spacing=cubic"), ("evaluate.features=clip", "digits-cnn, inception"),
+    ("sampler.spacing=cubic", "sampler.spacing=cubic"), ("evaluate.features=clip", "digits-cnn, cifar-cnn, inception"),
     ("evaluate.ssim_window=11", "8-pixel images"), ("evaluate.ssim_window=4", "odd number"),
     ("dataset.path=/no/where", "/no/where does not exist"), ("evaluate.weights=/no/file", "/no/file does not exist"),
     ("model.checkpoint=/no/model", "/no/model does not exist"), ("model.checkpoint=./no", "./no does not exist"),

@@ -1,9 +1,11 @@
 """Images held in memory as bytes."""
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +37,11 @@ class Images:
     def first(self, count: int) -> Tensor:
         """The first `count` images, float32 in [-1, 1]."""
         return from_uint8(self.pixels[:count])
+
+    def chunks(self, batch: int, indices: Sequence[int] | None = None) -> Iterator[np.ndarray]:
+        """uint8 [B, H, W, C], at most `batch` images each: `indices`, all in order where none are given."""
+        places = torch.arange(len(self)) if indices is None else torch.as_tensor(list(indices))
+        return (self.pixels[part].permute(0, 2, 3, 1).numpy() for part in places.split(batch))
 
     def batch(self, step: int, size: int, seed: int) -> Tensor:
         """The training batch of `step` (0, 1, …), float32 in [-1, 1]: it depends on (step, size, seed) alone.
