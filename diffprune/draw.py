@@ -75,7 +75,7 @@ def drawing(model: DiffusionModel, cfg: DictConfig, parts: Parts, attend: Callab
         yield from set(before).difference(missing)
         if not missing:
             parts.join()
-        elif not busy:
+        if not busy:        # others draw, or one of them joins
             time.sleep(POLL)
         before = missing
 
