@@ -71,9 +71,12 @@ def test_two_callers_of_one_path_share_the_work(model: DiffusionModel, config, t
             assert [next(other).start for _ in range(2)] == [2, 4]
         return draw(model, indices, cfg)
 
+    shown: list[range] = []
     monkeypatch.setattr(module, "draw", while_the_other_works)
+    monkeypatch.setattr(module, "progress", lambda items, what, total, done: (shown.append(part) for part in items))
     draw_all(model, cfg, path, "test")
     assert drawn == [0, 2, 4, 6]
+    assert sorted(part.start for part in shown) == [0, 2, 4, 6]     # the other's as well
     assert list(other) == []
     assert np.array_equal(np.load(path), np.load(tmp_path / "alone.npy"))
     assert sorted(f.name for f in tmp_path.iterdir()) == ["alone.npy", "together.npy"]
