@@ -45,7 +45,7 @@ def whole(cfg: DictConfig, folder: Path) -> np.ndarray:
 
 def joining(run: Run, *options: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "diffprune.stages.sample", run.folder, *options], cwd=ROOT,
-                            stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                            stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def test_one_process_starts_no_other(prepared: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
