@@ -15,7 +15,7 @@ STAGES = ("score", "prune", "finetune", "sample", "evaluate")
 OUTSIDE_THE_HASH = (
     "paths", "logger", "launcher", "device", "until", "hydra",
     "dataset.path", "dataset.workers",
-    "sampler.batch", "evaluate.batch", "evaluate.speed",
+    "sampler.batch", "sampler.processes", "evaluate.batch", "evaluate.speed",
     "schedule.save_every", "schedule.log_every", "schedule.preview_every",
     "model.source.host", "model.source.megabytes", "model.source.licence", "model.source.address", "model.source.convert",
 )
@@ -115,6 +115,7 @@ class Sampler:
     guidance: float | None = MISSING
     seed: int = MISSING
     batch: int = MISSING
+    processes: int = MISSING
 
 
 @dataclass

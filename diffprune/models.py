@@ -36,6 +36,14 @@ def device_named(name: str) -> torch.device:
     return device
 
 
+def device_of_process(cfg: DictConfig, index: int) -> torch.device:
+    """The device of the `index`-th process of several: the GPUs in turn, unless `device=` names one or asks for the CPU."""
+    device = device_of(cfg)
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", index % torch.cuda.device_count())
+
+
 def autocast(cfg: DictConfig, device: torch.device) -> torch.autocast:
     """The context in which the network runs under `precision=`; parameters stay float32."""
     dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[cfg.precision]
