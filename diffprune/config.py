@@ -115,7 +115,7 @@ class Sampler:
     guidance: float | None = MISSING
     seed: int = MISSING
     batch: int = MISSING
-    processes: int = MISSING
+    processes: int | None = MISSING
 
 
 @dataclass

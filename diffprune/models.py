@@ -1,5 +1,6 @@
 """The dense model of a run: shipped, from a folder, fetched, or with random weights."""
 
+import os
 import re
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def device_named(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def processes_for(cfg: DictConfig) -> int:
+    """`sampler.processes`, or where it is null one for each GPU or, on a CPU, for each core, at most 8 (memory)."""
+    if cfg.sampler.processes is not None:
+        return cfg.sampler.processes
+    device = device_of(cfg)
+    if device.type == "cuda":
+        return 1 if device.index is not None else torch.cuda.device_count()
+    return min(8, len(os.sched_getaffinity(0)))
 
 
 def device_of_process(cfg: DictConfig, index: int) -> torch.device:

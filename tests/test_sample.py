@@ -144,3 +144,12 @@ def test_joining_in_needs_a_run_with_a_model(prepared: tuple, tmp_path: Path, ca
     with pytest.raises(SystemExit):
         sample.main([str(run.folder), "--part", "2/2"])
     assert "I in 0 … N-1" in capsys.readouterr().err
+
+
+def test_without_a_number_there_is_a_process_for_every_core_and_at_most_eight(config, monkeypatch) -> None:
+    from diffprune.models import processes_for
+    cfg = config("sampler.processes=null", "device=cpu")
+    for cores, expected in ((3, 3), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert processes_for(cfg) == expected
+    assert processes_for(config("sampler.processes=5", "device=cpu")) == 5

@@ -22,7 +22,7 @@ from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import draw_all, grid, sampler_protocol, shared_path
 from diffprune.errors import UserError
 from diffprune.files import write_json
-from diffprune.models import device_of, device_of_process, load_dense
+from diffprune.models import device_of, device_of_process, load_dense, processes_for
 from diffprune.run import Run
 from diffprune.track import Tracker
 from diffprune.workers import Workers, leave_with_parent
@@ -37,7 +37,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """
     start = time.monotonic()
     options = OmegaConf.to_container(masked(cfg), resolve=True)
-    with Workers(cfg.sampler.processes - 1, join_in, options, run.folder) as workers:
+    with Workers(processes_for(cfg) - 1, join_in, options, run.folder) as workers:
         paths = draw_sets(cfg, run, device_of(cfg), attend=workers.attend)
     grid([np.load(path, mmap_mode="r")[:COLUMNS] for path in paths], run.grid)
     tracker.image("samples", run.grid)
