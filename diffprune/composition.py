@@ -9,14 +9,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.config import STAGES, Config, GatedPruner, LatentModel, WandbLogger, masked, run_name
+from diffprune.config import STAGES, Config, GatedPruner, LabelledDataset, LatentModel, WandbLogger, masked, run_name
 from diffprune.errors import UserError
 
 PAGE = "page:"      # before the address of a page where a person has to click to get a checkpoint
+ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there
 CHOICES = {
     "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
     "pruner.selection": ("paper", "torch_pruning"), "pruner.heads": ("equal", "whole"),
-    "evaluate.features": ("digits-cnn", "inception"),
+    "evaluate.features": ("digits-cnn", "inception"), "dataset.on_error": ("stop", "skip"),
 }
 RANGES = (
     ("seed", 0, 2**31), ("pruner.ratio", 0, 1), ("pruner.threshold", 0, math.inf),
@@ -27,7 +28,7 @@ RANGES = (
     ("sampler.steps", 1, 1001), ("sampler.eta", 0, 1.0001), ("sampler.batch", 1, math.inf), ("sampler.seed", 0, 2**31),
     ("sampler.guidance", 0, math.inf),
     ("evaluate.images", 2, math.inf), ("evaluate.batch", 1, math.inf), ("evaluate.ssim_window", 3, math.inf),
-    ("dataset.workers", 0, math.inf),
+    ("dataset.workers", 0, math.inf), ("dataset.memory_gb", 0, math.inf),
 )
 
 
@@ -37,6 +38,7 @@ def register() -> None:
     store.store(name="schema", node=Config)
     store.store(group="schema", name="gated_pruner", node=GatedPruner)
     store.store(group="schema", name="latent_model", node=LatentModel)
+    store.store(group="schema", name="labelled_dataset", node=LabelledDataset)
     store.store(group="schema", name="wandb_logger", node=WandbLogger)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
 
@@ -90,9 +92,10 @@ def added(cfg: DictConfig, prefix: str = "") -> list[str]:
 
 def check_paths(cfg: DictConfig) -> None:
     """Refuses local files and folders that are not there; a hub name (owner/name) or an address is looked up later."""
-    for key in ("dataset.path", "evaluate.weights"):
+    for key in ("dataset.path", "dataset.labels", "evaluate.weights"):
         path = OmegaConf.select(cfg, key)
-        if path is not None and not Path(path).expanduser().exists():
+        fetched = key == "dataset.path" and cfg.dataset.name in ON_THE_HUB and path is not None and is_hub_name(path)
+        if path is not None and not fetched and not Path(path).expanduser().exists():
             raise UserError(f"{key}={path} does not exist: give the place of a local copy")
     checkpoint = cfg.model.checkpoint
     if checkpoint is None or checkpoint.startswith("shipped:") or is_url(checkpoint) or is_hub_name(checkpoint):

@@ -94,7 +94,9 @@ def reference_statistics(cfg: DictConfig, extractor: Extractor) -> tuple[Statist
     key = {"data": images.key, "features": extractor.name, **extractor.about}
     with Cache(Path(cfg.paths.cache)).entry("statistics", key, ".npz") as path:
         if not path.exists():
-            statistics = Statistics.of(extractor.of(images.pixels.permute(0, 2, 3, 1).numpy(), cfg.evaluate.batch))
+            size = cfg.evaluate.batch
+            chunks = progress(images.chunks(size), "features of the data set", -(-len(images) // size))
+            statistics = Statistics.of(np.concatenate([extractor.of(chunk, size) for chunk in chunks]))
             with appearing(path) as partial, partial.open("wb") as file:
                 np.savez(file, mu=statistics.mu, sigma=statistics.sigma)
         with np.load(path) as stored:
