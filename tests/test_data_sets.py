@@ -161,6 +161,19 @@ def test_a_folder_without_cifar10_is_named(tmp_path: Path) -> None:
         cifar10.load(str(tmp_path), flip=True)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_small_jpegs_are_decoded_as_pillow_does(tmp_path: Path, mode: str) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+    data = [saved(made.picture(i, (32, 32)).convert(mode), "JPEG", quality=75) for i in range(5)]
+    parquet.write_table(pa.table({"img": data}), tmp_path / "train.parquet")
+    pixels = cifar10.load(str(tmp_path), flip=True).pixels.permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(pixels, np.stack([np.asarray(decoded(one, 3)) for one in data]))
+    parquet.write_table(pa.table({"img": [*data, data[0][:-100]]}), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=r"train\.parquet, row 5 is not a readable image"):
+        cifar10.load(str(tmp_path), flip=True)
+
+
 @pytest.mark.slow
 def test_the_real_cifar10_is_what_datasets_reads(shared: Path) -> None:
     from datasets import load_dataset

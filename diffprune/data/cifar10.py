@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 HUB = "uoft-cs/cifar10"
 
 
-def load(path: str | None, flip: bool, split: str = "train", resolution: int = 32, on_error: str = "stop",
-         **_: Any) -> Images:
+def load(path: str | None, flip: bool, split: str = "train", resolution: int = 32, workers: int = 0,
+         on_error: str = "stop", **_: Any) -> Images:
     """The images of `split` (train: 50 000, test: 10 000) as [N, 3, 32, 32] with their classes, always in memory.
 
     `path` is a folder of Parquet files, the folder or archive of the authors' batches (for Python or binary), a name on
@@ -34,7 +34,7 @@ def load(path: str | None, flip: bool, split: str = "train", resolution: int = 3
         return Images(pixels, flip, labels)
     here = path is not None and place.exists()
     source, labels = stored(place, split) if here else fetched(path or HUB, split)
-    return held(Readable(source, Exact(32), labels, on_error == "skip"), flip)
+    return held(Readable(source, Exact(32), labels, on_error == "skip"), flip, workers)
 
 
 def stored(folder: Path, split: str) -> tuple[TableSource, torch.Tensor | None]:

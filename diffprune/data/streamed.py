@@ -1,5 +1,6 @@
 """A data set that is read as it is needed, ahead of its use, by several processes."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
@@ -42,10 +43,11 @@ class StreamedImages(ImageSet):
         if self.workers == 0:
             yield from map(self.take, wanted)
             return
-        # A generator of its own: the loader would otherwise draw from the global one.
-        loader = DataLoader(Requests(self.readable), sampler=wanted, batch_size=None, num_workers=self.workers,
-                            collate_fn=unchanged, generator=torch.Generator())
-        answers = iter(loader)
+        with warnings.catch_warnings():     # more processes than cores are no mistake: they wait for files, too
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            # A generator of its own: the loader would otherwise draw from the global one.
+            answers = iter(DataLoader(Requests(self.readable), sampler=wanted, batch_size=None, num_workers=self.workers,
+                                      collate_fn=unchanged, generator=torch.Generator()))
         while (answer := self._next(answers)) is not None:
             yield self._accepted(answer)
 
