@@ -17,7 +17,7 @@ ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there
 CHOICES = {
     "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
     "pruner.selection": ("paper", "torch_pruning"), "pruner.heads": ("equal", "whole"),
-    "evaluate.features": ("digits-cnn", "inception"), "dataset.on_error": ("stop", "skip"),
+    "evaluate.features": ("digits-cnn", "inception"), "dataset.on_error": ("stop", "skip"), "dataset.channels": (1, 3),
 }
 RANGES = (
     ("seed", 0, 2**31), ("pruner.ratio", 0, 1), ("pruner.threshold", 0, math.inf),
@@ -70,7 +70,7 @@ def check_values(cfg: DictConfig) -> None:
         raise UserError(f"{', '.join(unknown)} is no option: leave it out")
     for key, allowed in CHOICES.items():
         if (value := OmegaConf.select(cfg, key)) not in allowed:
-            raise UserError(f"{key}={value} is not known: choose one of {', '.join(allowed)}")
+            raise UserError(f"{key}={value} is not known: choose one of {', '.join(map(str, allowed))}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
         raise UserError(f"device={cfg.device} is not known: choose auto, cpu, cuda or cuda:N")
     for key, low, high in RANGES:

@@ -32,6 +32,8 @@ def test_digits_are_the_1797_real_ones_in_full_range() -> None:
 def test_digits_take_no_path() -> None:
     with pytest.raises(UserError, match="leave it out"):
         digits.load("/somewhere", flip=False)
+    with pytest.raises(UserError, match=r"dataset\.resolution=16 does not fit"):
+        digits.load(None, flip=False, resolution=16)
 
 
 def test_every_image_is_seen_once_per_epoch(numbered: Images) -> None:

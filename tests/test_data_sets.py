@@ -221,7 +221,10 @@ def test_celeba_is_partition_0_whichever_layout(tmp_path: Path) -> None:
     (packed / "Eval").mkdir()
     (packed / "Eval" / "list_eval_partition.csv").write_text(
         "image_id,partition\n" + "".join(f"{name},{part}\n" for name, part in TRAINING.items()))
-    for place in (tmp_path / "faces", packed, archive):
+    twice = tmp_path / "twice" / "img_align_celeba"
+    made.celeba(twice, TRAINING)
+    (twice / "list_eval_partition.txt").rename(twice.parent / "list_eval_partition.txt")
+    for place in (tmp_path / "faces", packed, archive, twice, twice.parent):
         assert torch.equal(load_celeba(place).pixels, images.pixels)
 
 
@@ -255,6 +258,18 @@ def test_photographs_that_are_not_aligned_are_refused(tmp_path: Path) -> None:
 
 # LSUN
 
+def test_the_longer_side_follows_and_its_middle_is_kept() -> None:
+    """20x16 pixels become 10x8 by weights 1, 3, 3, 1 (of 8), of which columns 1 to 8 stay."""
+    columns = np.random.default_rng(0).integers(0, 256, 20)
+    picture = np.broadcast_to(columns.astype(np.uint8)[None, :, None], (16, 20, 3))
+    found = ShorterSide(8)(Image.fromarray(np.ascontiguousarray(picture)))
+    assert found.shape == (8, 8, 3)
+    expected = [(columns[2 * i - 1] + 3 * columns[2 * i] + 3 * columns[2 * i + 1] + columns[2 * i + 2]) / 8
+                for i in range(1, 9)]
+    assert np.abs(found[4, :, 0] - np.array(expected)).max() <= 0.51
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(300, 200), (201, 333), (64, 64), (90, 64), (64, 91), (37, 50), (1000, 70)])
 def test_the_shorter_side_is_resized_and_the_centre_cut_out_as_torchvision_does(size: tuple[int, int]) -> None:
     from torchvision.transforms import functional
@@ -328,6 +343,11 @@ def test_the_flat_validation_folder_takes_its_classes_from_a_file(tmp_path: Path
     assert without.key != images.key
 
 
+def test_grey_images_may_be_asked_for(tmp_path: Path) -> None:
+    made.folder(tmp_path)
+    assert imagenet.load(str(tmp_path), 8, flip=True, channels=1).pixels.shape == (12, 1, 8, 8)
+
+
 @pytest.mark.parametrize("content", ["490\n361\n171\n822\n", "ILSVRC2012_val_00000000 3\n", ""])
 def test_a_file_that_leaves_images_without_class_is_refused(tmp_path: Path, content: str) -> None:
     for i in range(4):
@@ -335,6 +355,15 @@ def test_a_file_that_leaves_images_without_class_is_refused(tmp_path: Path, cont
     (tmp_path / "truth.txt").write_text(content)
     with pytest.raises(UserError, match=r"dataset\.labels=.*truth\.txt names no class for .*val_0000000\d\.JPEG"):
         imagenet.load(str(tmp_path), 8, flip=True, labels=str(tmp_path / "truth.txt"))
+
+
+def test_the_file_of_classes_is_an_option_of_imagenet_alone(config) -> None:
+    from diffprune.composition import check_values
+    from diffprune.config import run_name
+    base = ("dataset=imagenet", "model=ldm_imagenet", "dataset.path=.")
+    assert run_name(config(*base, "dataset.labels=val.txt")) == run_name(config(*base))
+    with pytest.raises(UserError, match=r"dataset\.labels is no option"):
+        check_values(config("+dataset.labels=val.txt"))
 
 
 def test_parquet_files_name_their_classes_themselves(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
 TRAINING = "0"              # in the partition file; 1 is validation, 2 test
 
 
-def load(path: str, resolution: int, flip: bool, **options: Any) -> ImageSet:
-    """The photographs of partition 0, in the order of their names, as [N, 3, resolution, resolution].
+def load(path: str, resolution: int, flip: bool, channels: int = 3, **options: Any) -> ImageSet:
+    """The photographs of partition 0, in the order of their names, as [N, channels, resolution, resolution].
 
     `path` is the folder img_align_celeba, its zip archive, or a folder that holds one of them; the partition file lies
     beside or above. Raises UserError for what is missing, and for a file that is no aligned photograph.
@@ -30,7 +30,7 @@ def load(path: str, resolution: int, flip: bool, **options: Any) -> ImageSet:
     place = photographs(Path(path).expanduser())
     wanted = training(partition(place))
     source = archived(place, wanted) if place.is_file() else unpacked(place, wanted)
-    return gather(source, Face(resolution), flip, **options)
+    return gather(source, Face(resolution, channels), flip, **options)
 
 
 def photographs(path: Path) -> Path:

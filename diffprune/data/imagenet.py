@@ -19,7 +19,8 @@ from diffprune.errors import UserError
 TRAINING = ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "train")    # below the usual copies' top
 
 
-def load(path: str, resolution: int, flip: bool, labels: str | None = None, **options: Any) -> ImageSet:
+def load(path: str, resolution: int, flip: bool, labels: str | None = None, channels: int = 3,
+         **options: Any) -> ImageSet:
     """The images with their classes, shorter side resized to `resolution`, then centre-cropped.
 
     `path` holds one folder per class (or `train` does), Parquet files, or all images side by side; `labels` is then
@@ -28,7 +29,7 @@ def load(path: str, resolution: int, flip: bool, labels: str | None = None, **op
     images, known = source(Path(path).expanduser())
     if labels is not None:
         known = assigned(images, Path(labels).expanduser())
-    return gather(images, ShorterSide(resolution), flip, known, **options)
+    return gather(images, ShorterSide(resolution, channels), flip, known, **options)
 
 
 def source(path: Path) -> tuple[Source, torch.Tensor | None]:

@@ -14,12 +14,12 @@ from diffprune.errors import UserError
 CATEGORIES = {"lsun_church": "church_outdoor", "lsun_bedroom": "bedroom"}
 
 
-def load(path: str, name: str, resolution: int, flip: bool, **options: Any) -> ImageSet:
+def load(path: str, name: str, resolution: int, flip: bool, channels: int = 3, **options: Any) -> ImageSet:
     """The training images of the category of `name`, shorter side resized to `resolution`, then centre-cropped.
 
     `path` is `<category>_train_lmdb`, the folder that holds it, or a folder or zip archive of images.
     """
-    return gather(source(Path(path).expanduser(), CATEGORIES[name]), ShorterSide(resolution), flip, **options)
+    return gather(source(Path(path).expanduser(), CATEGORIES[name]), ShorterSide(resolution, channels), flip, **options)
 
 
 def source(path: Path, category: str) -> Source:

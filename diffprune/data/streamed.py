@@ -55,7 +55,7 @@ class StreamedImages(ImageSet):
         try:
             return next(answers, None)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if "DataLoader worker (pid" not in str(error):     # a defect in what the process ran
                 raise
             raise UserError(f"a process that reads images was killed, mostly for want of memory ({error}): "
                             f"lower dataset.workers={self.workers}") from error

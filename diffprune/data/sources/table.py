@@ -52,8 +52,11 @@ class TableSource:
                 _, label = columns(path, parquet.read_schema(path))
                 if label is None:
                     return None
-                parts.append(parquet.read_table(path, columns=[label])[label].to_numpy())
-        return torch.cat([torch.tensor(part, dtype=torch.int64) for part in parts])
+                column = parquet.read_table(path, columns=[label])[label]
+                if not pa.types.is_integer(column.type) or column.null_count:
+                    raise UserError(f"{path} has classes that are no numbers in its column {label}: copy it again")
+                parts.append(torch.tensor(column.to_numpy(), dtype=torch.int64))
+        return torch.cat(parts)
 
     def __len__(self) -> int:
         return self.rows
