@@ -109,6 +109,22 @@ def test_memory_decides_and_is_no_part_of_the_experiment(tmp_path: Path, config)
     assert run_name(config(*base, "dataset.on_error=skip")) != run_name(kept)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_into_memory_shows_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    seen: list[tuple[str, int, list[int]]] = []
+
+    def progress(items: Iterator[int], what: str, total: int) -> Iterator[int]:
+        done = list(items)
+        seen.append((what, total, done))
+        return iter(done)
+
+    monkeypatch.setattr("diffprune.data.loading.progress", progress)
+    monkeypatch.setattr("diffprune.data.loading.CHUNK", 5)
+    images = folder(tmp_path, workers=workers)
+    assert seen == [("reading images", 12, list(range(12)))]
+    assert np.array_equal(np.concatenate(list(folder(tmp_path, memory_gb=0).chunks(3))), next(images.chunks(12)))
+
+
 def test_reading_ahead_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     images, before = folder(tmp_path, memory_gb=0, workers=1), torch.get_rng_state()
     assert len(list(images.batches(0, 3, 4, 0))) == 3

@@ -85,11 +85,10 @@ class ImageSet(ABC):
             yield pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def _batch(self, pixels: Tensor, step: int, size: int, seed: int, part: Part = (0, 1)) -> Tensor:
-        images = from_uint8(pixels)
-        if self.flip:
-            turned = mirrored(step, size, seed, part).to(images.device)
-            images = torch.where(turned.view(-1, 1, 1, 1), images.flip(-1), images)
-        return images
+        if self.flip:       # as bytes, a quarter of the work
+            turned = mirrored(step, size, seed, part).to(pixels.device)
+            pixels = torch.where(turned.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+        return from_uint8(pixels)
 
     def _classes(self, indices: Tensor) -> Tensor | None:
         return None if self.labels is None else self.labels[indices]

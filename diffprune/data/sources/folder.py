@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from diffprune.data.sources.names import BLOCK, SUFFIXES, is_image, packed
 from diffprune.errors import UserError
+from diffprune.progress import progress
 
 ASKING = 16     # threads that ask for file sizes: on a network file system each answer takes its time
 
@@ -45,7 +46,7 @@ class FolderSource:
     def identity(self) -> Iterator[bytes]:
         root = os.fsencode(self.root)
         with ThreadPoolExecutor(ASKING) as pool:
-            for start in range(0, len(self), BLOCK):
+            for start in progress(range(0, len(self), BLOCK), "asking for file sizes", -(-len(self) // BLOCK)):
                 names = self.names.slice(start, BLOCK).to_pylist()
                 parts = [names[i:i + 1024] for i in range(0, len(names), 1024)]
                 sizes = pool.map(lambda part: [size(os.path.join(root, name)) for name in part], parts)
