@@ -40,9 +40,15 @@ def plain(kind: str, workers: int, **where: object) -> Callable[[], int]:
     rows = load_dataset(kind, split="train", **where).with_format("numpy")
 
     def run() -> int:
-        loader = DataLoader(rows, batch_size=BATCH, num_workers=workers, collate_fn=len) if workers else None
-        return sum(loader) if loader else sum(1 for _ in rows)
+        if not workers:
+            return sum(1 for _ in rows)
+        return sum(len(batch) for batch in DataLoader(rows, batch_size=BATCH, num_workers=workers, collate_fn=stacked))
     return run
+
+
+def stacked(rows: list[dict]) -> np.ndarray:
+    """What a process sends: the images of some rows, uint8 [B, H, W, C]."""
+    return np.stack([next(value for value in row.values() if np.ndim(value) == 3) for row in rows])
 
 
 def images(folder: Path, count: int, workers: int, memory_gb: float) -> Callable[[], int]:
