@@ -14,7 +14,7 @@ STAGES = ("score", "prune", "finetune", "sample", "evaluate")
 # Options that say where, how fast or how loud, not what: two runs that differ only here are one experiment.
 OUTSIDE_THE_HASH = (
     "paths", "logger", "launcher", "device", "until", "hydra",
-    "dataset.path", "dataset.workers",
+    "dataset.path", "dataset.workers", "dataset.memory_gb", "dataset.labels",
     "sampler.batch", "sampler.processes", "evaluate.batch", "evaluate.speed",
     "schedule.save_every", "schedule.log_every", "schedule.preview_every",
     "model.source.host", "model.source.megabytes", "model.source.licence", "model.source.address", "model.source.convert",
@@ -22,7 +22,7 @@ OUTSIDE_THE_HASH = (
 
 # Options that came later, with the value that means what every run did before: at it, older runs keep their names.
 LATER = {
-    "pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None,
+    "pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None, "dataset.on_error": "stop",
     "evaluate.reference": None, "evaluate.subset": 10_000, "evaluate.kid_subset": 1000, "evaluate.neighbours": 3,
 }
 
@@ -42,6 +42,14 @@ class Dataset:
     flip: bool = MISSING
     path: str | None = MISSING
     workers: int = MISSING
+    memory_gb: float = MISSING
+    on_error: str = MISSING
+
+
+@dataclass
+class LabelledDataset(Dataset):
+    """Adds the file that names the classes of images that lie side by side."""
+    labels: str | None = MISSING
 
 
 @dataclass

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from diffprune.checkpoint import DiffusionModel, load_model, save_model
 from diffprune.data import load_images
-from diffprune.data.images import Images
+from diffprune.data.images import ImageSet
 from diffprune.draw import Preview
 from diffprune.files import appearing, remove
 from diffprune.models import autocast, device_of
@@ -38,13 +38,13 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     remove(run.state)
 
 
-def train(cfg: DictConfig, model: DiffusionModel, training: Training, images: Images, journal: "Journal",
+def train(cfg: DictConfig, model: DiffusionModel, training: Training, images: ImageSet, journal: "Journal",
           checkpoint: Callable[[], None]) -> None:
     """Trains from `training.step` to `schedule.steps`; step i depends on the state before it and on (seed, i) alone."""
     recipe, device = cfg.schedule, model.device
     model.unet.train()
-    for step in progress(range(training.step, recipe.steps), "fine-tuning", recipe.steps, done=training.step):
-        batch, labels = images.batch(step, recipe.batch, cfg.seed), images.batch_labels(step, recipe.batch, cfg.seed)
+    batches = enumerate(images.to(device).batches(training.step, recipe.steps, recipe.batch, cfg.seed), training.step)
+    for step, (batch, labels) in progress(batches, "fine-tuning", recipe.steps, done=training.step):
         with autocast(cfg, device):
             x_0, context = model.to_latent(batch.to(device)), model.context(labels)
             loss = noise_prediction_loss(model, x_0, cfg.seed, step, context)
