@@ -157,6 +157,7 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_grid_of_criteria_thresholds_and_ratios_is_one_walk(config, tmp_path: Path, counted: Counted) -> None:
     save_model(small_model(), tmp_path / "model")
     cfg = config(f"model.checkpoint={tmp_path}/model", "pruner.calibration_batch=2", "device=cpu",

@@ -37,7 +37,8 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     start, model = time.monotonic(), load_dense(cfg)
     criterion = instantiate(cfg.pruner.criterion)
     report = cut(model.unet, criterion, cfg.pruner.ratio, read_terms(run.scores), cfg.seed,
-                 SELECTIONS[cfg.pruner.selection](), cfg.pruner.heads, cfg.pruner.round_to)
+                 SELECTIONS[cfg.pruner.selection](), cfg.pruner.heads, cfg.pruner.round_to, cfg.pruner.scope,
+                 cfg.pruner.floor)
     if cfg.pruner.reinitialise:
         reinitialise(model.unet, cfg.seed)
     save_model(model, run.pruned)
