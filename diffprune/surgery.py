@@ -1,10 +1,12 @@
 """Cutting channels out of a UNet: the ones that their scores call expendable, one dependency group after the other."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
 from diffusers.models.embeddings import PatchEmbed
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from diffprune import criteria
@@ -15,7 +17,7 @@ from diffprune.diffusion import Stream, generator
 from diffprune.groups import SCORED, Graph, Group
 from diffprune.importance import Terms, layer_terms, walk
 from diffprune.rule import Rule
-from diffprune.selection import PaperSelection, Selection
+from diffprune.selection import SELECTIONS, PaperSelection, Selection
 from diffprune.widths import synchronise
 
 OUTPUT_HEADS = ("conv_out", "proj_out_2")
@@ -65,6 +67,13 @@ def cut(unet: nn.Module, criterion: Criterion, ratio: float, terms: Terms | None
     skipped = [*({"layer": name, "reason": reason} for name, reason in untouched.items()),
                *({"layer": entry["root"], "reason": entry.pop("reason")} for entry in report if "reason" in entry)]
     return PruneReport(ratio, cost.params, cost.macs, dense.params, dense.macs, layers, report, skipped)
+
+
+def asked(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of `cut` that the configuration gives, the ratio aside."""
+    pruner = cfg.pruner
+    return {"seed": cfg.seed, "selection": SELECTIONS[pruner.selection](), "heads": pruner.heads,
+            "round_to": pruner.round_to, "scope": pruner.scope, "floor": pruner.floor}
 
 
 def cut_group(group: Group, score: Tensor | None, rule: Rule, terms: Terms, count: int | None = None) -> dict:
