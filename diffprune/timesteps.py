@@ -30,6 +30,9 @@ class Gate:
     inclusive: bool = False
     needs_all: ClassVar[bool] = False
 
+    def __str__(self) -> str:
+        return f"threshold {self.threshold:g}"
+
     def weights(self, loss: Tensor) -> Tensor:
         return (torch.arange(len(loss)) < gate(loss, self.threshold) + self.inclusive).float()
 

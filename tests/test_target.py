@@ -52,9 +52,9 @@ def test_what_no_ratio_leaves_is_refused_with_what_one_does() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("selection", [PaperSelection, TorchPruningSelection])
-@pytest.mark.parametrize("scope", ["local", "global"])
-@pytest.mark.parametrize("quantity", ["macs", "params"])
+@pytest.mark.parametrize(("quantity", "scope", "selection"), [
+    ("macs", "local", PaperSelection), ("params", "local", TorchPruningSelection), ("macs", "global", PaperSelection),
+    ("params", "isomorphic", PaperSelection)])
 def test_no_other_ratio_gets_nearer(quantity: str, scope: str, selection: type) -> None:
     unet = tiny_unet((8, 16), groups=2)
     terms, options = scored(unet, 0), {"selection": selection(), "scope": scope}
