@@ -63,6 +63,11 @@ def test_a_policy_that_counts_nothing_is_refused(tiny) -> None:
         scores(tiny("pruner/timesteps=window", "pruner.timesteps.first=900", "pruner.timesteps.last=950"))
 
 
+def test_a_policys_bad_values_are_a_mistake_of_the_user(tiny) -> None:
+    with pytest.raises(UserError, match=r"pruner.timesteps.points=.* must be pairs \[t, alpha\] with ascending t"):
+        scores(tiny("pruner/timesteps=weights", "pruner.timesteps.points=[[3,1],[1,1]]"))
+
+
 def test_a_policy_stands_in_the_name_where_the_threshold_did(config) -> None:
     cfg = config("pruner/timesteps=window", "pruner.timesteps.first=100")
     assert "-window100_499-r0.3-" in run_name(cfg)

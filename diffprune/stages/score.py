@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors.torch import save_file
@@ -67,10 +68,13 @@ def flat(terms: Terms) -> dict[str, Tensor]:
 
 
 def policy_of(cfg: DictConfig, criterion: Criterion) -> Policy:
-    """What `pruner.timesteps` asks for, the gate at `pruner.threshold` unless given."""
+    """What `pruner.timesteps` asks for, the gate at `pruner.threshold` unless given; UserError for a policy's bad values."""
     if cfg.pruner.timesteps is None:
         return Gate(cfg.pruner.get("threshold", 0.0), criterion.inclusive)
-    return instantiate(cfg.pruner.timesteps, _convert_="all")
+    try:
+        return instantiate(cfg.pruner.timesteps, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(str(error.__cause__ or error)) from error
 
 
 def shared_walk(cfg: DictConfig, model: DiffusionModel, criterion: Criterion,
