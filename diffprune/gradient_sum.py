@@ -76,17 +76,18 @@ class Calibration:
 
     def branches(self, losses: Tensor, loss: Tensor, ending: Sequence[Policy], goes_on: bool) -> list[GradientSum]:
         """The sums that end within the present pass; where the walk goes on, gradients are left as they were before it."""
-        weights = [policy.weights(loss) for policy in ending]
-        rows = [alpha[-len(losses):] for alpha in weights]
+        asked = [trimmed(policy.weights(loss)) for policy in ending]
+        distinct = list({tuple(alpha.tolist()): alpha for alpha in asked}.values())
+        begun = len(loss) - len(losses)
+        rows = [nn.functional.pad(alpha[begun:], (0, len(loss) - max(len(alpha), begun))) for alpha in distinct]
         before = self.snapshot() if any(row.any() for row in rows) and (goes_on or len(rows) > 1) else {}
         sums = []
-        for number, (alpha, row) in enumerate(zip(weights, rows, strict=True)):
-            more = goes_on or any(later.any() for later in rows[number + 1:])
-            self.add(losses, row, retain_graph=more)
-            sums.append(GradientSum(trimmed(alpha), self.snapshot()))
+        for number, (alpha, row) in enumerate(zip(distinct, rows, strict=True)):
+            self.add(losses, row, retain_graph=goes_on or any(later.any() for later in rows[number + 1:]))
+            sums.append(GradientSum(alpha, self.snapshot()))
             if row.any() and (goes_on or number + 1 < len(rows)):
                 self.restore(before)
-        return sums
+        return [next(total for total in sums if torch.equal(total.alpha, alpha)) for alpha in asked]
 
     def accumulate(self, alpha: Tensor, start: GradientSum = NOTHING) -> GradientSum:
         """The sum with weights `alpha` [n], from `start` where that is one to `continues` from; walks what is missing."""
