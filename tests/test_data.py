@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffprune.data import digits, image_folder
+from diffprune.data import digits, image_folder, load_images
 from diffprune.data.images import Images
 from diffprune.errors import UserError
 
@@ -142,3 +142,8 @@ def test_a_bad_folder_is_named(tmp_path: Path, make: str) -> None:
         (folder / "broken.png").write_bytes(b"\x89PNG not really")
     with pytest.raises(UserError, match={"missing": "does not exist", "empty": "no image", "corrupt": "broken.png"}[make]):
         image_folder.load(str(folder), 8, 3, flip=False)
+
+
+def test_the_stages_of_a_run_read_a_set_once_and_another_set_anew(config) -> None:
+    assert load_images(config()) is load_images(config("seed=1"))
+    assert load_images(config("dataset.flip=true")) is not load_images(config())
