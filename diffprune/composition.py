@@ -5,6 +5,7 @@ import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -47,6 +48,13 @@ def register() -> None:
     store.store(group="schema", name="labelled_dataset", node=LabelledDataset)
     store.store(group="schema", name="wandb_logger", node=WandbLogger)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """What the command line composes from `overrides`; raises Hydra's errors for one that is none."""
+    register()
+    with initialize_config_dir(str(Path(__file__).parent.parent / "conf"), version_base="1.3"):
+        return compose("config", overrides=overrides)
 
 
 def checked_name(cfg: DictConfig) -> str:

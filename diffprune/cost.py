@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,14 +64,10 @@ def sizes(overrides: list[str]) -> dict[str, int]:
     Which channels go changes the sizes of gated feed-forwards alone, so they are drawn at random, on tensors without
     storage.
     """
-    from hydra import compose, initialize_config_dir
-
-    from diffprune.composition import check_values, register
+    from diffprune.composition import check_values, composed
     from diffprune.criteria import Random
     from diffprune.surgery import asked, cut
-    register()
-    with initialize_config_dir(str(Path(__file__).parent.parent / "conf"), version_base="1.3"):
-        cfg = compose("config", overrides=overrides)
+    cfg = composed(overrides)
     check_values(cfg)
     unet = skeleton(cfg)
     dense = true_macs(unet)
