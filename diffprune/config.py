@@ -16,12 +16,16 @@ OUTSIDE_THE_HASH = (
     "paths", "logger", "launcher", "device", "until", "hydra",
     "dataset.path", "dataset.workers",
     "sampler.batch", "evaluate.batch", "evaluate.speed",
-    "schedule.save_every", "schedule.log_every", "schedule.preview_every",
+    "schedule.save_every", "schedule.log_every", "schedule.preview_every", "schedule.accumulate", "schedule.keep_last",
     "model.source.host", "model.source.megabytes", "model.source.licence", "model.source.address", "model.source.convert",
 )
 
 # Options that came later, with the value that means what every run did before: at it, older runs keep their names.
-LATER = {"pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None}
+LATER = {
+    "pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None,
+    "schedule.loss": "noise", "schedule.min_snr": None, "schedule.rate": "constant", "schedule.warmup": 0,
+    "schedule.ema_power": None, "memory_format": "contiguous",
+}
 
 
 @dataclass
@@ -90,14 +94,21 @@ class Schedule:
     name: str = MISSING
     steps: int = MISSING
     batch: int = MISSING
+    accumulate: int = MISSING
+    loss: str = MISSING
+    min_snr: float | None = MISSING
     lr: float = MISSING
+    rate: str = MISSING
+    warmup: int = MISSING
     betas: list[float] = MISSING
     eps: float = MISSING
     weight_decay: float = MISSING
     clip: float | None = MISSING
     dropout: float = MISSING
     ema: float = MISSING
+    ema_power: float | None = MISSING
     save_every: int = MISSING
+    keep_last: int = MISSING
     log_every: int = MISSING
     preview_every: int = MISSING
 
@@ -147,6 +158,7 @@ class Config:
     seed: int = MISSING
     device: str = MISSING
     precision: str = MISSING
+    memory_format: str = MISSING
     until: str = MISSING
     paths: Paths = field(default_factory=Paths)
     dataset: Dataset = MISSING

@@ -12,6 +12,7 @@ from diffprune.convert import fill_model
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.errors import UserError
 from diffprune.files import remove
+from diffprune.ranks import present
 from diffprune.run import Cache
 
 SHIPPED = Path(__file__).parent / "assets"
@@ -19,13 +20,25 @@ PARTS = ("unet", "vqvae", "class_embedder")
 
 
 def device_of(cfg: DictConfig) -> torch.device:
-    """The device that `device=` asks for; raises UserError where the machine has none."""
-    if cfg.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(cfg.device)
+    """The device that `device=` asks for, one GPU for each process of a run; raises UserError where the machine has none."""
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(auto if cfg.device == "auto" else cfg.device)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={cfg.device} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cpu" and cfg.precision == "fp16":
+        raise UserError("precision=fp16 needs a GPU: on a CPU give precision=no or precision=bf16")
+    if present().size > 1 and device.type == "cuda":
+        if device.index is not None:
+            raise UserError(f"device={cfg.device} is one GPU for {present().size} processes: give device=cuda")
+        return torch.device("cuda", present().local % torch.cuda.device_count())    # Slurm may show each its own
     return device
+
+
+def placed(model: DiffusionModel, cfg: DictConfig) -> DiffusionModel:
+    """`model` on the run's device, its convolutions in the run's `memory_format`."""
+    if cfg.memory_format == "channels_last":
+        model.unet.to(memory_format=torch.channels_last)
+    return model.to(device_of(cfg))
 
 
 def autocast(cfg: DictConfig, device: torch.device) -> torch.autocast:

@@ -1,6 +1,7 @@
 """Images held in memory as bytes."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,6 +51,18 @@ class Images:
     def batch_labels(self, step: int, size: int, seed: int) -> Tensor | None:
         """The classes [size] of the images in `batch`, None for a set without classes."""
         return None if self.labels is None else self.labels[self._batch(step, size, seed)]
+
+    def batches(self, start: int, stop: int, size: int, seed: int,
+                part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The images, float32 in [-1, 1], and classes of steps `start` … `stop` - 1 that rank part[0] of part[1] works on.
+
+        That is rows rank * size // ranks to (rank + 1) * size // ranks of the step's `batch`, whoever asks for them.
+        """
+        rank, ranks = part
+        rows = slice(rank * size // ranks, (rank + 1) * size // ranks)
+        for step in range(start, stop):
+            labels = self.batch_labels(step, size, seed)
+            yield self.batch(step, size, seed)[rows], None if labels is None else labels[rows]
 
     def calibration(self, size: int, seed: int) -> Tensor:
         """The fixed scoring batch: the first batch of the seed's shuffle, never mirrored, float32 in [-1, 1]."""
