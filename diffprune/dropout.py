@@ -20,7 +20,7 @@ class Masks:
 
     def draw(self, like: Tensor, probability: float) -> Tensor:
         """What `like` [n, ...] is multiplied with: 0 or 1 / (1 - probability)."""
-        # Random kernels fill memory in its own order: an image's draws follow the layout of `like`, as those of nn.Dropout do.
+        # Random kernels fill memory in its own order: draws follow the layout of `like`, as those of nn.Dropout do.
         last = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
         whole = torch.empty((self.size, *like.shape[1:]), dtype=like.dtype, device=like.device,
                             memory_format=torch.channels_last if last else torch.contiguous_format)

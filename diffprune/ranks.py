@@ -56,7 +56,7 @@ class Ranks:
             return value
         import torch
         from torch import distributed
-        mine = torch.tensor(value)
+        mine = torch.tensor(int(value))
         group = self.group
         try:
             distributed.all_reduce(mine, distributed.ReduceOp.MAX, group)
