@@ -4,7 +4,9 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -199,6 +201,36 @@ def test_a_full_disk_is_one_sentence_and_costs_no_state(begun: tuple[DictConfig,
     assert {path: path.read_bytes() for path in run.states} == before
     reproduce(cfg, run)
     assert digest(run) == whole
+
+
+@pytest.mark.slow
+def test_a_disk_that_really_is_full(begun: tuple[DictConfig, Run], whole: str, small_disk: Path) -> None:
+    cfg, elsewhere = begun
+    shutil.copytree(elsewhere.folder, small_disk / "run")
+    run, filler = Run(small_disk / "run"), small_disk / "filler"
+    room = shutil.disk_usage(small_disk).free - 100_000       # for the journal, not for a state
+    filler.write_bytes(bytes(room))
+    kept = run.state(4).read_bytes()
+    with pytest.raises(UserError, match="is full"):
+        reproduce(cfg, run)
+    assert run.states[-1] == run.state(4)
+    assert run.state(4).read_bytes() == kept
+    assert not list(run.folder.rglob("*.partial"))
+    filler.unlink()
+    reproduce(cfg, run)
+    assert digest(run) == whole
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB, where the user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs rights that this user has not")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("save_every", [1, 3])

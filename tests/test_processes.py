@@ -75,13 +75,13 @@ def pair() -> Callable[..., list[subprocess.Popen]]:
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str]:
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=240)
     return process.returncode, said
 
 
 def reached(run: Run, step: int) -> None:
     """Waits until the journal has come to `step`."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while not run.progress.exists() or run.progress.read_text().count("\n") < step:
         assert time.monotonic() < deadline
         time.sleep(0.005)
