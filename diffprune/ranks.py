@@ -6,7 +6,8 @@ SLURM_LOCALID. The first process (rank 0) alone decides, writes and speaks.
 
 import os
 import subprocess
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, cached_property
@@ -57,12 +58,20 @@ class Ranks:
         import torch
         from torch import distributed
         mine = torch.tensor(int(value))
-        group = self.group
-        try:
-            distributed.all_reduce(mine, distributed.ReduceOp.MAX, group)
-        except RuntimeError as error:
-            raise UserError("another process of this run is gone: its own message says why; repeat the command") from error
+        with self.company():
+            distributed.all_reduce(mine, distributed.ReduceOp.MAX, self.group)
         return int(mine)
+
+    @contextmanager
+    def company(self) -> Iterator[None]:
+        """Around work that processes do together: UserError where one of them dies meanwhile."""
+        try:
+            yield
+        except RuntimeError as error:       # what torch raises when a connection breaks, and much else
+            if self.size > 1 and "connection" in str(error).lower():
+                raise UserError("another process of this run is gone: its own message says why; repeat the "
+                                "command") from error
+            raise
 
     def of_first(self, value: int) -> int:
         """The first process's `value` (at least 0)."""

@@ -1,6 +1,7 @@
 """Training a noise predictor: the state, and one step of it, on one process or many."""
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -139,13 +140,17 @@ def draw(seed: int, step: int, size: int, shape: tuple[int, ...], total: int) ->
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`; to a GPU from pinned memory, so that nothing waits for what the GPU is still doing."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def accelerator_for(cfg: DictConfig, device: torch.device, ranks: Ranks) -> Accelerator:
     """Accelerate on this process's `device`, with the precision asked for, and all processes of the run connected."""
     if ranks.size > 1:
         ranks.wait()        # connects them
+        # Else Accelerate takes the local rank for the GPU's number, which is 0 where Slurm shows each process its own alone.
+        os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
     AcceleratorState._reset_state(reset_partial_state=True)     # it is one for the process: runs of a sweep have their own
     if device.type == "cuda":
         torch.cuda.set_device(device)

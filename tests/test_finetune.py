@@ -34,7 +34,7 @@ from tests.conftest import tiny_unet, tuned
 
 STEPS = 8
 SHORT = (f"schedule.steps={STEPS}", "schedule.batch=8", "schedule.save_every=3", "schedule.log_every=2",
-         "schedule.preview_every=0")
+         "schedule.preview_every=0", "schedule.ema=0.5")
 
 
 def pruned(folder: Path) -> Run:

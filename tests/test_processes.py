@@ -102,9 +102,7 @@ def test_two_processes_come_to_what_one_comes_to(tmp_path: Path) -> None:
         start_of = load_file(run.pruned / "unet" / "diffusion_pytorch_model.safetensors")
         for name in one:
             torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5)
-        assert max(float((one[name] - start_of[name]).abs().max()) for name in one) > 1e-4
-        losses = [[line.split(',')[1] for line in each.progress.read_text().splitlines()] for each in (run,)]
-        assert len(losses[0]) == 4
+        assert max(float((one[name] - start_of[name]).abs().max()) for name in one) > 5e-4
 
 
 def test_a_request_to_one_of_two_processes_stops_both(tmp_path: Path, pair) -> None:
@@ -128,8 +126,9 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path, pair, killed: int) 
     reached(run, 3)
     both[killed].kill()
     code, said = ended(both[1 - killed])
-    assert code not in (0, 75), said
-    assert LATE in said or "Connection closed" in said or "DistNetworkError" in said, said
+    assert code == 1, said
+    assert LATE in said, said
+    assert "Traceback" not in said
 
 
 def test_a_mistake_ends_all_and_the_others_write_nothing(tmp_path: Path, pair) -> None:

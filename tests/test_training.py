@@ -167,3 +167,22 @@ def test_channels_last_is_a_matter_of_memory_alone(training) -> None:
         advance(begun, 1)
     assert plain.mean_loss() == pytest.approx(other.mean_loss(), rel=1e-5)
     assert F.mse_loss(plain.weights[0], other.weights[0]) < 1e-9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_no_step_on_a_gpu_waits_for_the_device(precision: str) -> None:
+    model = DiffusionModel(tiny_unet(), DDIMScheduler()).to(torch.device("cuda"))
+    begun = Training(model, tuned(*RECIPE, f"precision={precision}", "schedule.accumulate=2"))
+    advance(begun, 2)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        advance(begun, 3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    begun.check()
+    kept = begun.state()
+    begun.restore(*kept)
+    advance(begun, 1)
+    assert begun.step == 6
+    assert begun.mean_loss() > 0

@@ -33,7 +33,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     keeper.go_on()
     images = load_images(cfg)
     training.ranks.wait()
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, training.ranks.company():
         if training.ranks.first:
             with Journal(run.progress, training.step, tracker) as journal:
                 train(cfg, training, images, keeper, interrupt, journal)
