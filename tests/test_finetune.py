@@ -81,7 +81,9 @@ def ask(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [
+    (signal.SIGTERM, 75), pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 def test_a_request_keeps_the_running_step_and_costs_nothing(tmp_path: Path, whole: str, before_step, number: int,
                                                             code: int) -> None:
     run, cfg, former = pruned(tmp_path), tuned(*SHORT), signal.getsignal(number)
@@ -122,6 +124,7 @@ def test_a_process_that_dies_in_a_step_goes_on_from_the_last_kept_one(tmp_path: 
     assert heal(cfg, run) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["torn", "flipped"])
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, whole: str, before_step, how: str,
                                                      caplog: pytest.LogCaptureFixture) -> None:
@@ -137,6 +140,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, whole: str,
     assert "going back to the state before it" in caplog.text
 
 
+@pytest.mark.slow
 def test_without_any_whole_state_it_starts_again(tmp_path: Path, whole: str, before_step) -> None:
     run, cfg = pruned(tmp_path), tuned(*SHORT)
     before_step(6, ask(signal.SIGTERM))
@@ -147,6 +151,7 @@ def test_without_any_whole_state_it_starts_again(tmp_path: Path, whole: str, bef
     assert heal(cfg, run) == whole
 
 
+@pytest.mark.slow
 def test_as_many_states_are_kept_as_asked(tmp_path: Path, before_step) -> None:
     run = pruned(tmp_path)
     before_step(6, ask(signal.SIGTERM))
@@ -155,6 +160,7 @@ def test_as_many_states_are_kept_as_asked(tmp_path: Path, before_step) -> None:
     assert run.states == [run.state(step) for step in (5, 6, 7)]
 
 
+@pytest.mark.slow
 def test_a_request_during_a_preview_ends_it_with_the_state_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, cfg = pruned(tmp_path), tuned(*SHORT, "schedule.preview_every=4", "sampler.steps=2")
     expected = heal(cfg, pruned(tmp_path / "other"))
@@ -187,6 +193,7 @@ def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["state", "journal"])
 def test_a_full_disk_is_one_sentence_and_costs_no_state(begun: tuple[DictConfig, Run], whole: str, where: str,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +240,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("save_every", [1, 3])
+@pytest.mark.parametrize("save_every", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_loss_that_is_no_number_stops_at_its_step_and_the_last_good_state_stays(
         tmp_path: Path, save_every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run, usual, calls = pruned(tmp_path), NoisePrediction.__call__, []

@@ -55,7 +55,7 @@ def test_a_step_draws_the_same_whatever_came_before() -> None:
         assert not torch.equal(eps, draw(*other, 8, (1, 8, 8), 1000)[1])
 
 
-@pytest.mark.parametrize(("size", "accumulate"), [(2, 1), (3, 1), (1, 2), (1, 3), (2, 3)])
+@pytest.mark.parametrize(("size", "accumulate"), [(3, 1), (1, 3), (2, 2)])
 def test_processes_and_micro_batches_see_the_draws_of_the_whole_batch(training, size: int, accumulate: int) -> None:
     """Images, timesteps, noise and dropout, bit for bit; the shares need not be equal."""
     whole, split = training("schedule.dropout=0.3"), training("schedule.dropout=0.3", f"schedule.accumulate={accumulate}")
@@ -105,8 +105,7 @@ def test_the_average_starts_at_the_pruned_weights_and_follows_the_recursion(trai
         torch.testing.assert_close(average, e)
 
 
-@pytest.mark.parametrize("overrides", [(), ("precision=bf16",), ("schedule.weight_decay=0.1", "schedule.rate=cosine"),
-                                       ("schedule.ema_power=6.94", "schedule.warmup=3"), ("memory_format=channels_last",)])
+@pytest.mark.parametrize("overrides", [(), ("precision=bf16",)])      # every other recipe: test_finetune
 def test_a_restored_state_goes_on_bit_for_bit(training, overrides: tuple[str, ...]) -> None:
     begun = training("schedule.dropout=0.1", *overrides)
     advance(begun, 3)
