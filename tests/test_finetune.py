@@ -141,6 +141,17 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, whole: str,
 
 
 @pytest.mark.slow
+def test_a_damaged_state_is_not_what_is_kept(tmp_path: Path, before_step) -> None:
+    run, cfg = pruned(tmp_path), tuned(*SHORT, "schedule.keep_last=1")
+    for step in (3, 2):
+        before_step(step, ask(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            heal(cfg, run)
+        assert run.states == [run.state(step + 1)]
+        run.states[-1].write_bytes(b"")
+
+
+@pytest.mark.slow
 def test_without_any_whole_state_it_starts_again(tmp_path: Path, whole: str, before_step) -> None:
     run, cfg = pruned(tmp_path), tuned(*SHORT)
     before_step(6, ask(signal.SIGTERM))

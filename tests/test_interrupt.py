@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from diffprune.command import one_sentence
 from diffprune.interrupt import Interrupt, Interrupted
 
 
@@ -26,6 +27,13 @@ def test_work_that_can_be_left_is_left_at_once() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted), interrupt.at_once():
             pytest.fail("began although it was asked before")
+
+
+def test_ctrl_c_outside_a_training_is_no_traceback_either(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended, one_sentence():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert "goes on from what is finished" in capsys.readouterr().err
 
 
 def test_the_handlers_are_put_back_after_an_error() -> None:

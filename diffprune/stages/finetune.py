@@ -83,6 +83,9 @@ class Keeper:
         if training.ranks.first:
             newest = newest_state(self.run.states)
         step = training.ranks.of_first(0 if newest is None else newest[1]["step"])
+        if training.ranks.first:
+            for damaged in [path for path in self.run.states if path > self.run.state(step)]:
+                remove(damaged)     # or `keep_last` would take it for the newest
         if step:
             training.restore(*(newest or read_state(self.run.state(step))))
             self.saved = step
