@@ -16,7 +16,7 @@ from diffprune.ranks import Ranks, present
 from diffprune.run import Cache, Run, locked
 from diffprune.track import Tracker
 
-# The stages that all processes of a run do together. In the others the first works and the rest wait for it.
+# The stages that all processes of a run do together: the first calls `stage`, the rest `join`. In the others they wait.
 SHARED = ("finetune",)
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,11 @@ class Stages:
             return
         if self.tracker is None:
             self.tracker = self.begin()
-        if self.ranks.first or name in SHARED:
+        if self.ranks.first:
             log.info("%s …", name)
             import_module(f"diffprune.stages.{name}").stage(self.cfg, self.run, self.tracker)
+        elif name in SHARED:
+            import_module(f"diffprune.stages.{name}").join(self.cfg, self.run)
         self.ranks.wait()
 
     def begin(self) -> Tracker:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `finetuned/`, the averaged weights after `schedule.steps` steps; goes on where a killed run had come.
 
-    Every process of the run calls this; the first alone writes. Raises Interrupted when asked to stop.
+    Raises Interrupted when asked to stop.
     """
     training = Training(placed(load_model(run.pruned), cfg), cfg, present())
     keeper = Keeper(cfg, run, training, tracker)
@@ -44,6 +44,11 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
         save_model(training.model, run.finetuned)
         for state in run.states:
             remove(state)
+
+
+def join(cfg: DictConfig, run: Run) -> None:
+    """What the other processes of a run do meanwhile: their part of every batch; they write nothing."""
+    stage(cfg, run, Tracker())
 
 
 def train(cfg: DictConfig, training: Training, images: Images, keeper: "Keeper", interrupt: Interrupt,
