@@ -9,14 +9,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.config import STAGES, Config, GatedPruner, LatentModel, WandbLogger, masked, run_name
+from diffprune.config import STAGES, Config, GatedPruner, LabelledDataset, LatentModel, WandbLogger, masked, run_name
 from diffprune.errors import UserError
 
 PAGE = "page:"      # before the address of a page where a person has to click to get a checkpoint
+ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there
 CHOICES = {
     "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
     "pruner.selection": ("paper", "torch_pruning"), "pruner.heads": ("equal", "whole"),
-    "evaluate.features": ("digits-cnn", "inception"), "memory_format": ("contiguous", "channels_last"),
+    "evaluate.features": ("digits-cnn", "cifar-cnn", "inception", "dinov2"),
+    "dataset.on_error": ("stop", "skip"), "dataset.channels": (1, 3), "memory_format": ("contiguous", "channels_last"),
     "schedule.loss": ("noise", "distill", "features"), "schedule.rate": ("constant", "cosine"),
 }
 RANGES = (
@@ -28,9 +30,10 @@ RANGES = (
     ("schedule.ema_power", 0, math.inf), ("schedule.keep_last", 1, math.inf),
     ("schedule.save_every", 1, math.inf), ("schedule.log_every", 1, math.inf), ("schedule.preview_every", 0, math.inf),
     ("sampler.steps", 1, 1001), ("sampler.eta", 0, 1.0001), ("sampler.batch", 1, math.inf), ("sampler.seed", 0, 2**31),
-    ("sampler.guidance", 0, math.inf),
+    ("sampler.guidance", 0, math.inf), ("sampler.processes", 1, math.inf),
     ("evaluate.images", 2, math.inf), ("evaluate.batch", 1, math.inf), ("evaluate.ssim_window", 3, math.inf),
-    ("dataset.workers", 0, math.inf),
+    ("evaluate.subset", 2, math.inf), ("evaluate.kid_subset", 2, math.inf), ("evaluate.neighbours", 1, math.inf),
+    ("dataset.workers", 0, math.inf), ("dataset.memory_gb", 0, math.inf),
 )
 
 
@@ -40,6 +43,7 @@ def register() -> None:
     store.store(name="schema", node=Config)
     store.store(group="schema", name="gated_pruner", node=GatedPruner)
     store.store(group="schema", name="latent_model", node=LatentModel)
+    store.store(group="schema", name="labelled_dataset", node=LabelledDataset)
     store.store(group="schema", name="wandb_logger", node=WandbLogger)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
 
@@ -71,7 +75,7 @@ def check_values(cfg: DictConfig) -> None:
         raise UserError(f"{', '.join(unknown)} is no option: leave it out")
     for key, allowed in CHOICES.items():
         if (value := OmegaConf.select(cfg, key)) not in allowed:
-            raise UserError(f"{key}={value} is not known: choose one of {', '.join(allowed)}")
+            raise UserError(f"{key}={value} is not known: choose one of {', '.join(map(str, allowed))}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
         raise UserError(f"device={cfg.device} is not known: choose auto, cpu, cuda or cuda:N")
     for key, low, high in RANGES:
@@ -93,9 +97,10 @@ def added(cfg: DictConfig, prefix: str = "") -> list[str]:
 
 def check_paths(cfg: DictConfig) -> None:
     """Refuses local files and folders that are not there; a hub name (owner/name) or an address is looked up later."""
-    for key in ("dataset.path", "evaluate.weights"):
+    fetched = {"dataset.path": cfg.dataset.name in ON_THE_HUB, "evaluate.weights": cfg.evaluate.features == "dinov2"}
+    for key in ("dataset.path", "dataset.labels", "evaluate.weights", "evaluate.reference"):
         path = OmegaConf.select(cfg, key)
-        if path is not None and not Path(path).expanduser().exists():
+        if path is not None and not Path(path).expanduser().exists() and not (fetched.get(key) and is_hub_name(path)):
             raise UserError(f"{key}={path} does not exist: give the place of a local copy")
     checkpoint = cfg.model.checkpoint
     if checkpoint is None or checkpoint.startswith("shipped:") or is_url(checkpoint) or is_hub_name(checkpoint):

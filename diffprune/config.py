@@ -14,15 +14,16 @@ STAGES = ("score", "prune", "finetune", "sample", "evaluate")
 # Options that say where, how fast or how loud, not what: two runs that differ only here are one experiment.
 OUTSIDE_THE_HASH = (
     "paths", "logger", "launcher", "device", "until", "hydra",
-    "dataset.path", "dataset.workers",
-    "sampler.batch", "evaluate.batch", "evaluate.speed",
+    "dataset.path", "dataset.workers", "dataset.memory_gb", "dataset.labels",
+    "sampler.batch", "sampler.processes", "evaluate.batch", "evaluate.speed",
     "schedule.save_every", "schedule.log_every", "schedule.preview_every", "schedule.accumulate", "schedule.keep_last",
     "model.source.host", "model.source.megabytes", "model.source.licence", "model.source.address", "model.source.convert",
 )
 
 # Options that came later, with the value that means what every run did before: at it, older runs keep their names.
 LATER = {
-    "pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None,
+    "pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None, "dataset.on_error": "stop",
+    "evaluate.reference": None, "evaluate.subset": 10_000, "evaluate.kid_subset": 1000, "evaluate.neighbours": 3,
     "schedule.loss": "noise", "schedule.min_snr": None, "schedule.rate": "constant", "schedule.warmup": 0,
     "schedule.ema_power": None, "memory_format": "contiguous",
 }
@@ -43,6 +44,14 @@ class Dataset:
     flip: bool = MISSING
     path: str | None = MISSING
     workers: int = MISSING
+    memory_gb: float = MISSING
+    on_error: str = MISSING
+
+
+@dataclass
+class LabelledDataset(Dataset):
+    """Adds the file that names the classes of images that lie side by side."""
+    labels: str | None = MISSING
 
 
 @dataclass
@@ -123,6 +132,7 @@ class Sampler:
     guidance: float | None = MISSING
     seed: int = MISSING
     batch: int = MISSING
+    processes: int | None = MISSING
 
 
 @dataclass
@@ -130,6 +140,10 @@ class Evaluate:
     images: int = MISSING
     features: str = MISSING
     weights: str | None = MISSING
+    reference: str | None = MISSING
+    subset: int = MISSING
+    kid_subset: int = MISSING
+    neighbours: int = MISSING
     ssim_window: int = MISSING
     before_healing: bool = MISSING
     speed: bool = MISSING

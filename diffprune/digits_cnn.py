@@ -1,23 +1,18 @@
 """The small digit classifier whose features score the digits; `python -m diffprune.digits_cnn` trains it anew."""
 
 import argparse
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from diffprune.errors import UserError
-from diffprune.files import appearing
+from diffprune.classifier import Classifier, accuracy_of, command, load_classifier
 
-SHIPPED = Path(__file__).parent / "assets" / "digits_cnn.safetensors"
 HELD_OUT = 5            # every fifth image of each class is never trained on
 
 
-class DigitsCNN(nn.Module):
-    """[B, 1, 8, 8] in [0, 1] -> 64 features; `classify` adds the ten logits."""
+class DigitsCNN(Classifier):
+    """[B, 1, 8, 8] in [0, 1] -> 64 features; ten logits from them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,23 +21,13 @@ class DigitsCNN(nn.Module):
             nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 64), nn.ReLU())
         self.head = nn.Linear(64, 10)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.body(images)
-
-    def classify(self, images: Tensor) -> Tensor:
-        return self.head(F.dropout(self.body(images), 0.3, self.training))
+    def logits(self, features: Tensor) -> Tensor:
+        return self.head(F.dropout(features, 0.3, self.training))
 
 
 def load_digits_cnn(weights: str | None = None) -> tuple[DigitsCNN, float]:
     """The classifier and its test accuracy, shipped or from a file that this module wrote."""
-    path = Path(weights) if weights else SHIPPED
-    try:
-        network = DigitsCNN()
-        network.load_state_dict(load_file(path))
-        with safe_open(path, "pt") as file:
-            return network.eval(), float(file.metadata()["accuracy"])
-    except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds no digit classifier: make one with python -m diffprune.digits_cnn {path}") from error
+    return load_classifier(DigitsCNN, "digits_cnn", weights)
 
 
 def held_out(labels: Tensor) -> Tensor:
@@ -62,7 +47,8 @@ def shifted(images: Tensor, rng: Generator) -> Tensor:
 def train(epochs: int, seed: int) -> tuple[DigitsCNN, float]:
     """Trains on four fifths of the digits; returns the network and its accuracy on the rest."""
     from diffprune.data.digits import labels, load
-    images, classes = load(None, flip=False).pixels.float() / 255, labels()
+    pixels, classes = load(None, flip=False).pixels, labels()
+    images = pixels.float() / 255
     test, rng = held_out(classes), Generator().manual_seed(seed)
     torch.manual_seed(seed)
     network, places = DigitsCNN(), (~test).nonzero().flatten()
@@ -71,27 +57,24 @@ def train(epochs: int, seed: int) -> tuple[DigitsCNN, float]:
     for _ in range(epochs):
         network.train()
         for batch in places[torch.randperm(len(places), generator=rng)].split(64):
-            loss = F.cross_entropy(network.classify(shifted(images[batch], rng)), classes[batch])
+            loss = F.cross_entropy(network.logits(network(shifted(images[batch], rng))), classes[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         schedule.step()
-    network.eval()
-    with torch.no_grad():
-        right = network.classify(images[test]).argmax(1) == classes[test]
-    return network, float(right.float().mean())
+    return network, accuracy_of(network, pixels[test], classes[test])
+
+
+def trained(options: argparse.Namespace) -> tuple[DigitsCNN, float]:
+    return train(options.epochs, options.seed)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epochs", type=int, default=40)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffprune.digits_cnn", description=__doc__)
-    parser.add_argument("out", type=Path, nargs="?", default=Path("digits_cnn.safetensors"), help="weight file to write")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    network, accuracy = train(options.epochs, options.seed)
-    with appearing(options.out) as partial:
-        save_file(network.state_dict(), partial, metadata={"accuracy": f"{accuracy:.4f}"})
-    print(f"{options.out}: accuracy {accuracy:.4f} on the held-out fifth")
+    command("digits_cnn", __doc__, trained, options)
 
 
 if __name__ == "__main__":

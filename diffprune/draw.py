@@ -1,6 +1,10 @@
 """Drawing images with a model: image i always from the noise of index i."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,12 +13,14 @@ from PIL import Image
 
 from diffprune.diffusion import SPACINGS, Noise, ddim, to_uint8
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.files import appearing, remove, sweep_partials
+from diffprune.files import appearing
 from diffprune.models import autocast, load_dense
+from diffprune.parts import Parts
 from diffprune.progress import progress
 from diffprune.run import Cache
 
 GAP = 128      # grey: an image's black or white border stays visible
+POLL = 0.2     # seconds between two looks at what other processes have drawn
 
 
 def draw(model: DiffusionModel, indices: range, cfg: DictConfig) -> np.ndarray:
@@ -24,60 +30,92 @@ def draw(model: DiffusionModel, indices: range, cfg: DictConfig) -> np.ndarray:
     noise = Noise(indices, sampler.seed)
     x_T = noise.draw(model.shape).to(device)
     model.unet.eval()
-    with torch.no_grad(), autocast(cfg, device):
+    with torch.inference_mode(), autocast(cfg, device), one_thread(device):
         denoiser = model.denoiser(model.labels_for(indices), sampler.guidance)
         x_0 = ddim(denoiser, x_T, timesteps, model.alpha_bar, sampler.eta, noise, sampler.clip)
         images = model.to_image(x_0)
     return to_uint8(images).cpu().numpy()
 
 
-def draw_all(model: DiffusionModel, cfg: DictConfig, path: Path, what: str) -> None:
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU the number of threads decides the last bits of a sum: with one, images are the same on any of them."""
+    threads = torch.get_num_threads()
+    try:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def draw_all(model: DiffusionModel, cfg: DictConfig, path: Path, what: str, share: tuple[int, int] | None = None,
+             quiet: bool = False, attend: Callable[[], None] = lambda: None) -> None:
     """Exactly `evaluate.images` images as one uint8 array file [N, H, W, C] at `path`; a killed call goes on where it was.
 
-    Every finished batch is a file in a folder beside `path` until all of them are there.
+    Any number of processes may call this for one `path`: each draws parts of `sampler.batch` images that no other does,
+    and all return when the set is whole. With a `share` (i, n), for file systems that lock nothing, process i of n draws
+    its own parts alone and returns when they are there; process 0 waits for all. `attend` is called again and
+    again, and what it raises ends the call; `quiet` shows no progress.
     """
-    parts, count = path.with_suffix(".parts"), cfg.evaluate.images
-    parts.mkdir(parents=True, exist_ok=True)
-    sweep_partials(parts)
-    batches = [range(start, min(start + cfg.sampler.batch, count)) for start in range(0, count, cfg.sampler.batch)]
-    missing = [batch for batch in batches if not part(parts, batch).exists()]
-    for batch in progress(missing, f"drawing, {what}", len(batches), done=len(batches) - len(missing)):
-        with appearing(part(parts, batch)) as partial, partial.open("wb") as file:
-            np.save(file, draw(model, batch, cfg))
-    with appearing(path) as partial:
-        join([part(parts, batch) for batch in batches], count, partial)
-    remove(parts)
+    parts = Parts(path, cfg.evaluate.images, cfg.sampler.batch, plan(model, cfg), share)
+    drawn, total = drawing(model, cfg, parts, attend), len(parts.all)
+    for _ in drawn if quiet else progress(drawn, f"drawing, {what}", total, done=total - len(parts.missing())):
+        pass
+    parts.remove()
 
 
-def part(folder: Path, batch: range) -> Path:
-    return folder / f"{batch.start:07d}-{batch.stop:07d}.npy"
+def drawing(model: DiffusionModel, cfg: DictConfig, parts: Parts, attend: Callable[[], None]) -> Iterator[range]:
+    """Draws what is missing and nobody else draws, until the set is whole; yields each part that is new, of any process."""
+    before = parts.missing()
+    while not parts.done():
+        attend()
+        busy = draw_one(model, cfg, parts)
+        missing = parts.missing()
+        yield from set(before).difference(missing)
+        if not missing:
+            parts.join()
+        if not busy:        # others draw, or one of them joins
+            time.sleep(POLL)
+        before = missing
 
 
-def join(files: list[Path], count: int, target: Path) -> None:
-    """Concatenates array files along the first axis, one in memory at a time."""
-    shape, done = np.load(files[0], mmap_mode="r").shape[1:], 0
-    whole = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(count, *shape))
-    for file in files:
-        images = np.load(file)
-        whole[done:done + len(images)] = images
-        done += len(images)
-    whole.flush()
+def draw_one(model: DiffusionModel, cfg: DictConfig, parts: Parts) -> bool:
+    """Draws the first part that can be claimed; False where there is none."""
+    for part in parts.mine(parts.missing()):
+        with parts.claimed(part) as claimed:
+            if claimed:
+                parts.write(part, draw(model, part, cfg))
+                return True
+    return False
+
+
+def plan(model: DiffusionModel, cfg: DictConfig) -> dict[str, Any]:
+    """What decides the bits of every image, beside the number of images in a batch."""
+    return image_key(model, cfg) | {"device": model.device.type}
+
+
+def image_key(model: DiffusionModel, cfg: DictConfig) -> dict[str, Any]:
+    return {"model": model.key, "images": cfg.evaluate.images, "precision": cfg.precision, "sampler": sampler_protocol(cfg)}
+
+
+def shared_path(model: DiffusionModel, cfg: DictConfig) -> Path:
+    """Where the cache has the images of a model that several runs compare with."""
+    return Cache(Path(cfg.paths.cache)).path("images", image_key(model, cfg), ".npy")
 
 
 def shared_images(model: DiffusionModel, cfg: DictConfig, what: str) -> np.ndarray:
     """The images of a model that several runs compare with (dense, or pruned before healing), drawn once into the cache."""
-    key = {"model": model.key, "images": cfg.evaluate.images, "precision": cfg.precision,
-           "sampler": sampler_protocol(cfg)}
-    with Cache(Path(cfg.paths.cache)).entry("images", key, ".npy") as path:
-        if not path.exists():
-            draw_all(model, cfg, path, what)
-        return np.load(path, mmap_mode="r")
+    path = shared_path(model, cfg)
+    if not path.exists():
+        draw_all(model, cfg, path, what)
+    return np.load(path, mmap_mode="r")
 
 
 def sampler_protocol(cfg: DictConfig) -> dict:
     """The sampler's options that change an image; guidance only where there is any."""
     options = OmegaConf.to_container(cfg.sampler, resolve=True)
-    unused = {"batch"} if options["guidance"] is not None else {"batch", "guidance"}
+    unused = {"batch", "processes"} | ({"guidance"} if options["guidance"] is None else set())
     return {name: value for name, value in options.items() if name not in unused}
 
 

@@ -1,9 +1,13 @@
 """The Fréchet distance between two Gaussians fitted to features."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.linalg import eigh, eigvalsh
+
+from diffprune.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -15,18 +19,62 @@ class Statistics:
     @classmethod
     def of(cls, features: np.ndarray) -> "Statistics":
         """From features [N, D]; raises ValueError for fewer than two."""
-        if len(features) < 2:
-            raise ValueError(f"a covariance takes at least 2 images, there are {len(features)}")
+        moments = Moments()
+        moments.add(features)
+        return moments.statistics()
+
+    @classmethod
+    def read(cls, path: Path) -> "Statistics":
+        """From a `.npz` file with `mu` and `sigma`, as pytorch-fid writes and reads it; raises UserError for another."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                statistics = cls(stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64))
+        except (OSError, KeyError, ValueError, EOFError, BadZipFile, AttributeError) as error:
+            raise UserError(f"{path} holds no statistics (mu and sigma in a .npz file): make them anew") from error
+        if statistics.mu.ndim != 1 or statistics.sigma.shape != (len(statistics.mu),) * 2:
+            raise UserError(f"{path} holds a mean of shape {statistics.mu.shape} and a covariance of shape "
+                            f"{statistics.sigma.shape}, which do not belong together: make them anew")
+        return statistics
+
+
+class Moments:
+    """Sums from which mean and covariance follow; features arrive in parts and are not kept.
+
+    Everything is summed in float64 about the mean of the first part, so that a mean far from 0 costs no digits.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.origin = 0, np.zeros(0)
+        self.first, self.second = np.zeros(0), np.zeros(0)
+
+    def add(self, features: np.ndarray) -> None:
+        """Takes `features` [B, D] into the sums."""
         features = features.astype(np.float64)
-        return cls(features.mean(0), np.cov(features, rowvar=False))
+        if not self.count:
+            width = features.shape[1]
+            self.origin, self.first, self.second = features.mean(0), np.zeros(width), np.zeros((width, width))
+        moved = features - self.origin
+        self.count += len(features)
+        self.first += moved.sum(0)
+        self.second += moved.T @ moved
+
+    def statistics(self) -> Statistics:
+        """Of everything added so far; raises ValueError for fewer than two images."""
+        if self.count < 2:
+            raise ValueError(f"a covariance takes at least 2 images, there are {self.count}")
+        shift = self.first / self.count
+        return Statistics(self.origin + shift, (self.second - np.outer(shift, self.first)) / (self.count - 1))
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|mu_a - mu_b|² + tr(S_a + S_b - 2 (S_a S_b)^½) (Heusel et al. 2017, eq. 6).
 
     The trace of the root is the sum of the square roots of the eigenvalues of S_a^½ S_b S_a^½, which is symmetric, so
-    that nothing has to be added to a singular covariance.
+    that nothing has to be added to a singular covariance. Raises UserError for features of different widths.
     """
+    if a.mu.shape != b.mu.shape:
+        raise UserError(f"statistics of {len(a.mu)} and of {len(b.mu)} features do not compare: make both with the same "
+                        "feature network")
     values, vectors = eigh(a.sigma)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     cross = np.sqrt(eigvalsh(root @ b.sigma @ root).clip(min=0)).sum()

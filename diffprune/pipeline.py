@@ -17,7 +17,7 @@ from diffprune.run import Cache, Run, locked
 from diffprune.track import Tracker
 
 # The stages that all processes of a run do together: the first calls `stage`, the rest `join`. In the others they wait.
-SHARED = ("finetune",)
+SHARED = ("finetune", "sample")
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,9 @@ class Stages:
         if not self.ranks.first:
             return Tracker()
         if self.cfg.until == STAGES[-1]:
-            import_module("diffprune.features").load_extractor(self.cfg.evaluate.features, self.cfg.evaluate.weights)
+            extractor = import_module("diffprune.features").load_extractor(self.cfg.evaluate.features,
+                                                                           self.cfg.evaluate.weights)
+            extractor.check((self.cfg.dataset.channels, *[self.cfg.dataset.resolution] * 2))
         tracker = instantiate(self.cfg.logger)
         tracker.start(self.cfg, self.run)
         return tracker

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,18 +12,23 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], what: str, total: int, done: int = 0, every: float = 30.0) -> Iterator[T]:
-    """Passes `items` on; shows how far it is and the time left (`done` of `total` were there before)."""
-    if sys.stderr.isatty():
-        yield from tqdm(items, desc=what, total=total, initial=done, dynamic_ncols=True, leave=False)
-        return
-    start = last = time.monotonic()
-    for count, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now - last >= every:
-            last, left = now, (now - start) / count * (total - done - count)
-            log.info("%s: %d of %d, about %s left", what, done + count, total, duration(left))
+def progress(items: Iterable[T], what: str, total: int, done: int = 0, every: float = 30.0,
+             size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
+    """Passes `items` on; shows how far it is and the time left (`done` of `total` were there before).
+
+    `size` says how much of `total` an item is.
+    """
+    terminal = sys.stderr.isatty()
+    with tqdm(desc=what, total=total, initial=done, dynamic_ncols=True, leave=False, disable=not terminal) as bar:
+        count, start = 0, (last := time.monotonic())
+        for item in items:
+            yield item
+            count += size(item)
+            bar.update(size(item))
+            now = time.monotonic()
+            if not terminal and now - last >= every:
+                last, left = now, (now - start) / count * (total - done - count)
+                log.info("%s: %d of %d, about %s left", what, done + count, total, duration(left))
 
 
 def duration(seconds: float) -> str:

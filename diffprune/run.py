@@ -95,10 +95,13 @@ class Cache:
     """What many runs share, under content keys."""
     folder: Path
 
+    def path(self, kind: str, key: Any, suffix: str) -> Path:
+        return self.folder / kind / f"{fingerprint(key)}{suffix}"
+
     @contextmanager
     def entry(self, kind: str, key: Any, suffix: str) -> Iterator[Path]:
         """Yields the file of (`kind`, `key`), locked: the caller fills it when it does not exist."""
-        path = self.folder / kind / f"{fingerprint(key)}{suffix}"
+        path = self.path(kind, key, suffix)
         with locked(self.folder / "locks" / f"{kind}-{path.stem}.lock", f"{kind} {path.stem}"):
             sweep_partials_of(path)
             yield path

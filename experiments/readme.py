@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from diffprune.report import run_table
 from diffprune.report.comparison import compare
 from diffprune.report.finished import Finished, find
+from diffprune.report.quantities import MAIN
 from diffprune.run import Run
 from experiments.blocks import replaced
 
@@ -48,7 +49,8 @@ def tables() -> dict[str, str]:
     """{block of the README: its Markdown}"""
     runs = [Finished.of(folder) for folder in find([KEPT])[0]]
     (default,) = (run for run in runs if is_default(run))
-    return {"default run": run_table(default.run.folder).markdown(), "criteria": compare(runs).markdown()}
+    return {"default run": run_table(default.run.folder, MAIN).markdown(),
+            "criteria": compare(runs, level=MAIN).markdown()}
 
 
 def rendered(readme: str) -> str:

@@ -55,6 +55,26 @@ def tuned(*overrides: str) -> DictConfig:
     return OmegaConf.merge(default_config(), OmegaConf.from_dotlist(list(overrides)))
 
 
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight file in pytorch-fid's format: names and shapes are real, values are random, activations of unit size."""
+    import pytorch_fid.inception as source
+    from torchvision.models.inception import Inception3
+
+    from diffprune.features.inception import replaced
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        with replaced(source, "load_state_dict_from_url", lambda *_, **__: {}), \
+                replaced(Inception3, "load_state_dict", lambda *_: None):
+            network = source.fid_inception_v3()
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
 def tiny_unet(widths: tuple[int, ...] = (8, 16), groups: int = 4, layers: int = 1, attention: bool = True,
               channels: int = 1, size: int = 8, seed: int = 0) -> torch.nn.Module:
     """A UNet2DModel of the paper's block types, small enough for a test."""

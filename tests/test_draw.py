@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 
 from diffprune import draw as module
 from diffprune.checkpoint import DiffusionModel
-from diffprune.draw import draw, draw_all, grid, shared_images
+from diffprune.draw import draw, draw_all, drawing, grid, plan, shared_images
+from diffprune.parts import Parts
 from tests.conftest import tiny_unet
 
 
@@ -54,6 +56,77 @@ def test_a_killed_call_goes_on_without_drawing_a_batch_twice(model: DiffusionMod
     draw_all(model, cfg, tmp_path / "parts.npy", "test")
     assert [r.start for r in drawn] == [0, 4, 8, 8]
     assert np.array_equal(np.load(tmp_path / "parts.npy"), np.load(tmp_path / "whole.npy"))
+
+
+def test_two_callers_of_one_path_share_the_work(model: DiffusionModel, config, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = config("sampler.steps=2", "sampler.batch=2", "evaluate.images=7")
+    draw_all(model, cfg, tmp_path / "alone.npy", "test")
+    path, drawn = tmp_path / "together.npy", []
+    other = drawing(model, cfg, Parts(path, 7, 2, plan(model, cfg)), lambda: None)
+
+    def while_the_other_works(model: DiffusionModel, indices: range, cfg) -> np.ndarray:
+        drawn.append(indices.start)
+        if indices.start == 0:
+            assert [next(other).start for _ in range(2)] == [2, 4]
+        return draw(model, indices, cfg)
+
+    shown: list[range] = []
+    monkeypatch.setattr(module, "draw", while_the_other_works)
+    monkeypatch.setattr(module, "progress", lambda items, what, total, done: (shown.append(part) for part in items))
+    draw_all(model, cfg, path, "test")
+    assert drawn == [0, 2, 4, 6]
+    assert sorted(part.start for part in shown) == [0, 2, 4, 6]     # the other's as well
+    assert list(other) == []
+    assert np.array_equal(np.load(path), np.load(tmp_path / "alone.npy"))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["alone.npy", "together.npy"]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_fixed_share_for_each_process_gives_the_same_set(model: DiffusionModel, config, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    cfg = config("sampler.steps=2", "sampler.batch=2", "evaluate.images=9")
+    draw_all(model, cfg, tmp_path / "alone.npy", "test")
+    drawn: list[range] = []
+    monkeypatch.setattr(module, "draw", lambda m, indices, cfg: (drawn.append(indices), draw(m, indices, cfg))[1])
+    for index in reversed(range(processes)):        # process 0 as the last, so that it need not wait
+        draw_all(model, cfg, tmp_path / "shares.npy", "test", share=(index, processes))
+        assert (tmp_path / "shares.npy").exists() == (index == 0)
+    assert sorted(i for part in drawn for i in part) == list(range(9))
+    assert np.array_equal(np.load(tmp_path / "shares.npy"), np.load(tmp_path / "alone.npy"))
+
+
+def test_parts_of_another_batch_size_are_not_mixed_in(model: DiffusionModel, config, tmp_path: Path) -> None:
+    """The size of a batch decides the last bits of an image."""
+    def options(batch: int) -> tuple[str, ...]:
+        return "sampler.steps=2", "evaluate.images=6", f"sampler.batch={batch}"
+
+    def stop() -> None:
+        if len(parts) == 1:
+            raise KeyboardInterrupt
+        parts.append(1)
+
+    parts, path = [], tmp_path / "images.npy"
+    with pytest.raises(KeyboardInterrupt):
+        draw_all(model, config(*options(2)), path, "test", attend=stop)
+    assert len(list(tmp_path.glob("images.*.parts/*.npy"))) == 1
+    draw_all(model, config(*options(3)), path, "test")
+    draw_all(model, config(*options(3)), tmp_path / "whole.npy", "test")
+    assert np.array_equal(np.load(path), np.load(tmp_path / "whole.npy"))
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_images_do_not_depend_on_the_number_of_threads(model: DiffusionModel, config) -> None:
+    used: list[int] = []
+    hook = model.unet.register_forward_hook(lambda *_: used.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        draw(model, range(2), config("sampler.steps=2"))
+        assert (used, torch.get_num_threads()) == ([1, 1], 2)
+    finally:
+        torch.set_num_threads(before)
+        hook.remove()
 
 
 def test_shared_images_are_drawn_once_per_model_and_sampler(model: DiffusionModel, config,

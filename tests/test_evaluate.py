@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from pytorch_msssim import ssim
 
+from diffprune import speed
 from diffprune.errors import UserError
 from diffprune.features import load_extractor
-from diffprune.frechet import frechet_distance
+from diffprune.metrics import fid
+from diffprune.reference import reference
 from diffprune.run import Run
 from diffprune.stages import evaluate
 
@@ -16,29 +17,29 @@ def pictures(count: int, seed: int = 0, size: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 1), dtype=np.uint8)
 
 
-def test_equal_images_have_similarity_one(config) -> None:
-    assert evaluate.mean_ssim(pictures(5), pictures(5), config("evaluate.batch=2")) == pytest.approx(1, abs=1e-6)
-
-
-def test_similarity_is_the_mean_over_pairs_of_the_reference_implementation(config) -> None:
-    a, b = pictures(7), pictures(7, seed=1)
-    planes = [torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in (a, b)]
-    expected = float(ssim(*planes, data_range=1, win_size=7, size_average=True))
-    assert evaluate.mean_ssim(a, b, config("evaluate.batch=3")) == pytest.approx(expected, abs=1e-6)
-
-
-def test_similarity_pairs_by_index(config) -> None:
-    a = pictures(4)
-    assert evaluate.mean_ssim(a, a[::-1], config()) < 0.5
-
-
 def test_reference_statistics_are_computed_once_and_the_data_is_at_distance_zero(config, monkeypatch) -> None:
     cfg, extractor = config(), load_extractor("digits-cnn", None)
-    first, about = evaluate.reference_statistics(cfg, extractor)
+    first, about = reference(cfg, extractor)
     assert about["reference"] == "digits, 1797 images"
-    monkeypatch.setattr(type(extractor), "of", lambda *_: pytest.fail("computed twice"))
-    again, _ = evaluate.reference_statistics(cfg, extractor)
-    assert frechet_distance(first, again) == pytest.approx(0, abs=1e-6 * np.trace(first.sigma))
+    monkeypatch.setattr(type(extractor), "features", lambda *_: pytest.fail("computed twice"))
+    again, _ = reference(cfg, extractor)
+    assert fid(first, again) == pytest.approx(0, abs=1e-6 * np.trace(first.statistics.sigma))
+    assert again.features.shape == (1797, 64)
+
+
+def test_other_statistics_are_kept_apart(config) -> None:
+    extractor = load_extractor("digits-cnn", None)
+    keys = {reference(config(f"evaluate.subset={kept}"), extractor)[1]["reference_key"] for kept in (10, 20)}
+    assert len(keys) == 2
+
+
+def test_statistics_that_somebody_else_made_are_taken_and_named(config, tmp_path) -> None:
+    extractor = load_extractor("digits-cnn", None)
+    own, _ = reference(config(), extractor)
+    np.savez(tmp_path / "theirs.npz", mu=own.statistics.mu, sigma=own.statistics.sigma)
+    read, about = reference(config(f"evaluate.reference={tmp_path}/theirs.npz"), extractor)
+    assert fid(own, read) == pytest.approx(0, abs=1e-6 * np.trace(own.statistics.sigma))
+    assert about["reference"] == "theirs.npz"
 
 
 def test_too_few_images_are_refused_with_both_counts(config, tmp_path) -> None:
@@ -61,11 +62,11 @@ def test_the_clock_alternates_between_the_models_and_reports_the_median(config, 
         order.append("dense" if unet is dense else "final")
         return {"dense": 0.2, "final": 0.1}[order[-1]] * (50 if len(order) in (3, 4) else 1)
 
-    monkeypatch.setattr(evaluate, "load_dense", lambda cfg: DiffusionModel(dense, DDIMScheduler()))
-    monkeypatch.setattr(evaluate, "load_model", lambda folder: DiffusionModel(final, DDIMScheduler()))
-    monkeypatch.setattr(evaluate, "evaluation_seconds", clock)
+    monkeypatch.setattr(speed, "load_dense", lambda cfg: DiffusionModel(dense, DDIMScheduler()))
+    monkeypatch.setattr(speed, "load_model", lambda folder: DiffusionModel(final, DDIMScheduler()))
+    monkeypatch.setattr(speed, "evaluation_seconds", clock)
     cfg = config("sampler.steps=10")
-    result = evaluate.speed(cfg, Run.of(cfg), torch.device("cpu"))
+    result = speed.speed(cfg, Run.of(cfg), torch.device("cpu"))
     assert order == ["dense", "final"] * 8
     assert result == {"images_per_second": pytest.approx(64), "images_per_second_dense": pytest.approx(32),
                       "speedup": pytest.approx(2)}

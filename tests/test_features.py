@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from diffprune.cifar_cnn import augmented, load_cifar_cnn
+from diffprune.cifar_cnn import train as train_cifar_cnn
+from diffprune.classifier import SHIPPED, accuracy_of
 from diffprune.digits_cnn import DigitsCNN, held_out, load_digits_cnn, train
 from diffprune.errors import UserError
-from diffprune.features import load_extractor, replaced
+from diffprune.features import load_extractor
+from diffprune.features.inception import replaced
 
 
 def test_the_shipped_classifier_reads_unseen_digits() -> None:
@@ -16,10 +20,48 @@ def test_the_shipped_classifier_reads_unseen_digits() -> None:
     network, stated = load_digits_cnn()
     test = held_out(labels())
     with torch.no_grad():
-        found = network.classify(load(None, False).pixels[test].float() / 255).argmax(1)
+        found = network.logits(network(load(None, False).pixels[test].float() / 255)).argmax(1)
     measured = float((found == labels()[test]).float().mean())
     assert measured >= 0.97
     assert measured == pytest.approx(stated, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_shipped_cifar_classifier_reads_the_test_images(shared: Path) -> None:
+    from diffprune.data import cifar10
+    test = cifar10.load(str(shared / "data" / "cifar10"), flip=False, split="test")
+    network, stated = load_cifar_cnn()
+    assert stated >= 0.85
+    assert accuracy_of(network, test.pixels, test.labels) == pytest.approx(stated, abs=1e-3)
+    assert (SHIPPED / "cifar_cnn.safetensors").stat().st_size <= 3_000_000
+
+
+def test_training_the_cifar_classifier_is_deterministic_and_learns() -> None:
+    """Two classes, a dark and a bright one, are told apart after a few steps."""
+    labels = torch.arange(64) % 2
+    images = (labels.view(-1, 1, 1, 1) * 128 + torch.randint(0, 100, (64, 3, 32, 32))).to(torch.uint8)
+    first, second = (train_cifar_cnn(images, labels, epochs=4, seed=0, batch=16) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert accuracy_of(first, images, labels) > 0.9
+
+
+def test_training_images_are_moved_and_mirrored_but_keep_their_pixels() -> None:
+    image = torch.arange(3 * 32 * 32).view(1, 3, 32, 32).remainder(251).to(torch.uint8)
+    moved = augmented(image.expand(40, -1, -1, -1), torch.Generator().manual_seed(0)) * 255
+    assert moved.shape == (40, 3, 32, 32)
+    centre, straight = image[0, 0, 16, 16].item(), 0
+    for picture in moved:
+        assert bool((picture[0] - centre).abs().lt(0.5).any())
+        straight += bool(picture[0, 16, 20] > picture[0, 16, 19])
+    assert 8 < straight < 32
+
+
+def test_the_cifar_features_are_pooled_and_classified() -> None:
+    extractor = load_extractor("cifar-cnn", None)
+    features = extractor.features(np.zeros((3, 32, 32, 3), np.uint8))
+    assert features.shape == (3, 160)
+    assert extractor.logits(features).shape == (3, 10)
+    assert extractor.about == {"features_accuracy": load_cifar_cnn()[1]}
 
 
 def test_training_it_anew_is_deterministic() -> None:
@@ -31,38 +73,27 @@ def test_training_it_anew_is_deterministic() -> None:
 def test_features_do_not_depend_on_the_batch_size() -> None:
     extractor = load_extractor("digits-cnn", None)
     images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)
-    np.testing.assert_allclose(extractor.of(images, 3), extractor.of(images, 7), rtol=1e-5, atol=1e-6)
-    assert extractor.of(images, 7).shape == (7, 64)
+    alone = torch.cat([extractor.features(images[i:i + 3]) for i in (0, 3, 6)])
+    torch.testing.assert_close(alone, extractor.features(images), rtol=1e-5, atol=1e-6)
+    assert alone.shape == (7, 64)
+    assert extractor.logits(alone).shape == (7, 10)
 
 
 def test_a_file_that_is_no_classifier_is_named(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"w\.safetensors holds no digit classifier"):
+    with pytest.raises(UserError, match=r"w\.safetensors holds no digits_cnn classifier"):
         load_extractor("digits-cnn", str(tmp_path / "w.safetensors"))
     assert sum(p.numel() for p in DigitsCNN().parameters()) * 4 < 1_000_000
-
-
-@pytest.fixture(scope="module")
-def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised weight file in pytorch-fid's format: names and shapes are real, values are not."""
-    import pytorch_fid.inception as source
-    from torchvision.models.inception import Inception3
-    torch.manual_seed(0)
-    with replaced(source, "load_state_dict_from_url", lambda *_, **__: {}), \
-            replaced(Inception3, "load_state_dict", lambda *_: None):
-        network = source.fid_inception_v3()
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    torch.save(network.state_dict(), path)
-    return path
 
 
 @pytest.mark.slow
 def test_inception_reads_a_local_weight_file_and_gives_2048_features(inception_file: Path) -> None:
     extractor = load_extractor("inception", str(inception_file))
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    features = extractor.of(images, 2)
+    features = extractor.features(images)
     assert features.shape == (2, 2048)
-    assert not np.array_equal(features[0], features[1])
+    assert not torch.equal(features[0], features[1])
+    assert extractor.logits(features).shape == (2, 1008)
     assert len(extractor.about["features_sha256"]) == 16
 
 
@@ -73,8 +104,9 @@ def test_inception_features_are_pytorch_fids_own(inception_file: Path) -> None:
     with replaced(source, "load_state_dict_from_url", lambda *_, **__: torch.load(inception_file, weights_only=True)):
         theirs = source.InceptionV3([3]).eval()
     with torch.no_grad():
-        expected = theirs(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)[0].flatten(1).numpy()
-    np.testing.assert_allclose(load_extractor("inception", str(inception_file)).of(images, 2), expected, rtol=1e-5)
+        expected = theirs(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)[0].flatten(1)
+    found = load_extractor("inception", str(inception_file)).features(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().mean()))
 
 
 def test_missing_inception_weights_are_named(tmp_path: Path) -> None:
@@ -94,3 +126,45 @@ def test_a_failed_fetch_says_from_where_and_the_way_out(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     with pytest.raises(UserError, match=r"https?://.*evaluate.weights=<file>"):
         load_extractor("inception", None)
+
+
+@pytest.fixture(scope="module")
+def dinov2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DINOv2 network of the real architecture, two narrow layers, random weights."""
+    from transformers import Dinov2Config, Dinov2Model
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("dinov2")
+    narrow = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=224)
+    Dinov2Model(narrow).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_dinov2_is_read_from_a_local_folder_and_gives_the_normalised_class_token(dinov2_folder: Path) -> None:
+    from transformers import Dinov2Model
+    extractor = load_extractor("dinov2", str(dinov2_folder))
+    images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normal = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    with torch.no_grad():
+        expected = Dinov2Model.from_pretrained(dinov2_folder)(normal).last_hidden_state[:, 0]
+    torch.testing.assert_close(extractor.features(images), expected, rtol=1e-4, atol=1e-4)
+    assert extractor.logits(extractor.features(images)) is None
+    assert len(extractor.about["features_sha256"]) == 16
+
+
+@pytest.mark.slow
+def test_dinov2_takes_small_and_grey_images(dinov2_folder: Path) -> None:
+    extractor = load_extractor("dinov2", str(dinov2_folder))
+    grey = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
+    torch.testing.assert_close(extractor.features(grey), extractor.features(grey.repeat(3, axis=3)))
+
+
+@pytest.mark.slow
+def test_a_folder_without_dinov2_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no DINOv2 network .* evaluate\.weights=<folder>"):
+        load_extractor("dinov2", str(tmp_path))
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"w\.pth is a file: give the folder"):
+        load_extractor("dinov2", str(tmp_path / "w.pth"))

@@ -20,8 +20,10 @@ from safetensors.numpy import save_file
 from diffprune.errors import UserError
 from diffprune.report import run_table, svg, terminal_table, write_report
 from diffprune.report.__main__ import main, report
+from diffprune.report.comparison import compare
 from diffprune.report.finished import Finished, find
 from diffprune.report.grid import strips
+from diffprune.report.quantities import MAIN
 from diffprune.run import Run
 
 RESOLUTION, COLUMNS = 8, 16
@@ -181,6 +183,37 @@ def test_latex_escapes_what_it_would_read_as_commands(tmp_path: Path) -> None:
     assert r"55.5 \%" in text
     assert not re.search(r"(?<!\\)[_%#]", text)
     assert not set(text) & set("–±×↑↓")
+
+
+FURTHER = {"kid": 0.0123, "kid_dense": 0.002, "kid_before_healing": 0.25, "precision": 0.8125, "precision_dense": 0.9,
+           "recall": 0.5, "inception_score": 8.25, "inception_score_dense": None, "fid_to_dense": 6.5, "psnr": 21.5,
+           "psnr_before_healing": 10.25, "rmse": 0.0789}
+
+
+def test_what_else_was_measured_has_its_line_under_the_name_of_its_features(tmp_path: Path) -> None:
+    table = run_table(make_run(tmp_path / "run", **FURTHER)).markdown()
+    on = "(digits-cnn features)"
+    lines = {line[0]: line[1:] for line in cells(table)[1:]}
+    plain = column(run_table(make_run(tmp_path / "plain")).markdown(), "dense")
+    assert {name: line for name, line in lines.items() if name not in plain} == {
+        f"KID {on} ↓": ["0.00200", "0.250", "0.0123"], f"precision {on} ↑": ["0.900", "–", "0.812"],
+        f"recall {on} ↑": ["–", "–", "0.500"], f"Inception score {on} ↑": ["–", "–", "8.25"],
+        f"Fréchet distance to dense {on} ↓": ["–", "–", "6.50"], "PSNR to dense [dB] ↑": ["–", "10.25", "21.50"],
+        "RMSE to dense ↓": ["–", "–", "0.0789"]}
+
+
+def test_main_tables_stay_as_they_are_whatever_else_was_measured(tmp_path: Path) -> None:
+    with_more, plain = make_run(tmp_path / "more", **FURTHER), make_run(tmp_path / "plain")
+    assert run_table(with_more, MAIN).markdown() == run_table(plain).markdown()
+    assert compare([Finished.of(with_more)], level=MAIN).header == compare([Finished.of(plain)]).header
+
+
+def test_a_dense_run_has_its_own_measures_but_no_likeness_to_itself(tmp_path: Path) -> None:
+    measured = {"kid": 0.002, "precision": 0.9, "fid_to_dense": 0.0, "rmse": 0.0}
+    table = run_table(make_run(tmp_path / "run", DENSE, **DENSE_METRICS, **measured))
+    dense = column(table.markdown(), "dense")
+    assert dense["KID (digits-cnn features) ↓"] == "0.00200"
+    assert "RMSE to dense ↓" not in dense
 
 
 # --- one run's page
@@ -379,6 +412,35 @@ def test_distances_on_different_features_never_share_a_column(tmp_path: Path) ->
     shown = [dict(zip(header, row, strict=True)) for row in rows]
     assert [row["Fréchet distance (inception features) ↓"] for row in shown] == ["–", "6.00", "–", "7.00"]
     assert [row["Fréchet distance (digits-cnn features) ↓"] for row in shown] == ["4.19", "–", "5.29", "–"]
+
+
+def test_further_measures_are_columns_and_those_before_healing_are_in_the_csv(tmp_path: Path) -> None:
+    for seed, kid in enumerate((0.01, 0.02)):
+        make_run(tmp_path / "runs" / f"a-{seed}", {"seed": seed}, **FURTHER | {"kid": kid})
+    header, _, row = compared(tmp_path, tmp_path / "runs")
+    shown = dict(zip(header, row, strict=True))
+    assert shown["KID (digits-cnn features) ↓"] == "0.0150 ± 0.0071 (2)"
+    assert not [title for title in header if title.startswith(("KID before", "PSNR before"))]
+    _, record = csv.DictReader((tmp_path / "out" / "table.csv").open())
+    assert float(record["unhealed_kid_digits-cnn"]) == 0.25
+    assert float(record["unhealed_psnr"]) == 10.25
+
+
+def test_measures_on_different_features_never_share_a_column(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", **FURTHER)
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, features="inception", **FURTHER)
+    header, *rows = compared(tmp_path, tmp_path / "runs", mixed_protocols=True)
+    for name, arrow in (("KID", "↓"), ("precision", "↑"), ("recall", "↑"), ("Inception score", "↑"),
+                        ("Fréchet distance to dense", "↓")):
+        columns = [header.index(f"{name} ({features} features) {arrow}") for features in ("digits-cnn", "inception")]
+        assert [sum(row[i] != "–" for i in columns) for row in rows[2:]] == [1, 1]
+
+
+def test_a_different_way_to_measure_is_another_protocol(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", kid=0.01, protocol={"kid_subsets": 100})
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, kid=0.01, protocol={"kid_subsets": 10})
+    with pytest.raises(UserError, match="kid_subsets is 100 or 10"):
+        report([tmp_path / "runs"], tmp_path / "out")
 
 
 def test_what_does_not_apply_to_a_run_is_no_difference(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from diffprune.report.comparison_page import write_comparison
 from diffprune.report.finished import Finished
+from diffprune.report.quantities import REPORT
 from diffprune.report.rows import states
 from diffprune.report.run_page import write_page
 from diffprune.report.table import Table, transposed
@@ -11,12 +12,13 @@ from diffprune.report.table import Table, transposed
 __all__ = ["run_table", "terminal_table", "write_comparison", "write_report"]
 
 
-def run_table(folder: Path) -> Table:
+def run_table(folder: Path, level: int = REPORT) -> Table:
     """One column per model of the run (dense, pruned before healing, pruned and healed: those that exist).
 
+    `level` MAIN leaves out what is measured beside Fréchet distance, SSIM, sizes and speed.
     Raises UserError when `folder` holds no finished run.
     """
-    return transposed(states(Finished.of(folder)))
+    return transposed(states(Finished.of(folder)), level)
 
 
 def terminal_table(folder: Path) -> str:

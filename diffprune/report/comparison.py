@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from diffprune.errors import UserError
 from diffprune.report.finished import Finished
+from diffprune.report.quantities import REPORT
 from diffprune.report.rows import Numbers, Row, compared, dense
 from diffprune.report.table import Table, listed
 
@@ -18,8 +19,10 @@ UNTRAINED = ("ema",)    # what of a run's protocol does not apply to the dense m
 T = TypeVar("T")
 
 
-def compare(runs: list[Finished], mixed_protocols: bool = False) -> Table:
+def compare(runs: list[Finished], mixed_protocols: bool = False, level: int = REPORT) -> Table:
     """The comparison of `runs`; with `mixed_protocols`, what differs in the protocols becomes columns.
+
+    `level` MAIN leaves out what is measured beside Fréchet distance, SSIM, sizes and speed.
 
     Raises UserError for the same run twice and, without `mixed_protocols`, for runs under different protocols.
     """
@@ -29,7 +32,7 @@ def compare(runs: list[Finished], mixed_protocols: bool = False) -> Table:
         raise UserError(f"these runs were made under different protocols ({sentence(differing)}), so their numbers do "
                         "not compare: name fewer runs, or add --mixed-protocols to see them with what differs")
     rows = [*dense_rows(runs, list(differing)), *configuration_rows(runs, list(differing))]
-    return listed(rows, [name for name in differing if name != "features"])
+    return listed(rows, [name for name in differing if name != "features"], level)
 
 
 def check_distinct(runs: list[Finished]) -> None:
@@ -93,16 +96,21 @@ def once_each(measured: list[Numbers]) -> list[Numbers]:
 
 
 def configuration_rows(runs: list[Finished], differing: list[str]) -> list[Row]:
-    """One row per set of options that agree in all but the seed, ordered by what tells them apart."""
+    """One row per configuration."""
+    return [Row.of(title, [compared(run) for run in group], parts_of(group[0], differing))
+            for title, group in configurations(runs, differing)]
+
+
+def configurations(runs: list[Finished], differing: list[str]) -> list[tuple[str, list[Finished]]]:
+    """Runs whose options agree in all but the seed, under what tells them apart, and in its order."""
     groups = grouped([run for run in runs if not run.is_dense],
                      lambda run: (without_seed(run.options), parts_of(run, differing)))
     options = [flat(without_seed(group[0].options)) for group in groups]
     keys = distinguishing(options)
-    rows = [Row.of(" ".join([group[0].metrics["pruner"] if group[0].is_pruned else group[0].final, *name]),
-                   [compared(run) for run in group], parts_of(group[0], differing))
-            for group, name in zip(groups, titles(options), strict=True)]
-    order = sorted(range(len(rows)), key=lambda i: [sortable(options[i].get(key)) for key in keys])
-    return [rows[i] for i in order]
+    named = [(" ".join([group[0].metrics["pruner"] if group[0].is_pruned else group[0].final, *name]), group)
+             for group, name in zip(groups, titles(options), strict=True)]
+    order = sorted(range(len(named)), key=lambda i: [sortable(options[i].get(key)) for key in keys])
+    return [named[i] for i in order]
 
 
 def titles(options: list[dict[str, Any]]) -> list[list[str]]:

@@ -4,29 +4,41 @@ import os
 from html import escape
 from pathlib import Path
 
-from diffprune.files import appearing
+from diffprune.files import appearing, remove
 from diffprune.report import page
 from diffprune.report.comparison import compare, protocol_differences, protocol_of, sentence, version_differences
 from diffprune.report.finished import Finished
 from diffprune.report.grid import strips
+from diffprune.report.paired import CHOSEN, NOTE, compare_paired
 from diffprune.report.run_page import write_page
 from diffprune.report.table import Table
 
 
-def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool = False) -> Table:
-    """Writes `index.html`, `table.md`, `table.csv` and `table.tex` into `folder`, and the pages that runs lack.
+def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool = False,
+                     baseline: str | None = None) -> Table:
+    """Writes `index.html`, the table and the paired comparison (md, csv, tex) into `folder`, and the pages that runs lack.
 
-    Raises UserError, before anything is written, for runs that do not compare.
+    Raises UserError, before anything is written, for runs that do not compare or a baseline that is none of them.
     """
-    table = compare(runs, mixed_protocols)
+    table, paired = compare(runs, mixed_protocols), compare_paired(runs, baseline)
     for run in runs:
         refresh(run)
-    files = {"index.html": comparison_page(runs, table, folder.resolve()), "table.md": table.markdown(),
-             "table.csv": table.csv(), "table.tex": table.latex()}
+    chosen = paired is not None and baseline is None
+    files = {"index.html": comparison_page(runs, table, folder.resolve(), paired, chosen), **formats("table", table),
+             **formats("paired", paired)}
     for name, text in files.items():
+        if text is None:
+            remove(folder / name)       # of an earlier report on other runs
+            continue
         with appearing(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
     return table
+
+
+def formats(name: str, table: Table | None) -> dict[str, str | None]:
+    """{file: its text}; None for a table that there is not."""
+    return {f"{name}.md": table and table.markdown(), f"{name}.csv": table and table.csv(),
+            f"{name}.tex": table and table.latex()}
 
 
 def refresh(run: Finished) -> None:
@@ -37,13 +49,18 @@ def refresh(run: Finished) -> None:
         write_page(run)
 
 
-def comparison_page(runs: list[Finished], table: Table, folder: Path) -> str:
-    """The page as it will lie in `folder`, from where it links to the runs' own reports."""
+def comparison_page(runs: list[Finished], table: Table, folder: Path, paired: Table | None, chosen: bool) -> str:
+    """The page as it will lie in `folder`, from where it links to the runs' own reports.
+
+    `chosen`: nobody named the baseline of the `paired` comparison.
+    """
     return page.document(f"Comparison of {len(runs)} runs" if len(runs) > 1 else "One run", [
         page.paragraph("Mean ± standard deviation (number of runs) where a configuration ran with several seeds; "
                        "percentages are of the dense model; – means not measured."),
         page.table(table.header, table.body, "wide"),
         *(page.paragraph(note, "quiet") for note in notes(runs)),
+        page.section("Beyond the seeds' noise?", page.paragraph(NOTE), page.table(paired.header, paired.body, "wide"),
+                     page.paragraph(CHOSEN, "quiet") if chosen else "") if paired else "",
         page.section("Protocol", page.columns(page.facts("What all runs share", shared_protocol(runs)))),
         page.section("Runs", *(run_section(run, folder) for run in runs)),
     ])

@@ -6,6 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from diffprune.report.finished import Finished
+from diffprune.report.measures import MEASURES
 
 Numbers = dict[str, float | None]   # {quantity: value}; None where it was not measured
 
@@ -57,6 +58,18 @@ def distance(run: Finished) -> str:
     return f"fid_{run.metrics['features']}"
 
 
+def further(run: Finished, state: str = "") -> Numbers:
+    """The measures of the model in that state (`_dense`, `_before_healing`, or nothing for the final one)."""
+    return {measure.name(run.metrics["features"]): run.metrics.get(measure.key + state) for measure in MEASURES}
+
+
+def of_dense(run: Finished) -> Numbers:
+    """The measures of the dense model; where it is the final one, those that do not compare it with itself."""
+    own = {measure.name(run.metrics["features"]): run.metrics.get(measure.key) for measure in MEASURES
+           if run.is_dense and not measure.to_dense}
+    return further(run, "_dense") | {name: value for name, value in own.items() if value is not None}
+
+
 def dense(run: Finished) -> Numbers:
     """The dense model as this run measured it; SSIM and speed-up are relative to it, so they are 1 where measured."""
     known = run.metrics
@@ -64,14 +77,14 @@ def dense(run: Finished) -> Numbers:
     if run.is_dense:
         fid = known["fid"] if fid is None else fid
         rate = known.get("images_per_second") if rate is None else rate
-    return sizes(run, known["params_dense"], known["macs_dense"]) | {
+    return sizes(run, known["params_dense"], known["macs_dense"]) | of_dense(run) | {
         distance(run): fid, "ssim": None if known.get("ssim") is None else 1.0, "images_per_second": rate,
         "speedup": None if known.get("speedup") is None else 1.0}
 
 
 def final(run: Finished) -> Numbers:
     known = run.metrics
-    return sizes(run, known["params"], known["macs"]) | {
+    return sizes(run, known["params"], known["macs"]) | further(run) | {
         distance(run): known["fid"], "ssim": known.get("ssim"),
         "images_per_second": known.get("images_per_second"), "speedup": known.get("speedup")}
 
@@ -79,14 +92,15 @@ def final(run: Finished) -> Numbers:
 def compared(run: Finished) -> Numbers:
     """The final model's numbers, with what it was like before healing beside them."""
     known = run.metrics
-    return final(run) | {f"unhealed_{distance(run)}": known.get("fid_before_healing"),
-                         "unhealed_ssim": known.get("ssim_before_healing")}
+    unhealed = further(run, "_before_healing") | {distance(run): known.get("fid_before_healing"),
+                                                  "ssim": known.get("ssim_before_healing")}
+    return final(run) | {f"unhealed_{name}": value for name, value in unhealed.items()}
 
 
 def before_healing(run: Finished) -> Numbers:
     """Training changes no shapes: sizes and speed are the final model's."""
-    return final(run) | {distance(run): run.metrics.get("fid_before_healing"),
-                         "ssim": run.metrics.get("ssim_before_healing")}
+    return final(run) | further(run, "_before_healing") | {
+        distance(run): run.metrics.get("fid_before_healing"), "ssim": run.metrics.get("ssim_before_healing")}
 
 
 def sizes(run: Finished, params: int, macs: int) -> Numbers:

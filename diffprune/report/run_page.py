@@ -55,7 +55,8 @@ def reading(run: Finished) -> str:
     """What the table's words mean for this run."""
     known = run.metrics
     return (f"Fréchet distance between {known['images']} drawn images and the data set, on {known['features']} "
-            "features; distances on other features do not compare. SSIM pairs images from the same noise. "
+            "features; distances on other features do not compare. SSIM, like PSNR and RMSE where they were measured, pairs "
+            "images from the same noise. "
             "MACs are for one network evaluation of one image. – means not measured.")
 
 

@@ -2,65 +2,18 @@
 
 import csv
 import io
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from tabulate import tabulate
 
+from diffprune.report.quantities import MISSING, REPORT, Quantity, quantities
 from diffprune.report.rows import Row, Spread
 
-MISSING, NOTHING = "–", Spread(None, None, 0)
+NOTHING = Spread(None, None, 0)
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "±": r"$\pm$", "×": r"$\times$",
          "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """How a measured value is shown: times `scale`, with `decimals` but at least three digits that count.
-
-    `share` names the quantity that is the same in percent of the dense model.
-    """
-    key: str
-    title: str
-    scale: float = 1.0
-    decimals: int = 2
-    share: str | None = None
-
-    def cell(self, row: Row) -> str:
-        """`19.85 (55.5 %)`, over seeds `5.29 ± 0.12 (3)`: mean, standard deviation and their number."""
-        spread = row.values.get(self.key)
-        if spread is None:
-            return MISSING
-        places = decimals(spread.mean * self.scale, self.decimals)
-        text = f"{spread.mean * self.scale:.{places}f}"
-        if spread.std is not None and (spread.std or self.share is None):
-            text += f" ± {spread.std * self.scale:.{places}f} ({spread.n})"
-        return f"{text} ({row.values[self.share].mean:.1f} %)" if self.share else text
-
-
-def decimals(value: float, least: int) -> int:
-    """Decimal places that leave at least three significant digits."""
-    return least if value == 0 else max(least, 2 - math.floor(math.log10(abs(value))))
-
-
-def quantities(rows: list[Row]) -> list[Quantity]:
-    """Those of every table, with one Fréchet distance per kind of features: two kinds never share a column."""
-    known = {key for row in rows for key in row.values}
-    features = sorted({key.removeprefix("fid_") for key in known if key.startswith("fid_")})
-    unhealed = [
-        *(Quantity(f"unhealed_fid_{name}", f"Fréchet distance before healing ({name} features) ↓") for name in features),
-        Quantity("unhealed_ssim", "SSIM before healing ↑", decimals=3)]
-    return [
-        Quantity("params", "parameters [M]", 1e-6, share="params_percent"),
-        Quantity("macs", "MACs [G]", 1e-9, share="macs_percent"),
-        *(Quantity(f"fid_{name}", f"Fréchet distance ({name} features) ↓") for name in features),
-        Quantity("ssim", "SSIM to dense ↑", decimals=3),
-        *(quantity for quantity in unhealed if quantity.key in known),
-        Quantity("images_per_second", "images/s ↑", decimals=0),
-        Quantity("speedup", "speed-up [×] ↑"),
-    ]
 
 
 @dataclass(frozen=True)
@@ -102,20 +55,24 @@ def latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in text)
 
 
-def transposed(rows: list[Row]) -> Table:
-    """One column per row's title, one line per quantity: the shape for a few models."""
-    shown = quantities(rows)
-    body = [[quantity.title, *(quantity.cell(row) for row in rows)] for quantity in shown]
-    return Table(["", *(row.title for row in rows)], body, [record(row, "model", shown) for row in rows])
+def transposed(rows: list[Row], level: int = REPORT) -> Table:
+    """One column per row's title, one line per quantity up to `level`: the shape for a few models."""
+    known = quantities(rows)
+    body = [[quantity.title, *(quantity.cell(row) for row in rows)] for quantity in known if quantity.level <= level]
+    return Table(["", *(row.title for row in rows)], body, [record(row, "model", known) for row in rows])
 
 
-def listed(rows: list[Row], columns: list[str]) -> Table:
-    """One line per row, with the entries `columns` of what it is about after its title: the shape for many."""
-    shown = quantities(rows)
+def listed(rows: list[Row], columns: list[str], level: int = REPORT) -> Table:
+    """One line per row, with the entries `columns` of what it is about after its title, then the quantities up to `level`.
+
+    The shape for many models; the records hold every quantity.
+    """
+    known = quantities(rows)
+    shown = [quantity for quantity in known if quantity.level <= level]
     body = [[row.title, *(said(row.about.get(name)) for name in columns), *(quantity.cell(row) for quantity in shown)]
             for row in rows]
     return Table(["configuration", *columns, *(quantity.title for quantity in shown)], body,
-                 [record(row, "configuration", shown) for row in rows])
+                 [record(row, "configuration", known) for row in rows])
 
 
 def said(value: Any) -> str:

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from diffprune.checkpoint import load_model, save_model
 from diffprune.data import load_images
-from diffprune.data.images import Images
+from diffprune.data.images import ImageSet
 from diffprune.draw import Preview
 from diffprune.files import remove
 from diffprune.interrupt import Interrupt, Interrupted
@@ -31,7 +31,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     training = Training(placed(load_model(run.pruned), cfg), cfg, present())
     keeper = Keeper(cfg, run, training, tracker)
     keeper.go_on()
-    images = load_images(cfg)
+    images = load_images(cfg).to(training.model.device)
     training.ranks.wait()
     with Interrupt() as interrupt, training.ranks.company():
         if training.ranks.first:
@@ -51,7 +51,7 @@ def join(cfg: DictConfig, run: Run) -> None:
     stage(cfg, run, Tracker())
 
 
-def train(cfg: DictConfig, training: Training, images: Images, keeper: "Keeper", interrupt: Interrupt,
+def train(cfg: DictConfig, training: Training, images: ImageSet, keeper: "Keeper", interrupt: Interrupt,
           journal: Journal | None = None) -> None:
     """Trains from `training.step` to `schedule.steps`; step i depends on the state before it and on (seed, i) alone."""
     recipe, ranks = cfg.schedule, training.ranks

@@ -1,0 +1,96 @@
+"""Images as they lie on the disk, in their own size and in a fixed order: folders, array files, runs."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from diffprune.data.decoding import BadImage, decoded
+from diffprune.data.sources.folder import walk
+from diffprune.errors import UserError
+from diffprune.features.extractor import batches
+from diffprune.run import Run
+
+
+class Pictures(Protocol):
+    """`len` images; `chunks` gives them in order, uint8 [B, H, W, C], at most `batch` at a time."""
+
+    def __len__(self) -> int: ...
+
+    def chunks(self, batch: int) -> Iterator[np.ndarray]: ...
+
+
+def pictures(path: Path) -> Pictures:
+    """The images of a run folder, of a `.npy` file or of a folder of image files; raises UserError for anything else."""
+    path = path.expanduser()
+    if (stored := Run(path).images).exists():
+        path = stored
+    if path.suffix == ".npy":
+        return Stored(read_array(path))
+    if path.is_dir():
+        files = [path / name for name in walk(str(path))]
+        if files:
+            return Folder(files)
+    raise UserError(f"{path} holds no images: give a folder of images, a .npy file or a run folder")
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Mapped, not read: uint8 [N, H, W, C]."""
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is no readable array file: copy it again") from error
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3):
+        raise UserError(f"{path} holds {images.dtype} {list(images.shape)}, images are uint8 [N, H, W, 1 or 3]")
+    return images
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Images of an array."""
+    images: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def chunks(self, batch: int) -> Iterator[np.ndarray]:
+        return batches(self.images, batch)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Image files of one size; the next batch is decoded while the present one is used."""
+    files: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def chunks(self, batch: int) -> Iterator[np.ndarray]:
+        shape = decode(self.files[0]).shape
+        with ThreadPoolExecutor() as pool:
+            ahead = [pool.submit(decode, file) for file in self.files[:batch]]
+            for start in range(0, len(self), batch):
+                images = [decoded.result() for decoded in ahead]
+                ahead = [pool.submit(decode, file) for file in self.files[start + batch:start + 2 * batch]]
+                check_sizes(images, self.files[start:start + batch], shape)
+                yield np.stack(images)
+
+
+def check_sizes(images: list[np.ndarray], files: list[Path], shape: tuple[int, ...]) -> None:
+    for image, file in zip(images, files, strict=True):
+        if image.shape != shape:
+            raise UserError(f"{file} is {image.shape[1]}x{image.shape[0]} pixels, the images before it are "
+                            f"{shape[1]}x{shape[0]}: give images of one size")
+
+
+def decode(file: Path) -> np.ndarray:
+    """uint8 [H, W, 3]; raises UserError when the file cannot be read."""
+    try:
+        return np.asarray(decoded(file.read_bytes(), channels=3))
+    except BadImage as error:
+        raise UserError(f"{file} {error}") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): mend or remove it") from error

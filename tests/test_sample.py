@@ -1,0 +1,155 @@
+"""The sample stage: several processes, kills, other machines; always the same images."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import DDIMScheduler
+from omegaconf import DictConfig
+
+from diffprune import draw
+from diffprune.checkpoint import save_model
+from diffprune.diffusion_model import DiffusionModel
+from diffprune.errors import UserError
+from diffprune.run import Run
+from diffprune.stages import sample
+from diffprune.track import Tracker
+from tests.conftest import ROOT, tiny_unet
+
+IMAGES, BATCH = 46, 4
+
+
+@pytest.fixture
+def prepared(config, tmp_path: Path) -> tuple[DictConfig, Run]:
+    """A run whose model is pruned and not trained, so that one set of images is to be drawn."""
+    cfg = config("model.checkpoint=null", "schedule=none", "sampler.steps=3", f"sampler.batch={BATCH}", "device=cpu",
+                 f"evaluate.images={IMAGES}")
+    run = Run.of(cfg)
+    run.open(cfg)
+    save_model(DiffusionModel(tiny_unet(), DDIMScheduler()), run.pruned)
+    return cfg, run
+
+
+def whole(cfg: DictConfig, folder: Path) -> np.ndarray:
+    """The images as one call in this process draws them."""
+    draw.draw_all(DiffusionModel(tiny_unet(), DDIMScheduler()), cfg, folder / "whole.npy", "test")
+    return np.load(folder / "whole.npy")
+
+
+def joining(run: Run, *options: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "diffprune.stages.sample", run.folder, *options], cwd=ROOT,
+                            stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_one_process_starts_no_other(prepared: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, run = prepared
+    monkeypatch.setattr("diffprune.workers.Workers.start", lambda self: pytest.fail("started") if self.count else None)
+    sample.stage(cfg, run, Tracker())
+    assert np.load(run.images).shape == (IMAGES, 8, 8, 1)
+    assert {file.name for file in run.samples.iterdir()} == {"images.npy", "grid.png", "samples.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_draw_the_same_set(prepared: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                             processes: int) -> None:
+    cfg, run = prepared
+    expected = whole(cfg, tmp_path)
+    cfg.sampler.processes = processes
+    monkeypatch.setattr(draw, "draw_one", lambda *_: False)     # all is left to the others
+    sample.stage(cfg, run, Tracker())
+    assert np.array_equal(np.load(run.images), expected)
+    assert {file.name for file in run.samples.iterdir()} == {"images.npy", "grid.png", "samples.json"}
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_stage_and_repeating_goes_on(prepared: tuple, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, run = prepared
+    expected = whole(cfg, tmp_path)
+    cfg.sampler.processes = 2
+    drawn: list[range] = []
+
+    def after_a_kill(model: DiffusionModel, indices: range, cfg: DictConfig) -> np.ndarray:
+        drawn.append(indices)
+        if len(drawn) == 3:
+            (worker,) = active_children()
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.join()
+        return original(model, indices, cfg)
+
+    original = draw.draw
+    monkeypatch.setattr(draw, "draw", after_a_kill)
+    with pytest.raises(UserError, match=r"ended with status -9: repeat the command"):
+        sample.stage(cfg, run, Tracker())
+    assert not run.images.exists()
+    cfg.sampler.processes = 1
+    sample.stage(cfg, run, Tracker())
+    assert np.array_equal(np.load(run.images), expected)
+    assert len({part.start for part in drawn}) == len(drawn)    # nothing twice
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_and_repeat_nothing(prepared: tuple, tmp_path: Path) -> None:
+    cfg, run = prepared
+    expected, moments = whole(cfg, tmp_path), random.Random(0)
+    kept: dict[str, int] = {}
+    for _ in range(3):
+        process = joining(run)
+        wanted = len(kept) + moments.randint(1, 3)
+        while len(written(run)) < wanted and process.poll() is None:
+            time.sleep(moments.uniform(0, 0.01))
+        process.kill()
+        process.wait()
+        assert not run.images.exists(), "it was over before the kill"
+        parts = written(run)
+        assert kept.items() <= parts.items()        # what was there was not drawn again
+        kept = parts
+    assert joining(run).wait() == 0
+    assert np.array_equal(np.load(run.images), expected)
+    assert [file.name for file in run.samples.iterdir()] == ["images.npy"]
+
+
+def written(run: Run) -> dict[str, int]:
+    """{part: when it was written}"""
+    return {file.name: file.stat().st_mtime_ns for file in run.samples.glob("*.parts/*-*.npy")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[[], []], [["--part", "1/2"], ["--part", "0/2"]]], ids=["locks", "shares"])
+def test_processes_of_other_machines_join_in(prepared: tuple, tmp_path: Path, options: list[list[str]]) -> None:
+    cfg, run = prepared
+    expected = whole(cfg, tmp_path)
+    processes = [joining(run, *own) for own in options]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert np.array_equal(np.load(run.images), expected)
+    assert [file.name for file in run.samples.iterdir()] == ["images.npy"]
+
+
+def test_joining_in_needs_a_run_with_a_model(prepared: tuple, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    _, run = prepared
+    run.pruned.rename(tmp_path / "elsewhere")
+    for folder, words in ((tmp_path, "is no run folder"), (run.folder, "has no model pruned/ yet")):
+        with pytest.raises(SystemExit) as end:
+            sample.main([str(folder)])
+        assert str(end.value).startswith("error: ")
+        assert words in str(end.value)
+    with pytest.raises(SystemExit):
+        sample.main([str(run.folder), "--part", "2/2"])
+    assert "I in 0 … N-1" in capsys.readouterr().err
+
+
+def test_without_a_number_there_is_a_process_for_every_core_and_at_most_eight(config, monkeypatch) -> None:
+    from diffprune.models import processes_for
+    cfg = config("sampler.processes=null", "device=cpu")
+    for cores, expected in ((3, 3), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert processes_for(cfg) == expected
+    assert processes_for(config("sampler.processes=5", "device=cpu")) == 5
