@@ -105,6 +105,22 @@ def test_two_processes_come_to_what_one_comes_to(tmp_path: Path) -> None:
         assert max(float((one[name] - start_of[name]).abs().max()) for name in one) > 5e-4
 
 
+def test_a_whole_run_of_two_processes_is_that_of_one_with_two_micro_batches(tmp_path: Path, pair) -> None:
+    """They train and draw together; the first alone does the rest, tells and writes."""
+    def smoke(folder: Path) -> tuple[str, ...]:
+        return (f"paths.runs={folder}/runs", f"paths.cache={folder}/cache", "logger=none", "experiment=smoke", "device=cpu")
+    both = pair(*smoke(tmp_path / "two"))
+    (code, said), (other_code, other_said) = (ended(process) for process in both)
+    assert (code, other_code, other_said) == (0, 0, ""), said + other_said
+    assert [line for line in said.splitlines() if line.endswith("…")] == [
+        f"{stage} …" for stage in ("score", "prune", "finetune", "sample", "evaluate")]
+    assert ended(start("diffprune", *smoke(tmp_path / "one"), "schedule.accumulate=2", "until=sample"))[0] == 0
+    (two,), (one,) = (sorted((tmp_path / which / "runs").glob("*/*")) for which in ("two", "one"))
+    assert digest(Run(two)) == digest(Run(one))
+    assert Run(two).images.read_bytes() == Run(one).images.read_bytes()
+    assert Run(two).metrics.exists()
+
+
 def test_a_request_to_one_of_two_processes_stops_both(tmp_path: Path, pair) -> None:
     more = ("schedule.steps=400", "schedule.save_every=1000", "schedule.log_every=1")
     _, run = ready(tmp_path, *more)
