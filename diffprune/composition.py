@@ -17,6 +17,7 @@ ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there
 CHOICES = {
     "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
     "pruner.selection": ("paper", "torch_pruning"), "pruner.heads": ("equal", "whole"),
+    "pruner.scope": ("local", "global", "isomorphic"),
     "evaluate.features": ("digits-cnn", "cifar-cnn", "inception", "dinov2"),
     "dataset.on_error": ("stop", "skip"), "dataset.channels": (1, 3), "memory_format": ("contiguous", "channels_last"),
     "schedule.loss": ("noise", "distill", "features"), "schedule.rate": ("constant", "cosine"),
@@ -24,6 +25,9 @@ CHOICES = {
 RANGES = (
     ("seed", 0, 2**31), ("pruner.ratio", 0, 1), ("pruner.threshold", 0, math.inf),
     ("pruner.calibration_batch", 1, math.inf), ("pruner.round_to", 1, math.inf),
+    ("pruner.floor", 0, 1), ("pruner.target.macs", 1e-6, 1), ("pruner.target.params", 1e-6, 1),
+    ("pruner.target.latency", 1e-6, 1), ("pruner.timesteps_per_pass", 1, math.inf), ("pruner.stops_kept", 1, math.inf),
+    ("pruner.timesteps.first", 0, math.inf), ("pruner.timesteps.count", 1, math.inf),
     ("schedule.steps", 0, math.inf), ("schedule.batch", 1, math.inf), ("schedule.lr", 0, math.inf),
     ("schedule.dropout", 0, 1), ("schedule.ema", 0, 1), ("schedule.clip", 0, math.inf),
     ("schedule.accumulate", 1, math.inf), ("schedule.min_snr", 0, math.inf), ("schedule.warmup", 0, math.inf),
@@ -65,7 +69,22 @@ def check(cfg: DictConfig) -> None:
     window, side = cfg.evaluate.ssim_window, cfg.dataset.resolution
     if window > side or window % 2 == 0:
         raise UserError(f"evaluate.ssim_window={window} does not fit {side}-pixel images: choose an odd number up to {side}")
+    check_pruner(cfg.pruner)
     check_paths(cfg)
+
+
+def check_pruner(pruner: DictConfig) -> None:
+    """Refuses options of the pruner that contradict each other."""
+    targets = [f"pruner.target.{name}={share}" for name, share in pruner.target.items() if share is not None]
+    if len(targets) > 1:
+        raise UserError(f"{' and '.join(targets)} are two targets: choose one")
+    if targets and not pruner.ratio:
+        raise UserError(f"pruner={pruner.name} removes nothing (its ratio is 0), {targets[0]} asks it to: leave one out")
+    if any(T < 0 for T in pruner.thresholds or ()):
+        raise UserError(f"pruner.thresholds={list(pruner.thresholds)} is outside its range: choose values from 0 on")
+    first, last = (OmegaConf.select(pruner, f"timesteps.{end}") for end in ("first", "last"))
+    if last is not None and last < first:
+        raise UserError(f"pruner.timesteps.last={last} lies before pruner.timesteps.first={first}: choose a later one")
 
 
 def check_values(cfg: DictConfig) -> None:

@@ -19,7 +19,7 @@ from diffprune.diffusion import noise_for
 from diffprune.diffusion_model import DiffusionModel, pipeline_of, state_key
 from diffprune.draw import draw
 from diffprune.errors import UserError
-from diffprune.importance import timestep_losses
+from diffprune.gradient_sum import timestep_losses
 from diffprune.latent import ClassEmbedder
 from diffprune.losses import Noised, squared_error
 from diffprune.models import load_dense

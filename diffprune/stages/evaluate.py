@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import platform
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -22,6 +20,7 @@ from diffprune.errors import UserError
 from diffprune.features import load_extractor
 from diffprune.features.extractor import Extractor, batches
 from diffprune.files import read_json, write_json
+from diffprune.latency import hardware
 from diffprune.metrics import Settings, against, fid
 from diffprune.models import device_of, load_dense
 from diffprune.portrait import Portrait
@@ -142,10 +141,3 @@ def provenance() -> dict[str, str | None]:
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     wanted = [override for override in overrides if not override.startswith("paths.")]
     return {"command": " ".join(["python -m diffprune", *wanted]), "commit": commit}
-
-
-def hardware(device: torch.device) -> str:
-    """What the times were measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
