@@ -20,7 +20,8 @@ CHOICES = {
     "pruner.selection": ("paper", "torch_pruning"), "pruner.heads": ("equal", "whole"),
     "pruner.scope": ("local", "global", "isomorphic"),
     "evaluate.features": ("digits-cnn", "cifar-cnn", "inception", "dinov2"),
-    "dataset.on_error": ("stop", "skip"), "dataset.channels": (1, 3),
+    "dataset.on_error": ("stop", "skip"), "dataset.channels": (1, 3), "memory_format": ("contiguous", "channels_last"),
+    "schedule.loss": ("noise", "distill", "features"), "schedule.rate": ("constant", "cosine"),
 }
 RANGES = (
     ("seed", 0, 2**31), ("pruner.ratio", 0, 1), ("pruner.threshold", 0, math.inf),
@@ -30,6 +31,8 @@ RANGES = (
     ("pruner.timesteps.first", 0, math.inf), ("pruner.timesteps.count", 1, math.inf),
     ("schedule.steps", 0, math.inf), ("schedule.batch", 1, math.inf), ("schedule.lr", 0, math.inf),
     ("schedule.dropout", 0, 1), ("schedule.ema", 0, 1), ("schedule.clip", 0, math.inf),
+    ("schedule.accumulate", 1, math.inf), ("schedule.min_snr", 0, math.inf), ("schedule.warmup", 0, math.inf),
+    ("schedule.ema_power", 0, math.inf), ("schedule.keep_last", 1, math.inf),
     ("schedule.save_every", 1, math.inf), ("schedule.log_every", 1, math.inf), ("schedule.preview_every", 0, math.inf),
     ("sampler.steps", 1, 1001), ("sampler.eta", 0, 1.0001), ("sampler.batch", 1, math.inf), ("sampler.seed", 0, 2**31),
     ("sampler.guidance", 0, math.inf), ("sampler.processes", 1, math.inf),

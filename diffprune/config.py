@@ -16,7 +16,7 @@ OUTSIDE_THE_HASH = (
     "paths", "logger", "launcher", "device", "until", "hydra",
     "dataset.path", "dataset.workers", "dataset.memory_gb", "dataset.labels", "pruner.thresholds", "pruner.stops_kept",
     "sampler.batch", "sampler.processes", "evaluate.batch", "evaluate.speed",
-    "schedule.save_every", "schedule.log_every", "schedule.preview_every",
+    "schedule.save_every", "schedule.log_every", "schedule.preview_every", "schedule.accumulate", "schedule.keep_last",
     "model.source.host", "model.source.megabytes", "model.source.licence", "model.source.address", "model.source.convert",
 )
 
@@ -26,6 +26,8 @@ LATER = {
     "pruner.scope": "local", "pruner.target": {"macs": None, "params": None, "latency": None},
     "pruner.timesteps": None, "pruner.timesteps_per_pass": None,
     "evaluate.reference": None, "evaluate.subset": 10_000, "evaluate.kid_subset": 1000, "evaluate.neighbours": 3,
+    "schedule.loss": "noise", "schedule.min_snr": None, "schedule.rate": "constant", "schedule.warmup": 0,
+    "schedule.ema_power": None, "memory_format": "contiguous",
 }
 
 
@@ -118,14 +120,21 @@ class Schedule:
     name: str = MISSING
     steps: int = MISSING
     batch: int = MISSING
+    accumulate: int = MISSING
+    loss: str = MISSING
+    min_snr: float | None = MISSING
     lr: float = MISSING
+    rate: str = MISSING
+    warmup: int = MISSING
     betas: list[float] = MISSING
     eps: float = MISSING
     weight_decay: float = MISSING
     clip: float | None = MISSING
     dropout: float = MISSING
     ema: float = MISSING
+    ema_power: float | None = MISSING
     save_every: int = MISSING
+    keep_last: int = MISSING
     log_every: int = MISSING
     preview_every: int = MISSING
 
@@ -180,6 +189,7 @@ class Config:
     seed: int = MISSING
     device: str = MISSING
     precision: str = MISSING
+    memory_format: str = MISSING
     until: str = MISSING
     paths: Paths = field(default_factory=Paths)
     dataset: Dataset = MISSING

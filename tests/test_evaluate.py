@@ -70,3 +70,9 @@ def test_the_clock_alternates_between_the_models_and_reports_the_median(config, 
     assert order == (["dense"] * 3 + ["final"] * 3) * 8
     assert result == {"images_per_second": pytest.approx(64), "images_per_second_dense": pytest.approx(32),
                       "speedup": pytest.approx(2)}
+
+
+def test_the_protocol_says_which_average_was_sampled(config) -> None:
+    assert evaluate.protocol(config())["ema"] == config().schedule.ema
+    assert evaluate.protocol(config("schedule.ema_power=6.94"))["ema"] == "power 6.94"
+    assert evaluate.protocol(config("schedule=none"))["ema"] is None

@@ -121,7 +121,9 @@ def pairs(cfg: DictConfig, images: np.ndarray | None, dense: np.ndarray | None) 
 def protocol(cfg: DictConfig) -> dict[str, Any]:
     """What a number must share with another to be compared with it."""
     sampler = {("sampler" if name == "name" else name): value for name, value in sampler_protocol(cfg).items()}
-    return sampler | {"images": cfg.evaluate.images, "ema": cfg.schedule.ema if cfg.schedule.steps else None,
+    recipe = cfg.schedule
+    average = recipe.ema if recipe.ema_power is None else f"power {recipe.ema_power:g}"
+    return sampler | {"images": cfg.evaluate.images, "ema": average if recipe.steps else None,
                       "ssim_window": cfg.evaluate.ssim_window, "kid_subset": cfg.evaluate.kid_subset,
                       "subset": cfg.evaluate.subset, "neighbours": cfg.evaluate.neighbours, "precision": cfg.precision}
 
