@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from diffprune.config import STAGES
 from diffprune.run import Cache, Run, locked
+from diffprune.standing import standing
 from diffprune.track import Tracker
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Stages:
 @contextmanager
 def stages(cfg: DictConfig, run: Run) -> Iterator[Stages]:
     """The stages of one run, while no other process works on it; the tracker is closed at the end, whatever happens."""
-    with locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name):
+    with locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name), standing(run, cfg.until):
         run.open(cfg)
         stage, failed = Stages(cfg, run), True
         try:
