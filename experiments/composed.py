@@ -8,7 +8,7 @@ import copy
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ class Base:
     @cached_property
     def interpolations(self) -> str:
         """Every value that refers to another one, as text."""
-        return "\n".join(re.findall(r"\$\{[^\n\"]*\}", json.dumps(OmegaConf.to_container(self.cfg, resolve=False), indent=0)))
+        raw = json.dumps(OmegaConf.to_container(self.cfg, resolve=False), indent=0)     # a value a line
+        return "\n".join(re.findall(r"\$\{[^\n\"]*\}", raw))
 
     def with_values(self, overrides: list[str]) -> dict[str, Any]:
         """The options after `key=value` overrides; raises NotPlain or ValidationError where Hydra has to look."""
@@ -78,7 +79,7 @@ class Base:
             branch_of(options, key)[key.rpartition(".")[2]] = self.typed(text)
         return options
 
-    @lru_cache(maxsize=None)    # noqa: B019  (a base lives as long as its composer)
+    @cache    # noqa: B019  (a base lives as long as its composer)
     def typed(self, text: str) -> Any:
         """The value of `key=value` as the schema's type of `key` takes it."""
         key, value = parsed(text)
@@ -99,7 +100,7 @@ class Base:
     __hash__ = object.__hash__
 
 
-@lru_cache(maxsize=None)
+@cache
 def parsed(text: str) -> tuple[str, Any]:
     """(key, value) of an override in Hydra's grammar."""
     (override,) = OverridesParser.create().parse_overrides([text])
@@ -108,7 +109,7 @@ def parsed(text: str) -> tuple[str, Any]:
     return override.key_or_group, override.value()
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_value(text: str) -> bool:
     """Whether an override sets an option, rather than choosing in a group, adding or deleting."""
     return VALUE.fullmatch(text) is not None and not (CONF / text.partition("=")[0]).is_dir()

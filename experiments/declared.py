@@ -100,7 +100,7 @@ def expanded(declared: dict[str, Any], shared: dict[str, Any], seeds: tuple[int,
 
 
 def filled(text: Any, values: dict[str, Any]) -> Any:
-    """`text` with its placeholders {name}, {name-1}, {name:g} filled; a text that is nothing else becomes the value itself."""
+    """`text` with its placeholders {name}, {name-1}, {name:g} filled; a text that is nothing else becomes the value."""
     if not isinstance(text, str):
         return text
     if whole := PLACEHOLDER.fullmatch(text):

@@ -1,0 +1,128 @@
+"""What a cell will take: from finished runs of the same model and data set where there are any, else from arithmetic."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from diffprune.files import read_json
+from diffprune.progress import duration
+from diffprune.run import Run
+from experiments.cells import Cell
+from experiments.declared import datasets
+
+CPU, GPU = 2e10, 5e12       # multiply-accumulates per second: of two cores with small images; of one GPU of 2019 on
+TRAINING = 3                # a step forward and back costs about three evaluations
+INCEPTION = 5.7e9           # MACs of one image's features
+BYTES_PER_MAC = 8e-3        # activations of a training image, per MAC of an evaluation
+COPIES = 5                  # of the weights while training: weights, gradients, two moments, average
+RUNTIME = 600e6             # bytes of the libraries themselves
+TRIED = 20                  # finished runs that are looked at
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`basis` says what the numbers rest on; `memory` is the device's."""
+    seconds: float
+    memory: float
+    disk: float
+    basis: str
+
+    def __str__(self) -> str:
+        return f"{duration(self.seconds)}, {size(self.memory)} memory, {size(self.disk)} disk ({self.basis})"
+
+    def record(self) -> dict[str, Any]:
+        return {"seconds": round(self.seconds), "memory": int(self.memory), "disk": int(self.disk), "basis": self.basis}
+
+
+def estimate(cell: Cell, past: Sequence["Past"], gpu: bool) -> Estimate:
+    """Of the whole cell, whatever of it is done."""
+    guessed = arithmetic(cell, gpu)
+    return measured(cell, past, guessed) if past else guessed
+
+
+@dataclass(frozen=True)
+class Past:
+    """A finished run, as far as it tells what others will take."""
+    run: Run
+    metrics: dict[str, Any]
+
+    @cached_property
+    def memory(self) -> int:
+        told = read_json(self.run.standing) if self.run.standing.exists() else {}
+        return told.get("gpu_memory") or told.get("memory", 0)
+
+    @cached_property
+    def disk(self) -> int:
+        return sum(file.stat().st_size for file in self.run.folder.rglob("*") if file.is_file())
+
+    @cached_property
+    def steps(self) -> int:
+        """Of training."""
+        if not self.run.progress.exists():
+            return 0
+        return json.loads(self.run.progress.read_text().splitlines()[-1])["step"]
+
+
+def history(cells: Sequence[Cell]) -> dict[tuple[Path, str], list[Past]]:
+    """{(folder of a data set's runs, model): some of its finished runs}"""
+    found: dict[tuple[Path, str], list[Past]] = {}
+    for folder in dict.fromkeys(cell.folder.parent for cell in cells):
+        for file in sorted(folder.glob("*/metrics.json"))[:TRIED]:
+            metrics = read_json(file)
+            found.setdefault((folder, metrics["model"]), []).append(Past(Run(file.parent), metrics))
+    return found
+
+
+def past_of(cell: Cell, known: dict[tuple[Path, str], list[Past]]) -> list[Past]:
+    return known.get((cell.folder.parent, cell.options["model"]["name"]), [])
+
+
+def measured(cell: Cell, past: Sequence[Past], guessed: Estimate) -> Estimate:
+    """Stage by stage, in proportion to the training steps, and to images times sampling steps."""
+    options = cell.options
+    images, sampled = options["evaluate"]["images"], options["evaluate"]["images"] * options["sampler"]["steps"]
+
+    def middle(stage: str, unit: Any = lambda run: 1.0) -> float:
+        rates = [run.metrics["seconds"][stage] / unit(run) for run in past if stage in run.metrics["seconds"] and unit(run)]
+        return median(rates) if rates else 0.0
+
+    seconds = (middle("score") + middle("prune") + options["schedule"]["steps"] * middle("finetune", lambda run: run.steps)
+               + sampled * middle("sample", lambda run: run.metrics["images"] * run.metrics["protocol"]["steps"])
+               + images * middle("evaluate", lambda run: run.metrics["images"]))
+    kept = [run.memory for run in past if run.memory]
+    return Estimate(seconds, max(kept, default=guessed.memory), median(run.disk for run in past),
+                    f"{len(past)} finished runs of this model")
+
+
+def arithmetic(cell: Cell, gpu: bool) -> Estimate:
+    """From MACs × steps × images at the rate of the device; a nominal ratio r is taken to leave (1 - r)² of the model."""
+    options, dense = cell.options, datasets().get(cell.options["dataset"]["name"], {}).get("dense")
+    rate = GPU if gpu else CPU
+    if dense is None:
+        return Estimate(0, 0, 0, "no estimate: nothing is known of this data set's model")
+    left = (1 - options["pruner"].get("ratio", 0.0)) ** 2
+    macs, params = dense["macs"] * 1e9, dense["params"] * 1e6
+    recipe, images, steps = options["schedule"], options["evaluate"]["images"], options["sampler"]["steps"]
+    evaluations = 2 if options["sampler"].get("guidance") not in (None, 1.0) else 1
+    work = 1000 * options["pruner"]["calibration_batch"] * TRAINING * macs * ("threshold" in options["pruner"])
+    work += recipe["steps"] * recipe["batch"] * TRAINING * macs * left
+    work += images * steps * evaluations * macs * (1 + left)       # the dense model's images once, and its own
+    work += images * 2 * INCEPTION * (options["evaluate"]["features"] == "inception")
+    pixels = options["dataset"]["resolution"] ** 2 * options["dataset"]["channels"]
+    memory = RUNTIME * (not gpu) + params * 4 * COPIES + recipe["batch"] * macs * BYTES_PER_MAC
+    trained = params * left * 4 * (recipe["steps"] > 0)
+    disk = params * 4 + params * left * 4 + trained * 4 + images * pixels
+    return Estimate(work / rate, memory, disk, f"MACs × steps × images at {rate:.0e} MAC/s")
+
+
+def size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU is here, asked of the driver's own file, so that no library is loaded for it."""
+    return Path("/proc/driver/nvidia/version").exists()
