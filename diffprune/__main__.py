@@ -1,5 +1,6 @@
 """`python -m diffprune`: one run, or with -m a sweep, from one Hydra configuration."""
 
+import gc
 import logging
 import os
 import sys
@@ -11,24 +12,46 @@ from omegaconf import DictConfig
 
 from diffprune.command import one_sentence
 from diffprune.composition import check, register
-from diffprune.errors import UserError
+from diffprune.errors import JobFailed, UserError
 from diffprune.pipeline import reproduce
 from diffprune.run import Run
 
 log = logging.getLogger("diffprune")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def job(cfg: DictConfig) -> None:
-    """One run. A user's mistake ends it with one sentence; in a sweep that is said after the other jobs had their turn."""
+    """One run. A user's mistake ends it with one sentence; in a sweep the other jobs have their turn all the same."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return in_sweep(cfg)
     try:
-        check(cfg)
-        reproduce(cfg, run := Run.of(cfg))
-        show(run)
+        one(cfg)
     except UserError as error:
-        if HydraConfig.get().mode == RunMode.RUN:
-            sys.exit(f"error: {error}")
-        raise
+        sys.exit(f"error: {error}")
+
+
+def one(cfg: DictConfig) -> None:
+    check(cfg)
+    reproduce(cfg, run := Run.of(cfg))
+    show(run)
+
+
+def in_sweep(cfg: DictConfig) -> None:
+    """One job of several in this process, after which nothing of it is left; raises JobFailed, a defect's traceback logged.
+
+    Hydra keeps what a job raises until the last job is over, and with an exception's traceback the model it was about.
+    """
+    reason = None
+    try:
+        one(cfg)
+    except UserError as error:
+        reason = str(error)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        log.exception("this job failed")
+    gc.collect()
+    if reason is not None:
+        log.error("failed: %s", reason)
+        raise JobFailed(f"{' '.join(HydraConfig.get().overrides.task)}: {reason}")
 
 
 def show(run: Run) -> None:
@@ -43,8 +66,22 @@ def show(run: Run) -> None:
 def main() -> None:
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
+    failed: list[JobFailed] = []
+
+    @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+    def entry(cfg: DictConfig) -> None:
+        try:
+            job(cfg)
+        except JobFailed as failure:    # Hydra would tell of the first alone
+            failed.append(failure)
+            raise
+
     with one_sentence():
-        job()
+        try:
+            entry()
+        except JobFailed as first:
+            raise UserError("\n".join(map(str, [f"{len(failed)} jobs of the sweep failed", *failed] if failed else [first]))
+                            ) from None
 
 
 if __name__ == "__main__":

@@ -23,10 +23,20 @@ STATES = ("done", "running", "waiting", "failed", "stopped")
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, 1 where something failed, 75 where the same command goes on."""
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
-    asked = parser().parse_args(arguments)
+    asked = understood(arguments)
     with one_sentence():
         return asked.does(asked)
-    return 1
+
+
+def understood(arguments: list[str] | None) -> argparse.Namespace:
+    """The parsed line; argparse takes words in one place alone, here they stand anywhere among the options."""
+    reader = parser()
+    asked, rest = reader.parse_known_args(arguments)
+    if not hasattr(asked, "words") or any(word.startswith("-") for word in rest):
+        reader.parse_args(arguments)    # says what is wrong
+    else:
+        asked.words += rest
+    return asked
 
 
 def parser() -> argparse.ArgumentParser:

@@ -45,5 +45,6 @@ def ablation(dataset: str) -> dict[str, Any]:
     curve = everything()["timestep_ablation"].get(dataset)
     if curve is None:
         return {}
-    rows = [{"kept": kept, "ssim": ssim, "ratio": curve["ratio"]} for kept, ssim in zip(ABLATION, curve["ssim"], strict=True)]
+    rows = [{"kept": kept, "ssim": ssim, "ratio": curve["ratio"]}
+            for kept, ssim in zip(ABLATION, curve["ssim"], strict=True)]
     return {"conditions": {"images": [32], "ratio": curve["ratio"]}, "rows": rows}

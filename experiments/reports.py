@@ -15,7 +15,7 @@ from experiments.picture import picture
 
 
 def write_report(plan: Plan, name: str, out: Path, page: bool = True) -> str:
-    """Writes `<name>.md`, `.csv`, `.svg` into `out`, and `<name>/index.html` for a `page`; returns the table and where it is."""
+    """Writes `<name>.md`, `.csv`, `.svg` into `out`, for a `page` `<name>/index.html`; returns the table and where it is."""
     table = next(table for table, _, _ in plan.rows if table.name == name)
     lines = [Line.of(table, row, cells) for of, row, cells in plan.rows if of.name == name]
     shown = quantities(lines, table.figure.get("x", ""))
