@@ -90,19 +90,18 @@ def list_tables(asked: argparse.Namespace) -> int:
 
 
 def show_plan(asked: argparse.Namespace) -> int:
-    from experiments.estimate import estimate, has_gpu, history, past_of
+    from experiments.estimate import estimates
     cells = planned(asked).cells
-    known, gpu = history(cells), has_gpu()
-    estimates = [estimate(cell, past_of(cell, known), gpu) for cell in cells]
+    guesses = estimates(cells)
     done = [cell.standing.state == "done" for cell in cells]
     if asked.json:
         print(json.dumps([cell.described(finished) | {"estimate": guess.record()}
-                          for cell, finished, guess in zip(cells, done, estimates, strict=True)], indent=2))
+                          for cell, finished, guess in zip(cells, done, guesses, strict=True)], indent=2))
         return 0
-    for number, (cell, finished, guess) in enumerate(zip(cells, done, estimates, strict=True)):
+    for number, (cell, finished, guess) in enumerate(zip(cells, done, guesses, strict=True)):
         print(f"{number:4}  {'done' if finished else 'to do'}  {cell.name}\n"
               f"      {shlex.join(['python', *cell.command[1:]])}\n      {cell.folder}\n      about {guess}")
-    left = [guess for finished, guess in zip(done, estimates, strict=True) if not finished]
+    left = [guess for finished, guess in zip(done, guesses, strict=True) if not finished]
     print(f"{len(cells)} cells, {sum(done)} done; about {duration(sum(guess.seconds for guess in left))} and "
           f"{sum(guess.disk for guess in left) / 1e9:.1f} GB of disk for the rest, one after the other")
     if still := sorted({key for cell in cells for key in cell.missing}):

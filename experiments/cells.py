@@ -62,10 +62,14 @@ class Plan:
 
 def plan(names: Sequence[str], overrides: Sequence[str] = (), seeds: tuple[int, ...] | None = None) -> Plan:
     """The cells of the tables `names`, each with `overrides` on top. Raises UserError, or what Hydra does, for a mistake."""
+    return of_tables([table(name, seeds) for name in names], overrides)
+
+
+def of_tables(tables: Sequence[Table], overrides: Sequence[str] = ()) -> Plan:
     own = [text for text in overrides if not elsewhere(text)]
     composer = Composer()
     return Plan([(declared, row, [cell(row, seed, own, composer) for seed in row.seeds])
-                 for declared in (table(name, seeds) for name in names) for row in declared.rows])
+                 for declared in tables for row in declared.rows])
 
 
 def cell(row: Row, seed: int, overrides: Sequence[str], composer: Composer) -> Cell:

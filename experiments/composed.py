@@ -4,7 +4,6 @@ Composing takes a tenth of a second. Runs that choose the same groups differ in 
 part is composed once, and the values are set as the schema's types take them. What that cannot do, Hydra does in full.
 """
 
-import copy
 import json
 import re
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ class Composer:
         try:
             return base.with_values([text for text in overrides if is_value(text)])
         except (NotPlain, ValidationError):     # also a mistake, which Hydra names better
-            return copy.deepcopy(self.base(overrides).options)
+            return own(self.base(overrides).options)
 
     def base(self, overrides: tuple[str, ...]) -> "Base":
         if overrides not in self.bases:
@@ -73,7 +72,7 @@ class Base:
 
     def with_values(self, overrides: list[str]) -> dict[str, Any]:
         """The options after `key=value` overrides; raises NotPlain or ValidationError where Hydra has to look."""
-        options = copy.deepcopy(self.options)
+        options = own(self.options)
         for text in overrides:
             key = text.partition("=")[0]
             branch_of(options, key)[key.rpartition(".")[2]] = self.typed(text)
@@ -133,3 +132,10 @@ def missing(options: dict[str, Any], prefix: str = "") -> list[str]:
         elif value == "???":
             names.append(f"{prefix}{key}")
     return names
+
+
+def own(options: Any) -> Any:
+    """A copy of plain options that its holder may change."""
+    if isinstance(options, dict):
+        return {key: own(value) for key, value in options.items()}
+    return [own(value) for value in options] if isinstance(options, list) else options

@@ -38,10 +38,16 @@ class Estimate:
         return {"seconds": round(self.seconds), "memory": int(self.memory), "disk": int(self.disk), "basis": self.basis}
 
 
-def estimate(cell: Cell, past: Sequence["Past"], gpu: bool) -> Estimate:
-    """Of the whole cell, whatever of it is done."""
-    guessed = arithmetic(cell, gpu)
-    return measured(cell, past, guessed) if past else guessed
+def estimates(cells: Sequence[Cell]) -> list[Estimate]:
+    """Of each cell as a whole, whatever of it is done; a model that several share is made by the first of them."""
+    known, gpu, made, found = history(cells), has_gpu(), set(), []
+    for cell in cells:
+        past = known.get((cell.folder.parent, cell.options["model"]["name"]), [])
+        steps = 0 if cell.model in made else cell.options["schedule"]["steps"]
+        guessed = arithmetic(cell, steps, gpu)
+        found.append(measured(cell, steps, past, guessed) if past else guessed)
+        made.add(cell.model)
+    return found
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,8 @@ def history(cells: Sequence[Cell]) -> dict[tuple[Path, str], list[Past]]:
     return found
 
 
-def past_of(cell: Cell, known: dict[tuple[Path, str], list[Past]]) -> list[Past]:
-    return known.get((cell.folder.parent, cell.options["model"]["name"]), [])
-
-
-def measured(cell: Cell, past: Sequence[Past], guessed: Estimate) -> Estimate:
-    """Stage by stage, in proportion to the training steps, and to images times sampling steps."""
+def measured(cell: Cell, steps: int, past: Sequence[Past], guessed: Estimate) -> Estimate:
+    """Stage by stage, in proportion to the training `steps`, and to images times sampling steps."""
     options = cell.options
     images, sampled = options["evaluate"]["images"], options["evaluate"]["images"] * options["sampler"]["steps"]
 
@@ -90,7 +92,7 @@ def measured(cell: Cell, past: Sequence[Past], guessed: Estimate) -> Estimate:
         rates = [run.metrics["seconds"][stage] / unit(run) for run in past if stage in run.metrics["seconds"] and unit(run)]
         return median(rates) if rates else 0.0
 
-    seconds = (middle("score") + middle("prune") + options["schedule"]["steps"] * middle("finetune", lambda run: run.steps)
+    seconds = (middle("score") + middle("prune") + steps * middle("finetune", lambda run: run.steps)
                + sampled * middle("sample", lambda run: run.metrics["images"] * run.metrics["protocol"]["steps"])
                + images * middle("evaluate", lambda run: run.metrics["images"]))
     kept = [run.memory for run in past if run.memory]
@@ -98,19 +100,19 @@ def measured(cell: Cell, past: Sequence[Past], guessed: Estimate) -> Estimate:
                     f"{len(past)} finished runs of this model")
 
 
-def arithmetic(cell: Cell, gpu: bool) -> Estimate:
-    """From MACs × steps × images at the rate of the device; a nominal ratio r is taken to leave (1 - r)² of the model."""
+def arithmetic(cell: Cell, steps: int, gpu: bool) -> Estimate:
+    """For training `steps`, from MACs × steps × images at the rate of the device; a nominal ratio r is taken to leave (1 - r)² of the model."""
     options, dense = cell.options, datasets().get(cell.options["dataset"]["name"], {}).get("dense")
     rate = GPU if gpu else CPU
     if dense is None:
         return Estimate(0, 0, 0, "no estimate: nothing is known of this data set's model")
     left = (1 - options["pruner"].get("ratio", 0.0)) ** 2
     macs, params = dense["macs"] * 1e9, dense["params"] * 1e6
-    recipe, images, steps = options["schedule"], options["evaluate"]["images"], options["sampler"]["steps"]
+    recipe, images = options["schedule"], options["evaluate"]["images"]
     evaluations = 2 if options["sampler"].get("guidance") not in (None, 1.0) else 1
     work = 1000 * options["pruner"]["calibration_batch"] * TRAINING * macs * ("threshold" in options["pruner"])
-    work += recipe["steps"] * recipe["batch"] * TRAINING * macs * left
-    work += images * steps * evaluations * macs * (1 + left)       # the dense model's images once, and its own
+    work += steps * recipe["batch"] * TRAINING * macs * left
+    work += images * options["sampler"]["steps"] * evaluations * macs * (1 + left)       # the dense model's images once, and its own
     work += images * 2 * INCEPTION * (options["evaluate"]["features"] == "inception")
     pixels = options["dataset"]["resolution"] ** 2 * options["dataset"]["channels"]
     memory = RUNTIME * (not gpu) + params * 4 * COPIES + recipe["batch"] * macs * BYTES_PER_MAC
