@@ -101,24 +101,28 @@ def measured(cell: Cell, steps: int, past: Sequence[Past], guessed: Estimate) ->
 
 
 def arithmetic(cell: Cell, steps: int, gpu: bool) -> Estimate:
-    """For training `steps`, from MACs × steps × images at the rate of the device; a nominal ratio r is taken to leave (1 - r)² of the model."""
-    options, dense = cell.options, datasets().get(cell.options["dataset"]["name"], {}).get("dense")
-    rate = GPU if gpu else CPU
+    """For training `steps`, at the rate of the device; a nominal ratio r is taken to leave (1 - r)² of the model."""
+    options, rate = cell.options, GPU if gpu else CPU
+    dense = datasets().get(options["dataset"]["name"], {}).get("dense")
     if dense is None:
         return Estimate(0, 0, 0, "no estimate: nothing is known of this data set's model")
     left = (1 - options["pruner"].get("ratio", 0.0)) ** 2
-    macs, params = dense["macs"] * 1e9, dense["params"] * 1e6
-    recipe, images = options["schedule"], options["evaluate"]["images"]
-    evaluations = 2 if options["sampler"].get("guidance") not in (None, 1.0) else 1
-    work = 1000 * options["pruner"]["calibration_batch"] * TRAINING * macs * ("threshold" in options["pruner"])
-    work += steps * recipe["batch"] * TRAINING * macs * left
-    work += images * options["sampler"]["steps"] * evaluations * macs * (1 + left)       # the dense model's images once, and its own
-    work += images * 2 * INCEPTION * (options["evaluate"]["features"] == "inception")
+    macs, weights = dense["macs"] * 1e9, dense["params"] * 4e6
     pixels = options["dataset"]["resolution"] ** 2 * options["dataset"]["channels"]
-    memory = RUNTIME * (not gpu) + params * 4 * COPIES + recipe["batch"] * macs * BYTES_PER_MAC
-    trained = params * left * 4 * (recipe["steps"] > 0)
-    disk = params * 4 + params * left * 4 + trained * 4 + images * pixels
-    return Estimate(work / rate, memory, disk, f"MACs × steps × images at {rate:.0e} MAC/s")
+    memory = RUNTIME * (not gpu) + weights * COPIES + options["schedule"]["batch"] * macs * BYTES_PER_MAC
+    trained = options["schedule"]["steps"] > 0
+    disk = weights * (1 + left + trained * left * COPIES) + options["evaluate"]["images"] * pixels
+    return Estimate(work(options, steps, macs, left) / rate, memory, disk, f"MACs × steps × images at {rate:.0e} MAC/s")
+
+
+def work(options: dict[str, Any], steps: int, macs: float, left: float) -> float:
+    """Multiply-accumulates of a run: its walk over timesteps, training, the dense model's images and its own, features."""
+    pruner, images = options["pruner"], options["evaluate"]["images"]
+    walk = 1000 * pruner["calibration_batch"] * TRAINING * macs * ("threshold" in pruner)
+    training = steps * options["schedule"]["batch"] * TRAINING * macs * left
+    evaluations = options["sampler"]["steps"] * (2 if options["sampler"].get("guidance") not in (None, 1.0) else 1)
+    return (walk + training + images * evaluations * macs * (1 + left)
+            + images * 2 * INCEPTION * (options["evaluate"]["features"] == "inception"))
 
 
 def size(count: float) -> str:

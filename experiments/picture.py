@@ -59,8 +59,8 @@ def dots(axes: Axes, quantity: Quantity, lines: Sequence[Line]) -> None:
 def curve(axes: Axes, x: str, quantity: Quantity, lines: Sequence[Line]) -> None:
     """The mean over x with its standard deviation, one curve per series; the published values beside it."""
     for colour, series in zip(SERIES, dict.fromkeys(line.row.series for line in lines), strict=False):
-        points = sorted((place(line, x), line.ours(quantity)) for line in lines
-                        if line.row.series == series and line.ours(quantity) and place(line, x) is not None)
+        points = sorted(((place(line, x), line.ours(quantity)) for line in lines if line.row.series == series
+                         and line.ours(quantity) and place(line, x) is not None), key=lambda point: point[0])
         if points:
             axes.errorbar([at for at, _ in points], [ours.mean for _, ours in points],
                           [ours.std or 0.0 for _, ours in points], color=colour, marker="o", markersize=4, capsize=3,
