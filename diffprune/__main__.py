@@ -63,6 +63,11 @@ def show(run: Run) -> None:
         log.info("\n%s\n\nreport: %s", terminal_table(run.folder), run.report)
 
 
+def listed(failed: list[JobFailed]) -> str:
+    """What failed in a sweep, a line for each job."""
+    return "\n  ".join([f"{len(failed)} {'job' if len(failed) == 1 else 'jobs'} of the sweep failed:", *map(str, failed)])
+
+
 def main() -> None:
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
@@ -80,8 +85,7 @@ def main() -> None:
         try:
             entry()
         except JobFailed as first:
-            raise UserError("\n".join(map(str, [f"{len(failed)} jobs of the sweep failed", *failed] if failed else [first]))
-                            ) from None
+            raise UserError(listed(failed or [first])) from None
 
 
 if __name__ == "__main__":
