@@ -49,7 +49,7 @@ def dots(axes: Axes, quantity: Quantity, lines: Sequence[Line]) -> None:
         if theirs is not None:
             axes.plot([theirs], [place], "x", color=THEIRS, markersize=6)
     axes.set_yticks(range(len(lines)), [line.row.title for line in lines])
-    axes.invert_yaxis()
+    axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set(xlabel=quantity.title)
     measured = [line.ours(quantity).mean for line in lines if line.ours(quantity)]
     if quantity.key == "fid" and max(measured) > 5 * min(measured):

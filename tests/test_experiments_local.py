@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from safetensors import safe_open
 
 from diffprune.errors import UserError
 from diffprune.run import Cache, Run
@@ -175,7 +176,7 @@ def test_cells_that_differ_in_sampling_alone_share_one_healed_model(cells, tmp_p
 @pytest.mark.slow
 def test_many_workers_lose_and_double_nothing(tmp_path: Path) -> None:
     """25 cells, four processes, one runs folder and one cache: every cell is made once, no file is torn."""
-    words = ["run", "table1_digits", "--seeds", ",".join(map(str, range(24))), "pruner=random", "until=prune", "logger=none",
+    words = ["run", "table1_digits", "--seeds", ",".join(map(str, range(24))), "pruner=random", "until=score", "logger=none",
              f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"]
     command = [sys.executable, "-m", "experiments", *words]
     workers = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -184,10 +185,11 @@ def test_many_workers_lose_and_double_nothing(tmp_path: Path) -> None:
     assert {worker.returncode for worker in workers} <= {local.DONE, local.RESUME}, said
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == local.DONE
     folders = list((tmp_path / "runs" / "digits").iterdir())
-    assert len(folders) == sum(text.count("prune …") for text in said) == 25
+    assert len(folders) == sum(text.count("score …") for text in said) == 25
     for folder in folders:
         assert json.loads((folder / "status.json").read_text())["state"] == "done"
-        assert json.loads((folder / "prune.json").read_text())["params"] > 0
+        with safe_open(folder / "scores.safetensors", "np") as file:
+            assert json.loads(file.metadata()["about"])["criterion"] == "random"
     assert not list(tmp_path.rglob("*.partial"))
 
 
