@@ -55,7 +55,7 @@ def test_a_sweep_tells_of_every_job_that_failed(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert "error: 2 jobs of the sweep failed:" in done.stderr
     for seed in (0, 1):
-        assert f"pruner=taylor pruner.calibration_batch=9999 seed={seed}: pruner.calibration_batch=9999" in done.stderr
+        assert f"pruner=taylor pruner.calibration_batch=9999 seed={seed}: pruner.calibration" in done.stderr
     assert len(list((tmp_path / "runs").glob("*/*/prune.json"))) == 2
 
 
