@@ -48,9 +48,9 @@ def test_a_failed_job_leaves_nothing_but_its_reason(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_a_sweep_tells_of_every_job_that_failed(tmp_path: Path) -> None:
-    done = subprocess.run([*sweep(tmp_path), "experiment=smoke", "until=prune", "logger=none", "pruner=random,taylor",
-                           "pruner.calibration_batch=9999", "seed=0,1"], cwd=ROOT, capture_output=True, text=True, env=environment(),
-                          check=False)
+    jobs = ["pruner=random,taylor", "pruner.calibration_batch=9999", "seed=0,1"]
+    done = subprocess.run([*sweep(tmp_path), "experiment=smoke", "until=prune", "logger=none", *jobs], cwd=ROOT,
+                          capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "error: 2 jobs of the sweep failed:" in done.stderr
@@ -62,7 +62,7 @@ def test_a_sweep_tells_of_every_job_that_failed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_job_gives_the_same_bits_alone_and_after_others_with_a_tracked_run_each(tmp_path: Path) -> None:
     def weights(where: Path, command: list[str], *words: str) -> bytes:
-        subprocess.run([*command, *SMALL, *words], cwd=ROOT, capture_output=True, text=True, env=environment(), check=True)
+        subprocess.run([*command, *SMALL, *words], cwd=ROOT, capture_output=True, env=environment(), check=True)
         (found,) = (where / "runs" / "digits").glob("*-s1-*/finetuned/unet/diffusion_pytorch_model.safetensors")
         return found.read_bytes()
 
