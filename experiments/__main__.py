@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -32,10 +33,12 @@ def understood(arguments: list[str] | None) -> argparse.Namespace:
     """The parsed line; argparse takes words in one place alone, here they stand anywhere among the options."""
     reader = parser()
     asked, rest = reader.parse_known_args(arguments)
-    if not hasattr(asked, "words") or any(word.startswith("-") for word in rest):
+    options = [word for word in rest if word.startswith("-")]
+    if not hasattr(asked, "words") or (options and not hasattr(asked, "sbatch")):
         reader.parse_args(arguments)    # says what is wrong
     else:
-        asked.words += rest
+        asked.words += [word for word in rest if not word.startswith("-")]
+        asked.sbatch = options
     return asked
 
 
@@ -56,7 +59,10 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--json", action="store_true", help="for programs")
         if name in ("run", "retry"):
             one.add_argument("--cell", type=int, metavar="I", help="the plan's cell I alone, counted from 0")
-            one.add_argument("--dry-run", action="store_true", help="say what would be done")
+            one.add_argument("--dry-run", action="store_true", help="say what would be done or submitted")
+            one.add_argument("--cap", type=int, metavar="K", help="with launcher=slurm: at most K cells at once; every "
+                             "option that is not listed here goes to sbatch (--time=4:00:00)")
+            one.set_defaults(sbatch=[])
         if name == "report":
             one.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
             one.add_argument("--no-page", action="store_true", help="leave out the page with every run's samples")
@@ -100,7 +106,7 @@ def show_plan(asked: argparse.Namespace) -> int:
         return 0
     for number, (cell, finished, guess) in enumerate(zip(cells, done, guesses, strict=True)):
         print(f"{number:4}  {'done' if finished else 'to do'}  {cell.name}\n"
-              f"      {shlex.join(['python', *cell.command[1:]])}\n      {cell.folder}\n      about {guess}")
+              f"      {shlex.join(cell.command)}\n      {cell.folder}\n      about {guess}")
     left = [guess for finished, guess in zip(done, guesses, strict=True) if not finished]
     print(f"{len(cells)} cells, {sum(done)} done; about {duration(sum(guess.seconds for guess in left))} and "
           f"{sum(guess.disk for guess in left) / 1e9:.1f} GB of disk for the rest, one after the other")
@@ -135,19 +141,20 @@ def retry_cells(asked: argparse.Namespace) -> int:
 
 def start(asked: argparse.Namespace, states: Sequence[str]) -> int:
     """Does, or submits, the cells that are in one of `states`."""
-    everything = planned(asked)
-    wanted = [cell for cell in chosen(everything.cells, asked.cell) if cell.standing.state in states]
+    wanted = [cell for cell in chosen(planned(asked).cells, asked.cell) if cell.standing.state in states]
     check_ready(wanted)
-    options = [option for option in parted(asked.words)[1] if elsewhere(option)]
-    if any(option != "launcher=local" for option in options):
-        return submitted(wanted, options, asked)
+    if "launcher=slurm" in asked.words:
+        return submitted(wanted, asked)
+    if more := [*asked.sbatch, *(word for word in asked.words if elsewhere(word) and word != "launcher=local")]:
+        raise UserError(f"{' '.join(more)}: cells are done here or with launcher=slurm, whose options are those of sbatch "
+                        "(--time=4:00:00)")
     if asked.dry_run:
         for cell in wanted:
-            print(shlex.join(["python", *cell.command[1:]]))
+            print(shlex.join(cell.command))
         return 0
     from experiments.local import run
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return run(wanted, everything.cells)
+    return run(wanted)
 
 
 def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
@@ -158,15 +165,20 @@ def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
     return [cells[number]]
 
 
-def submitted(cells: list[Cell], options: list[str], asked: argparse.Namespace) -> int:
-    """Hands the cells that are not done to a cluster; `options` are those of the launcher."""
+def submitted(cells: list[Cell], asked: argparse.Namespace) -> int:
+    """Hands the cells that are not done to Slurm as array jobs, under the options of its site file and those given here."""
     try:
         from experiments.slurm import submit
     except ModuleNotFoundError:
-        raise UserError(f"{' '.join(options)}: experiments.slurm, which submits cells, is not there: leave it out to run "
-                        "the cells here") from None
-    left = [cell for cell in cells if cell.standing.state != "done"]
-    return submit(left, options, dry_run=asked.dry_run) or 0
+        raise UserError("launcher=slurm: experiments.slurm, which submits cells, is not there: leave it out to run the "
+                        "cells here") from None
+    left = [cell.described(False) for cell in cells if cell.standing.state not in ("done", "running")]
+    try:
+        jobs = submit(left, "-".join(parted(asked.words)[0]), asked.cap, asked.sbatch, asked.dry_run)
+    except subprocess.CalledProcessError as error:      # sbatch has said why
+        return error.returncode
+    print(f"{'would submit' if asked.dry_run else 'submitted'} {len(left)} cells in {len(jobs)} array jobs")
+    return 0
 
 
 def report(asked: argparse.Namespace) -> int:

@@ -37,17 +37,22 @@ class Cell:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "diffprune", *self.overrides]
+        """What a person types."""
+        return ["python", "-m", "diffprune", *self.overrides]
 
     @cached_property
     def model(self) -> str:
-        """What tells its final model from others': the options but for those of sampling and evaluation."""
-        return fingerprint({key: value for key, value in self.options.items() if key not in ("sampler", "evaluate")})
+        return model_of(self.options)
 
     def described(self, done: bool) -> dict[str, Any]:
-        """What a batch system has to know."""
-        return {"title": self.name, "command": self.command, "overrides": list(self.overrides),
-                "folder": str(self.folder), "done": done}
+        """What a batch system has to know; its command is that of experiments/cell.py."""
+        return {"title": self.name, "command": [sys.executable, "-m", "experiments.cell", *self.overrides],
+                "overrides": list(self.overrides), "folder": str(self.folder), "done": done}
+
+
+def model_of(options: dict[str, Any]) -> str:
+    """What tells a run's final model from others': its scientific options but for those of sampling and evaluation."""
+    return fingerprint({key: value for key, value in options.items() if key not in ("sampler", "evaluate")})
 
 
 @dataclass(frozen=True)
@@ -94,3 +99,8 @@ def check_ready(cells: Sequence[Cell]) -> None:
     """Refuses to start cells that lack an option; raises UserError that names it."""
     if still := sorted({key for one in cells for key in one.missing}):
         raise UserError(f"nothing chosen for {', '.join(still)}: add for instance {still[0]}=… to the command")
+
+
+def lone(overrides: Sequence[str]) -> Cell:
+    """The cell of these overrides, in no table."""
+    return cell(Row("run", tuple(overrides), ()), 0, overrides, Composer())

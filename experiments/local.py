@@ -8,25 +8,26 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from glob import escape
 from os import link
 from pathlib import Path
 from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffprune.__main__ import show
 from diffprune.command import sentence
 from diffprune.composition import check
-from diffprune.config import STAGES
+from diffprune.config import STAGES, science
 from diffprune.errors import UserError
 from diffprune.files import appearing
 from diffprune.pipeline import reproduce
 from diffprune.run import Cache, Run, locked
 from diffprune.standing import last_line, note, resumable
-from experiments.cells import Cell
+from experiments.cells import Cell, model_of
 from experiments.composed import composed
 
 log = logging.getLogger("diffprune")
@@ -34,11 +35,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)      # a cluster's two ways to ask a 
 DONE, FAILED, RESUME = 0, 1, 75     # exit statuses; 75 is EX_TEMPFAIL of sysexits.h: the same command goes on
 
 
-def run(cells: Sequence[Cell], all_cells: Sequence[Cell]) -> int:
-    """Does those of `cells` that are not done and that nobody else is doing; returns the exit status.
-
-    `all_cells` are those of the plan, of which one may have trained the model that another samples.
-    """
+def run(cells: Sequence[Cell]) -> int:
+    """Does those of `cells` that are not done and that nobody else is doing; returns the exit status."""
     failed: list[str] = []
     busy = 0
     with interruptible():
@@ -49,7 +47,7 @@ def run(cells: Sequence[Cell], all_cells: Sequence[Cell]) -> int:
                 continue
             print(f"\n{number} of {len(cells)}: {cell.name}", flush=True)
             try:
-                do(cell, all_cells)
+                do(cell)
             except BaseException as error:
                 if resumable(error):
                     print(f"{cell.name}: {last_line(error)}; the same command goes on", file=sys.stderr)
@@ -65,7 +63,7 @@ def run(cells: Sequence[Cell], all_cells: Sequence[Cell]) -> int:
     return FAILED if failed else RESUME if busy else DONE
 
 
-def do(cell: Cell, all_cells: Sequence[Cell]) -> None:
+def do(cell: Cell) -> None:
     """One cell, as `python -m diffprune` with its overrides does it."""
     former = HydraConfig.instance().cfg
     try:
@@ -73,7 +71,7 @@ def do(cell: Cell, all_cells: Sequence[Cell]) -> None:
         cfg = without_hydra(with_hydra)
         check(cfg)
         begin_log(with_hydra, cell.run)
-        with model_shared(cell, all_cells, Cache(Path(cfg.paths.cache))):
+        with model_shared(cell, Cache(Path(cfg.paths.cache))):
             reproduce(cfg, cell.run)
         show(cell.run)
     except BaseException as error:
@@ -117,17 +115,27 @@ def told(cell: Cell, error: Exception) -> str:
 
 
 @contextmanager
-def model_shared(cell: Cell, all_cells: Sequence[Cell], cache: Cache) -> Iterator[None]:
-    """Takes over the healed model of a cell that differs in sampling and evaluation alone; of several the first makes it."""
-    alike = [other for other in all_cells if other.model == cell.model and other.folder != cell.folder]
+def model_shared(cell: Cell, cache: Cache) -> Iterator[None]:
+    """Takes over the healed model of a run that differs in sampling and evaluation alone; of several the first makes it."""
     trains = cell.options["schedule"]["steps"] > 0 and STAGES.index(cell.until) >= STAGES.index("finetune")
-    with locked(cache.lock(f"model-{cell.model}"), f"the model of {cell.name}") if alike and trains else nullcontext():
-        if alike and trains and not cell.run.finetuned.exists():
-            donor = next((other.run for other in alike if other.run.finetuned.exists()), None)
-            if donor is not None:
-                with locked(cache.lock(cell.run.name), cell.run.name):
-                    adopt(donor, cell.run)
+    if not trains or cell.run.finetuned.exists():
         yield
+        return
+    with locked(cache.lock(f"model-{cell.model}"), f"the model of {cell.name}"):
+        if donor := other_with_model(cell):
+            with locked(cache.lock(cell.run.name), cell.run.name):
+                adopt(donor, cell.run)
+        yield
+
+
+def other_with_model(cell: Cell) -> Run | None:
+    """A run in the same folder of runs whose healed model is the cell's; their names are alike up to the hash."""
+    for folder in sorted(cell.folder.parent.glob(f"{escape(cell.run.name.rpartition('-')[0])}-*")):
+        other = Run(folder)
+        if folder != cell.folder and other.finetuned.exists() and other.config.exists() \
+                and model_of(science(OmegaConf.load(other.config))) == cell.model:
+            return other
+    return None
 
 
 def adopt(donor: Run, run: Run) -> None:

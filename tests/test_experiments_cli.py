@@ -1,6 +1,7 @@
 """`python -m experiments`, as a person and a batch system meet it."""
 
 import json
+import subprocess
 import sys
 from types import ModuleType
 
@@ -27,14 +28,14 @@ def test_options_and_words_stand_in_any_order() -> None:
     asked = understood(["run", "a", "--seeds", "0,1", "x=1", "--cell", "3", "y=2"])
     assert (asked.words, asked.seeds, asked.cell) == (["a", "x=1", "y=2"], (0, 1), 3)
     with pytest.raises(SystemExit):
-        understood(["run", "a", "--sedes", "0"])
+        understood(["plan", "a", "--sedes", "0"])
 
 
 def test_the_plan_for_programs_is_what_a_batch_system_needs(words, tmp_path, capsys) -> None:
     assert main(["plan", *words, "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)
     assert cell["title"] == "dense, seed 0"
-    assert cell["command"][:3] == [sys.executable, "-m", "diffprune"]
+    assert cell["command"][:3] == [sys.executable, "-m", "experiments.cell"]
     assert cell["command"][3:] == cell["overrides"]
     assert cell["folder"].startswith(f"{tmp_path}/runs/digits/ddpm_digits-random-r0.3-none-s0-")
     assert cell["done"] is False
@@ -72,19 +73,30 @@ def test_nothing_that_failed_means_nothing_to_retry(words, capsys) -> None:
     assert capsys.readouterr().out == ""
 
 
-def test_slurm_is_handed_the_cells_and_the_launchers_options(words, monkeypatch: pytest.MonkeyPatch) -> None:
-    got = {}
+def test_slurm_is_handed_the_cells_and_what_sbatch_is_told(words, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    got = []
     fake = ModuleType("experiments.slurm")
-    fake.submit = lambda cells, options, dry_run: got.update(cells=cells, options=options, dry_run=dry_run)
+    fake.submit = lambda *given: got.append(given) or ["1"]
     monkeypatch.setitem(sys.modules, "experiments.slurm", fake)
-    assert main(["run", *words, "launcher=slurm", "hydra.launcher.partition=long", "--dry-run"]) == 0
-    assert [cell.name for cell in got["cells"]] == ["dense, seed 0"]
-    assert got["options"] == ["launcher=slurm", "hydra.launcher.partition=long"]
-    assert got["dry_run"] is True
+    assert main(["run", *words, "launcher=slurm", "--cap", "3", "--time=4:00:00", "--dry-run"]) == 0
+    ((cells, name, cap, options, dry_run),) = got
+    assert [cell["title"] for cell in cells] == ["dense, seed 0"]
+    assert (name, cap, options, dry_run) == ("table1_digits", 3, ["--time=4:00:00"], True)
+    assert "would submit 1 cells in 1 array jobs" in capsys.readouterr().out
+
+
+def test_what_sbatch_refuses_is_the_commands_exit_status(words, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(*_) -> list[str]:
+        raise subprocess.CalledProcessError(3, "sbatch")
+    fake = ModuleType("experiments.slurm")
+    fake.submit = submit
+    monkeypatch.setitem(sys.modules, "experiments.slurm", fake)
+    assert main(["run", *words, "launcher=slurm"]) == 3
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["plan", "table9"], "table9"), (["plan", "seed=0"], "no table is named"),
+    (["run", "table1_digits", "--seeds", "0", "--time=1:00"], "launcher=slurm"),
     (["run", "table2_lsun_church"], "dataset.path=…"), (["run", "table1_digits", "--seeds", "0", "--cell", "99"], "0 to 7")])
 def test_a_mistake_is_one_sentence(arguments: list[str], words: str) -> None:
     with pytest.raises(SystemExit) as ended:

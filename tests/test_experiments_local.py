@@ -21,7 +21,8 @@ from diffprune.errors import UserError
 from diffprune.run import Cache, Run
 from diffprune.standing import standing
 from experiments import local
-from experiments.cells import Cell, plan
+from experiments.cell import main as one_cell
+from experiments.cells import Cell, lone, plan
 from tests.conftest import ROOT
 
 Body = Callable[[DictConfig, Run], None]
@@ -77,7 +78,7 @@ def test_a_failing_cell_does_not_hide_the_others(cells, pretended, capsys) -> No
         finish(cfg, run)
 
     pretended(body)
-    assert local.run(cells, cells) == local.FAILED
+    assert local.run(cells) == local.FAILED
     assert states(cells) == ["failed", "failed", "done"]
     assert [cell.standing.reason for cell in cells][:2] == ["ZeroDivisionError: a defect",
                                                             "there is no such thing: take another"]
@@ -91,37 +92,37 @@ def test_only_what_is_missing_is_done(cells, pretended) -> None:
     pretended(lambda cfg, run: (begun.append(cfg.pruner.name), finish(cfg, run)))
     cells[0].folder.mkdir(parents=True)
     finish(None, cells[0].run)
-    assert local.run(cells, cells) == local.DONE
+    assert local.run(cells) == local.DONE
     assert begun == ["scratch", "random"]
-    assert local.run(cells, cells) == local.DONE
+    assert local.run(cells) == local.DONE
     assert begun == ["scratch", "random"]
 
 
 def test_a_request_to_stop_ends_the_work_and_the_same_command_goes_on(cells, pretended) -> None:
     pretended(lambda cfg, run: os.kill(os.getpid(), signal.SIGTERM) if cfg.pruner.name == "scratch" else finish(cfg, run))
     handler = signal.getsignal(signal.SIGTERM)
-    assert local.run(cells, cells) == local.RESUME
+    assert local.run(cells) == local.RESUME
     assert states(cells) == ["done", "stopped", "waiting"]
     assert cells[1].standing.reason == "stopped by SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == handler
     pretended(finish)
-    assert local.run(cells, cells) == local.DONE
+    assert local.run(cells) == local.DONE
     assert states(cells) == ["done"] * 3
 
 
 def test_a_cell_that_somebody_else_does_is_left_to_them(cells, pretended) -> None:
     pretended(finish)
     with standing(cells[0].run, "evaluate"):
-        assert local.run(cells[:1], cells) == local.RESUME
+        assert local.run(cells[:1]) == local.RESUME
         assert cells[0].standing.state == "running"
         finish(None, cells[0].run)
-    assert local.run(cells[:1], cells) == local.DONE
+    assert local.run(cells[:1]) == local.DONE
 
 
 def test_a_mistake_in_a_cells_options_is_its_failure(cells, pretended) -> None:
     pretended(finish)
     wrong = replace(cells[1], overrides=(*cells[1].overrides, "pruner.ratio=1.5"))
-    assert local.run([wrong, cells[2]], cells) == local.FAILED
+    assert local.run([wrong, cells[2]]) == local.FAILED
     assert "pruner.ratio=1.5" in wrong.standing.reason
     assert cells[2].standing.state == "done"
 
@@ -142,7 +143,7 @@ def test_nothing_of_a_cell_is_left_when_it_is_over(cells, pretended) -> None:
 
     pretended(body)
     before = HydraConfig.instance().cfg
-    assert local.run(cells, cells) == local.FAILED
+    assert local.run(cells) == local.FAILED
     assert len(held) == 3
     assert held[-1]() is None
     assert HydraConfig.instance().cfg is before
@@ -150,27 +151,37 @@ def test_nothing_of_a_cell_is_left_when_it_is_over(cells, pretended) -> None:
 
 def test_a_cell_keeps_its_own_log_and_command(cells, pretended) -> None:
     pretended(lambda cfg, run: run.metrics.write_text(json.dumps(list(HydraConfig.get().overrides.task))))
-    assert local.run(cells[2:], cells) == local.DONE
+    assert local.run(cells[2:]) == local.DONE
     assert json.loads(cells[2].run.metrics.read_text())[:3] == ["dataset=digits", "pruner=random", "seed=0"]
     assert (cells[2].folder / "diffprune.log").exists()
 
 
-def test_cells_that_differ_in_sampling_alone_share_one_healed_model(cells, tmp_path: Path) -> None:
-    first = cells[2]
-    other = replace(first, folder=first.folder.with_name("fewer-steps"))
-    for file in (first.run.scores, first.run.prune_report, first.run.progress):
+def test_cells_that_differ_in_sampling_alone_share_one_healed_model(config, tmp_path: Path) -> None:
+    few, first = lone(["sampler.steps=10", f"paths.runs={tmp_path}/runs"]), Run.of(cfg := config())
+    first.open(cfg)
+    for file in (first.scores, first.prune_report, first.progress):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(file.name)
-    for folder in (first.run.pruned, first.run.finetuned):
+    for folder in (first.pruned, first.finetuned):
         folder.mkdir()
         (folder / "weights").write_text(folder.name)
-    with local.model_shared(other, [first, other, cells[0]], Cache(tmp_path / "cache")):
-        assert (other.run.finetuned / "weights").read_text() == "finetuned"
-        assert (other.run.pruned / "weights").samefile(first.run.pruned / "weights")
-        assert other.run.progress.read_text() == "progress.jsonl"
-    assert not other.run.metrics.exists()
-    with local.model_shared(cells[0], cells, Cache(tmp_path / "cache")):
-        assert not cells[0].folder.exists()
+    with local.model_shared(few, Cache(tmp_path / "cache")):
+        assert (few.run.finetuned / "weights").read_text() == "finetuned"
+        assert (few.run.pruned / "weights").samefile(first.pruned / "weights")
+        assert few.run.progress.read_text() == "progress.jsonl"
+    assert not few.run.metrics.exists()
+    other = lone(["sampler.steps=10", "schedule.steps=7", f"paths.runs={tmp_path}/runs"])
+    with local.model_shared(other, Cache(tmp_path / "cache")):
+        assert not other.folder.exists()
+
+
+def test_a_batch_systems_command_does_the_cell(pretended, tmp_path: Path) -> None:
+    pretended(finish)
+    words = ["seed=1", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"]
+    assert one_cell(words) == local.DONE
+    assert lone(words).standing.state == "done"
+    assert one_cell([*words, "pruner.ratio=1.5"]) == local.FAILED
+    assert "pruner.ratio=1.5" in lone([*words, "pruner.ratio=1.5"]).standing.reason
 
 
 @pytest.mark.slow
@@ -195,10 +206,11 @@ def test_many_workers_lose_and_double_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_cell_gives_the_same_bits_alone_and_after_others(tmp_path: Path) -> None:
-    def healed(where: str, which: slice) -> bytes:
+    def healed(where: str, *seeds: str) -> bytes:
         folders = [f"paths.runs={tmp_path}/{where}", f"paths.cache={tmp_path}/{where}-cache"]
-        cells = plan(["table1_digits"], ["experiment=smoke", "until=finetune", "logger=none", *folders], (0,)).cells
-        assert local.run(cells[which], cells) == local.DONE
-        return (cells[2].run.finetuned / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+        cells = [lone(["experiment=smoke", "pruner=random", "schedule.steps=2", "schedule.preview_every=0", "until=finetune",
+                       "logger=none", f"seed={seed}", *folders]) for seed in seeds]
+        assert local.run(cells) == local.DONE
+        return (cells[-1].run.finetuned / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
 
-    assert healed("after-others", slice(0, 3)) == healed("alone", slice(2, 3))
+    assert healed("after-others", "0", "1") == healed("alone", "1")
