@@ -15,6 +15,7 @@ from diffprune.composition import check, register
 from diffprune.errors import JobFailed, UserError
 from diffprune.pipeline import reproduce
 from diffprune.run import Run
+from diffprune.standing import resumable
 
 log = logging.getLogger("diffprune")
 
@@ -46,6 +47,8 @@ def in_sweep(cfg: DictConfig) -> None:
     except UserError as error:
         reason = str(error)
     except Exception as error:
+        if resumable(error):    # the sweep ends here, and its command goes on later
+            raise
         reason = f"{type(error).__name__}: {error}"
         log.exception("this job failed")
     gc.collect()
