@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from diffprune.report.rows import Spread
+from experiments.__main__ import main
 from experiments.beside import QUALITY, SIZES, Line, markdown, matches, quantities, records
 from experiments.cells import Cell
 from experiments.declared import Row, table
 from experiments.estimate import estimates
 from experiments.picture import picture
+from tests.conftest import ROOT
 
 FID, SSIM = QUALITY[:2]
 PARAMS = SIZES[0]
@@ -147,3 +149,11 @@ def test_a_model_that_several_share_is_counted_once(tmp_path: Path) -> None:
     few = replace(one, seed=1, options=one.options | {"sampler": {"steps": 10, "guidance": None}})
     first, second = estimates([one, few])
     assert second.seconds < first.seconds / 10
+
+
+def test_the_kept_table_is_that_of_the_kept_runs(tmp_path: Path, capsys) -> None:
+    kept = ROOT / "experiments" / "results"
+    assert main(["report", "table1_digits", f"paths.runs={kept}", "--out", str(tmp_path), "--no-page"]) == 0
+    assert "diff_pruning" in capsys.readouterr().out
+    for name in ("table1_digits.md", "table1_digits.csv", "table1_digits.svg"):
+        assert (tmp_path / name).read_text() == (kept / name).read_text()
