@@ -1,5 +1,6 @@
 """`python -m diffprune`: one run, or with -m a sweep, from one Hydra configuration."""
 
+import gc
 import logging
 import os
 import sys
@@ -11,32 +12,38 @@ from omegaconf import DictConfig
 
 from diffprune.command import one_sentence
 from diffprune.composition import check, register
-from diffprune.errors import UserError
+from diffprune.errors import JobFailed, UserError
 from diffprune.interrupt import Interrupted
 from diffprune.pipeline import reproduce
 from diffprune.ranks import leave, present
 from diffprune.run import Run
+from diffprune.standing import resumable
 
 log = logging.getLogger("diffprune")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def job(cfg: DictConfig) -> None:
-    """One run. A user's mistake ends it with one sentence; in a sweep that is said after the other jobs had their turn."""
+    """One run. A user's mistake ends it with one sentence; in a sweep the other jobs have their turn all the same."""
     if not present().first:
         silence()
     try:
-        check(cfg)
-        reproduce(cfg, run := Run.of(cfg))
-        if present().first:
-            show(run)
-    except UserError as error:
-        if HydraConfig.get().mode == RunMode.RUN or present().size > 1:     # the other processes must not go on alone
-            sys.exit(f"error: {error}")
+        if HydraConfig.get().mode == RunMode.MULTIRUN and present().size == 1:
+            return in_sweep(cfg)
+        one(cfg)        # where several processes share a sweep's job, its failure ends them all
+    except JobFailed:
         raise
+    except UserError as error:
+        sys.exit(f"error: {error}")
     except Interrupted as stop:     # ends a sweep too
         log.info("%s", stop)
         sys.exit(stop.code)
+
+
+def one(cfg: DictConfig) -> None:
+    check(cfg)
+    reproduce(cfg, run := Run.of(cfg))
+    if present().first:
+        show(run)
 
 
 def silence() -> None:
@@ -49,6 +56,27 @@ def silence() -> None:
     log.setLevel(logging.WARNING)
 
 
+def in_sweep(cfg: DictConfig) -> None:
+    """One job of several in this process, after which nothing of it is left; raises JobFailed, a defect's traceback logged.
+
+    Hydra keeps what a job raises until the last job is over, and with an exception's traceback the model it was about.
+    """
+    reason = None
+    try:
+        one(cfg)
+    except UserError as error:
+        reason = str(error)
+    except Exception as error:
+        if resumable(error):    # the sweep ends here, and its command goes on later
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        log.exception("this job failed")
+    gc.collect()
+    if reason is not None:
+        log.error("failed: %s", reason)
+        raise JobFailed(f"{' '.join(HydraConfig.get().overrides.task)}: {reason}")
+
+
 def show(run: Run) -> None:
     """Prints the table of a finished run, and where its report is, which is written when it is missing."""
     if run.metrics.exists():
@@ -58,11 +86,29 @@ def show(run: Run) -> None:
         log.info("\n%s\n\nreport: %s", terminal_table(run.folder), run.report)
 
 
+def listed(failed: list[JobFailed]) -> str:
+    """What failed in a sweep, a line for each job."""
+    return "\n  ".join([f"{len(failed)} {'job' if len(failed) == 1 else 'jobs'} of the sweep failed:", *map(str, failed)])
+
+
 def main() -> None:
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
+    failed: list[JobFailed] = []
+
+    @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+    def entry(cfg: DictConfig) -> None:
+        try:
+            job(cfg)
+        except JobFailed as failure:    # Hydra would tell of the first alone
+            failed.append(failure)
+            raise
+
     with one_sentence():
-        job()
+        try:
+            entry()
+        except JobFailed as first:
+            raise UserError(listed(failed or [first])) from None
     leave()
 
 

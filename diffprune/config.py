@@ -206,6 +206,11 @@ def science(cfg: DictConfig) -> dict[str, Any]:
     """The options that change the result, as a plain dict; raises UserError while one is still `???`."""
     options = OmegaConf.to_container(masked(cfg), resolve=True)
     assert isinstance(options, dict)
+    return scientific(options)
+
+
+def scientific(options: dict[str, Any]) -> dict[str, Any]:
+    """Of all of a run's `options` (changed in place) those that change the result."""
     for key in OUTSIDE_THE_HASH:
         branch_of(options, key).pop(key.rpartition(".")[2], None)
     for key, unchanged in LATER.items():
@@ -249,7 +254,11 @@ def run_name(cfg: DictConfig) -> str:
 
     A policy stands in place of T (`window0_499`), a target in place of r (`macs.5`), and another scope after it.
     """
-    options = science(cfg)
+    return name_of(science(cfg))
+
+
+def name_of(options: dict[str, Any]) -> str:
+    """The name of the run with these scientific `options`."""
     pruner, parts = options["pruner"], [options["model"]["name"], options["pruner"]["name"]]
     if "threshold" in pruner:
         parts.append(f"T{pruner['threshold']:g}")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from diffprune.errors import UserError
 from diffprune.files import full
 from diffprune.ranks import Ranks, present
 from diffprune.run import Cache, Run, locked
+from diffprune.standing import standing
 from diffprune.track import Tracker
 
 # The stages that all processes of a run do together: the first calls `stage`, the rest `join`. In the others they wait.
@@ -69,8 +70,10 @@ class Stages:
 def stages(cfg: DictConfig, run: Run) -> Iterator[Stages]:
     """The stages of one run, while no other run works on it; the tracker is closed at the end, whatever happens."""
     ranks = present()
-    with locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name) if ranks.first else nullcontext():
+    with ExitStack() as held:
         if ranks.first:
+            held.enter_context(locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name))
+            held.enter_context(standing(run, cfg.until))
             run.open(cfg)
         ranks.wait()
         stage, failed = Stages(cfg, run, ranks), True

@@ -43,6 +43,7 @@ class Run:
     grid = property(lambda self: self.samples / "grid.png")
     metrics = property(lambda self: self.folder / "metrics.json")
     report = property(lambda self: self.folder / "report.html")
+    standing = property(lambda self: self.folder / "status.json")
 
     def state(self, step: int) -> Path:
         return self.finetune / f"state-{step:07d}.safetensors"

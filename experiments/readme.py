@@ -1,7 +1,8 @@
-"""`python -m experiments.readme [RUNS]`: the README's tables, from results kept in the repository.
+"""`python -m experiments.readme [RUNS|TABLE]`: the README's tables, from results kept in the repository.
 
-RUNS are run folders, or folders above them: their configuration and metrics are copied to `experiments/results/digits`
-first, and the sample grid of the default run beside them. Without RUNS the tables are written anew from what is kept.
+RUNS are run folders, or folders above them, a TABLE stands for its finished runs: their configuration and metrics are
+copied to `experiments/results/digits` first, and the sample grid of the default run beside them. Without them the tables
+are written anew from what is kept.
 """
 
 import shutil
@@ -16,6 +17,8 @@ from diffprune.report.finished import Finished, find
 from diffprune.report.quantities import MAIN
 from diffprune.run import Run
 from experiments.blocks import replaced
+from experiments.cells import plan
+from experiments.declared import names
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "experiments" / "results" / "digits"
@@ -60,8 +63,15 @@ def rendered(readme: str) -> str:
     return readme
 
 
+def paths(argument: str) -> list[Path]:
+    """The folders that a word of the command line stands for."""
+    if argument not in names():
+        return [Path(argument)]
+    return [cell.folder for cell in plan([argument]).cells if cell.run.metrics.exists()]
+
+
 def main(arguments: list[str]) -> None:
-    folders = find([Path(argument) for argument in arguments])[0]
+    folders = find([path for argument in arguments for path in paths(argument)])[0]
     for folder in folders:
         keep(folder)
         if is_default(Finished.of(folder)):

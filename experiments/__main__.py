@@ -1,0 +1,193 @@
+"""`python -m experiments`: the tables and figures, from what is to be run to what came of it."""
+
+import argparse
+import json
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffprune.command import one_sentence
+from diffprune.errors import UserError
+from diffprune.progress import duration
+from experiments import declared
+from experiments.cells import Cell, Plan, check_ready, elsewhere, plan
+
+STATES = ("done", "running", "waiting", "failed", "stopped")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, 1 where something failed, 75 where the same command goes on."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
+    asked = understood(arguments)
+    with one_sentence():
+        return asked.does(asked)
+
+
+def understood(arguments: list[str] | None) -> argparse.Namespace:
+    """The parsed line; argparse takes words in one place alone, here they stand anywhere among the options."""
+    reader = parser()
+    asked, rest = reader.parse_known_args(arguments)
+    options = [word for word in rest if word.startswith("-")]
+    if not hasattr(asked, "words") or (options and not hasattr(asked, "sbatch")):
+        reader.parse_args(arguments)    # says what is wrong
+    else:
+        asked.words += [word for word in rest if not word.startswith("-")]
+        asked.sbatch = options
+    return asked
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser("python -m experiments", description=__doc__)
+    commands = out.add_subparsers(required=True, metavar="list | plan | run | status | retry | report")
+    commands.add_parser("list", help="the tables there are").set_defaults(does=list_tables)
+    for name, does, about in (("plan", show_plan, "each cell's command, folder and estimate"),
+                              ("run", run_cells, "does what is missing, here or with launcher=slurm"),
+                              ("status", show_status, "done, running, waiting, failed, stopped: from the run folders alone"),
+                              ("retry", retry_cells, "does again what failed or was stopped"),
+                              ("report", report, "ours beside the published numbers: Markdown, CSV, picture, page")):
+        one = commands.add_parser(name, help=about, description=about)
+        one.add_argument("words", nargs="+", metavar="NAME | OPTION=VALUE",
+                         help="tables, and options on top of every cell's (paths.runs=… dataset.path=… logger=none)")
+        one.add_argument("--seeds", type=seeds, metavar="0,1,2", help="instead of the table's own")
+        if name in ("plan", "status"):
+            one.add_argument("--json", action="store_true", help="for programs")
+        if name in ("run", "retry"):
+            one.add_argument("--cell", type=int, metavar="I", help="the plan's cell I alone, counted from 0")
+            one.add_argument("--dry-run", action="store_true", help="say what would be done or submitted")
+            one.add_argument("--cap", type=int, metavar="K", help="with launcher=slurm: at most K cells at once; every "
+                             "option that is not listed here goes to sbatch (--time=4:00:00)")
+            one.set_defaults(sbatch=[])
+        if name == "report":
+            one.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+            one.add_argument("--no-page", action="store_true", help="leave out the page with every run's samples")
+        one.set_defaults(does=does)
+    return out
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text} is no list of seeds: give for instance 0,1,2")
+    return tuple(map(int, text.split(",")))
+
+
+def planned(asked: argparse.Namespace) -> Plan:
+    tables, options = parted(asked.words)
+    if not tables:
+        raise UserError(f"no table is named: give one of {', '.join(declared.names())}")
+    return plan(tables, options, asked.seeds)
+
+
+def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(tables, options)"""
+    return [word for word in words if "=" not in word], [word for word in words if "=" in word]
+
+
+def list_tables(asked: argparse.Namespace) -> int:
+    for name in declared.names():
+        table = declared.table(name)
+        print(f"{name:32}{sum(len(row.seeds) for row in table.rows):4} cells  {table.about}")
+    return 0
+
+
+def show_plan(asked: argparse.Namespace) -> int:
+    from experiments.estimate import estimates
+    cells = planned(asked).cells
+    guesses = estimates(cells)
+    done = [cell.standing.state == "done" for cell in cells]
+    if asked.json:
+        print(json.dumps([cell.described(finished) | {"estimate": guess.record()}
+                          for cell, finished, guess in zip(cells, done, guesses, strict=True)], indent=2))
+        return 0
+    for number, (cell, finished, guess) in enumerate(zip(cells, done, guesses, strict=True)):
+        print(f"{number:4}  {'done' if finished else 'to do'}  {cell.name}\n"
+              f"      {shlex.join(cell.command)}\n      {cell.folder}\n      about {guess}")
+    left = [guess for finished, guess in zip(done, guesses, strict=True) if not finished]
+    print(f"{len(cells)} cells, {sum(done)} done; about {duration(sum(guess.seconds for guess in left))} and "
+          f"{sum(guess.disk for guess in left) / 1e9:.1f} GB of disk for the rest, one after the other")
+    if still := sorted({key for cell in cells for key in cell.missing}):
+        print(f"still to be chosen: {' '.join(f'{key}=…' for key in still)}")
+    return 0
+
+
+def show_status(asked: argparse.Namespace) -> int:
+    cells = planned(asked).cells
+    found = [cell.standing for cell in cells]
+    if asked.json:
+        print(json.dumps([{"title": cell.name, "folder": str(cell.folder), "state": now.state, "host": now.host,
+                           "pid": now.pid, "since": now.since, "ended": now.ended, "reason": now.reason}
+                          for cell, now in zip(cells, found, strict=True)], indent=2))
+        return 0
+    for number, (cell, now) in enumerate(zip(cells, found, strict=True)):
+        where = f"on {now.host}" if now.state == "running" else now.reason
+        print(f"{number:4}  {now.state:8}  {cell.name}{f': {where}' if where else ''}")
+    counts = Counter(now.state for now in found)
+    print(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
+    return 0
+
+
+def run_cells(asked: argparse.Namespace) -> int:
+    return start(asked, STATES)
+
+
+def retry_cells(asked: argparse.Namespace) -> int:
+    return start(asked, ("failed", "stopped"))
+
+
+def start(asked: argparse.Namespace, states: Sequence[str]) -> int:
+    """Does, or submits, the cells that are in one of `states`."""
+    wanted = [cell for cell in chosen(planned(asked).cells, asked.cell) if cell.standing.state in states]
+    check_ready(wanted)
+    if "launcher=slurm" in asked.words:
+        return submitted(wanted, asked)
+    if more := [*asked.sbatch, *(word for word in asked.words if elsewhere(word) and word != "launcher=local")]:
+        raise UserError(f"{' '.join(more)}: cells are done here or with launcher=slurm, whose options are those of sbatch "
+                        "(--time=4:00:00)")
+    if asked.dry_run:
+        for cell in wanted:
+            print(shlex.join(cell.command))
+        return 0
+    from experiments.local import run
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return run(wanted)
+
+
+def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
+    if number is None:
+        return cells
+    if not 0 <= number < len(cells):
+        raise UserError(f"--cell {number}: the plan has cells 0 to {len(cells) - 1}")
+    return [cells[number]]
+
+
+def submitted(cells: list[Cell], asked: argparse.Namespace) -> int:
+    """Hands the cells that are not done to Slurm as array jobs, under the options of its site file and those given here."""
+    try:
+        from experiments.slurm import submit
+    except ModuleNotFoundError:
+        raise UserError("launcher=slurm: experiments.slurm, which submits cells, is not there: leave it out to run the "
+                        "cells here") from None
+    left = [cell.described(False) for cell in cells if cell.standing.state not in ("done", "running")]
+    try:
+        jobs = submit(left, "-".join(parted(asked.words)[0]), asked.cap, asked.sbatch, asked.dry_run)
+    except subprocess.CalledProcessError as error:      # sbatch has said why
+        return error.returncode
+    print(f"{'would submit' if asked.dry_run else 'submitted'} {len(left)} cells in {len(jobs)} array jobs")
+    return 0
+
+
+def report(asked: argparse.Namespace) -> int:
+    from experiments.reports import write_report
+    everything = planned(asked)
+    for name in dict.fromkeys(table.name for table, _, _ in everything.rows):
+        print(write_report(everything, name, asked.out, page=not asked.no_page))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

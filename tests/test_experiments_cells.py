@@ -1,0 +1,108 @@
+"""A cell is the run that Hydra would make of its overrides, found without composing it."""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+from hydra.errors import ConfigCompositionException
+
+from diffprune.errors import UserError
+from diffprune.run import Run
+from experiments.cells import Plan, check_ready, merged, of_tables, plan
+from experiments.composed import CONF, Composer, composed
+from experiments.declared import names, read
+
+TABLES = [name for name in names() if not name.startswith("timestep_ablation") or (CONF / "pruner" / "timesteps").exists()]
+NEEDS = ("dataset.path=.", "model.checkpoint=null")
+
+
+def hydras_own(overrides: tuple[str, ...]) -> Path:
+    return Run.of(composed(overrides)).folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_a_cells_folder_is_the_one_that_hydra_gives_it(name: str) -> None:
+    cells = plan([name], NEEDS).cells
+    for cell in random.Random(0).sample(cells, min(4, len(cells))):
+        assert cell.folder == hydras_own(cell.overrides)
+
+
+@pytest.mark.parametrize("overrides", [
+    ("pruner.ratio=1e-1", "schedule.clip=null", "seed=3", "precision=bf16"), ("sampler.guidance=2", "pruner.ratio=0"),
+    ("dataset=cifar10", "model.source.address=/x"), ("schedule.betas=[.8,.9]", "+pruner.x=1")])
+def test_values_are_set_as_hydra_sets_them(overrides: tuple[str, ...]) -> None:
+    from omegaconf import OmegaConf
+    composer = Composer()
+    for _ in range(2):      # what was set for one run is not there for the next
+        assert composer.options(overrides) == OmegaConf.to_container(composed(overrides), resolve=True)
+        assert composer.options(("seed=7",))["pruner"]["ratio"] == 0.3
+
+
+def test_a_row_of_table_1_is_the_experiment_of_its_name() -> None:
+    (cell,) = (cell for cell in plan(["table1_cifar10"]).cells if cell.title == "diff_pruning T=0.05")
+    assert cell.folder == hydras_own(("experiment=cifar10_diff_pruning",))
+
+
+def test_identical_cells_of_different_tables_are_one_run() -> None:
+    both = plan(["iso_compute_digits", "ratio_sweep_digits"], ["sampler.steps=10"])
+    assert sum(len(cells) for _, _, cells in both.rows) == 38
+    assert len(both.cells) == 22        # of iso_compute nothing is left that the sweep has not
+    assert len({cell.folder for cell in both.cells}) == len(both.cells)
+
+
+def test_pruned_cells_of_iso_compute_share_a_model() -> None:
+    cells = plan(["iso_compute_digits"], seeds=(0,)).cells
+    assert len({cell.folder for cell in cells}) == 8
+    assert len({cell.model for cell in cells if cell.title.startswith("pruned")}) == 1
+
+
+def test_later_overrides_take_the_place_of_earlier_ones() -> None:
+    assert merged(["pruner=taylor", "seed=0", "pruner=random"]) == ("pruner=random", "seed=0")
+    cells = plan(["table1_digits"], ["schedule=none", "seed=4"]).cells
+    assert {cell.options["schedule"]["name"] for cell in cells} == {"none"}
+    assert {cell.seed for cell in cells} == {4}
+    assert len(cells) == 8
+
+
+def test_how_cells_are_submitted_is_no_part_of_them() -> None:
+    cells = plan(["table1_digits"], ["launcher=slurm", "hydra.launcher.partition=long"], (0,)).cells
+    assert not [text for cell in cells for text in cell.overrides if "launcher" in text]
+
+
+def test_what_is_still_to_be_chosen_stops_a_start_not_a_plan() -> None:
+    cells = plan(["table2_lsun_church"]).cells
+    assert {cell.missing for cell in cells} == {("dataset.path",)}
+    with pytest.raises(UserError, match=r"dataset\.path=…"):
+        check_ready(cells)
+
+
+@pytest.mark.parametrize("override", ["pruner.rato=.3", "pruner.ratio=many", "pruner=tayler"])
+def test_a_typo_is_told_as_hydra_tells_it(override: str) -> None:
+    with pytest.raises(Exception) as error:  # noqa: PT011  (Hydra has several)
+        plan(["table1_digits"], [override], (0,))
+    assert isinstance(error.value, ConfigCompositionException) or "hydra" in type(error.value).__module__
+    assert override.partition("=")[0].rpartition(".")[2] in str(error.value)
+
+
+def test_a_sweep_over_values_is_refused() -> None:
+    with pytest.raises(UserError, match="one value"):
+        plan(["table1_digits"], ["pruner.ratio=.1,.2"], (0,))
+
+
+def thousand(tmp_path: Path) -> Plan:
+    ratios = ", ".join(f"{(i + 1) / 26:.4f}" for i in range(25))
+    (tmp_path / "big.yaml").write_text(
+        "about: a thousand cells\ndataset: digits\nrows:\n  - title: '{criterion} {ratio}'\n"
+        f"    over: {{criterion: [random, magnitude, taylor, diff_pruning], ratio: [{ratios}]}}\n"
+        "    overrides: ['pruner={criterion}', 'pruner.ratio={ratio}']\n    seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n")
+    return of_tables([read("big", tmp_path / "big.yaml", "digits")], [f"paths.runs={tmp_path}"])
+
+
+def test_a_thousand_cells_are_planned_and_listed_in_two_seconds(tmp_path: Path) -> None:
+    start = time.process_time()
+    cells = thousand(tmp_path).cells
+    assert {cell.standing.state for cell in cells} == {"waiting"}
+    assert time.process_time() - start < 2
+    assert len(cells) == 1000

@@ -1,0 +1,216 @@
+"""Cells done here: one that fails hides no other, an interruption goes on later, nothing of a cell is left for the next."""
+
+import gc
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from safetensors import safe_open
+
+from diffprune.errors import UserError
+from diffprune.run import Cache, Run
+from diffprune.standing import standing
+from experiments import local
+from experiments.cell import main as one_cell
+from experiments.cells import Cell, lone, plan
+from tests.conftest import ROOT
+
+Body = Callable[[DictConfig, Run], None]
+
+
+@pytest.fixture(scope="module")
+def composed_cells(tmp_path_factory: pytest.TempPathFactory) -> list[Cell]:
+    """Three cells of one seed: dense, scratch, random."""
+    return plan(["table1_digits"], [f"paths.runs={tmp_path_factory.mktemp('runs')}"], (0,)).cells[:3]
+
+
+@pytest.fixture
+def cells(composed_cells: list[Cell], tmp_path: Path) -> list[Cell]:
+    """The same, in folders of their own."""
+    return [replace(cell, folder=tmp_path / "runs" / "digits" / cell.folder.name,
+                    overrides=(*(text for text in cell.overrides if not text.startswith("paths.")),
+                               f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache")) for cell in composed_cells]
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Body], None]]:
+    """Puts a function in the place of the stages."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+
+    def replaced(body: Body) -> None:
+        def reproduce(cfg: DictConfig, run: Run) -> None:
+            with standing(run, cfg.until):
+                body(cfg, run)
+        monkeypatch.setattr(local, "reproduce", reproduce)
+        monkeypatch.setattr(local, "show", lambda run: None)
+
+    yield replaced
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+        handler.close()
+
+
+def finish(cfg: DictConfig, run: Run) -> None:
+    run.metrics.write_text("{}")
+
+
+def states(cells: list[Cell]) -> list[str]:
+    return [cell.standing.state for cell in cells]
+
+
+def test_a_failing_cell_does_not_hide_the_others(cells, pretended, capsys) -> None:
+    def body(cfg: DictConfig, run: Run) -> None:
+        if cfg.pruner.name == "scratch":
+            raise UserError("there is no such thing: take another")
+        if cfg.pruner.name == "none":
+            raise ZeroDivisionError("a defect")
+        finish(cfg, run)
+
+    pretended(body)
+    assert local.run(cells) == local.FAILED
+    assert states(cells) == ["failed", "failed", "done"]
+    assert [cell.standing.reason for cell in cells][:2] == ["ZeroDivisionError: a defect",
+                                                            "there is no such thing: take another"]
+    said = capsys.readouterr()
+    assert "failed: scratch, seed 0: there is no such thing: take another" in said.err
+    assert "Traceback" in said.out      # a defect's, for whoever mends it
+
+
+def test_only_what_is_missing_is_done(cells, pretended) -> None:
+    begun = []
+    pretended(lambda cfg, run: (begun.append(cfg.pruner.name), finish(cfg, run)))
+    cells[0].folder.mkdir(parents=True)
+    finish(None, cells[0].run)
+    assert local.run(cells) == local.DONE
+    assert begun == ["scratch", "random"]
+    assert local.run(cells) == local.DONE
+    assert begun == ["scratch", "random"]
+
+
+def test_a_request_to_stop_ends_the_work_and_the_same_command_goes_on(cells, pretended) -> None:
+    pretended(lambda cfg, run: os.kill(os.getpid(), signal.SIGTERM) if cfg.pruner.name == "scratch" else finish(cfg, run))
+    handler = signal.getsignal(signal.SIGTERM)
+    assert local.run(cells) == local.RESUME
+    assert states(cells) == ["done", "stopped", "waiting"]
+    assert cells[1].standing.reason == "stopped by SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) == handler
+    pretended(finish)
+    assert local.run(cells) == local.DONE
+    assert states(cells) == ["done"] * 3
+
+
+def test_a_cell_that_somebody_else_does_is_left_to_them(cells, pretended) -> None:
+    pretended(finish)
+    with standing(cells[0].run, "evaluate"):
+        assert local.run(cells[:1]) == local.RESUME
+        assert cells[0].standing.state == "running"
+        finish(None, cells[0].run)
+    assert local.run(cells[:1]) == local.DONE
+
+
+def test_a_mistake_in_a_cells_options_is_its_failure(cells, pretended) -> None:
+    pretended(finish)
+    wrong = replace(cells[1], overrides=(*cells[1].overrides, "pruner.ratio=1.5"))
+    assert local.run([wrong, cells[2]]) == local.FAILED
+    assert "pruner.ratio=1.5" in wrong.standing.reason
+    assert cells[2].standing.state == "done"
+
+
+class Model:
+    """Stands for what a cell holds."""
+
+
+def test_nothing_of_a_cell_is_left_when_it_is_over(cells, pretended) -> None:
+    held = []
+
+    def body(cfg: DictConfig, run: Run) -> None:
+        gc.collect()
+        assert not [model for model in held if model() is not None]
+        model = Model()
+        held.append(weakref.ref(model))
+        raise ValueError("holds the model by its traceback")
+
+    pretended(body)
+    before = HydraConfig.instance().cfg
+    assert local.run(cells) == local.FAILED
+    assert len(held) == 3
+    assert held[-1]() is None
+    assert HydraConfig.instance().cfg is before
+
+
+def test_a_cell_keeps_its_own_log_and_command(cells, pretended) -> None:
+    pretended(lambda cfg, run: run.metrics.write_text(json.dumps(list(HydraConfig.get().overrides.task))))
+    assert local.run(cells[2:]) == local.DONE
+    assert json.loads(cells[2].run.metrics.read_text())[:3] == ["dataset=digits", "pruner=random", "seed=0"]
+    assert (cells[2].folder / "diffprune.log").exists()
+
+
+def test_cells_that_differ_in_sampling_alone_share_one_healed_model(config, tmp_path: Path) -> None:
+    few, first = lone(["sampler.steps=10", f"paths.runs={tmp_path}/runs"]), Run.of(cfg := config())
+    first.open(cfg)
+    for file in (first.scores, first.prune_report, first.progress):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(file.name)
+    for folder in (first.pruned, first.finetuned):
+        folder.mkdir()
+        (folder / "weights").write_text(folder.name)
+    with local.model_shared(few, Cache(tmp_path / "cache")):
+        assert (few.run.finetuned / "weights").read_text() == "finetuned"
+        assert (few.run.pruned / "weights").samefile(first.pruned / "weights")
+        assert few.run.progress.read_text() == "progress.jsonl"
+    assert not few.run.metrics.exists()
+    other = lone(["sampler.steps=10", "schedule.steps=7", f"paths.runs={tmp_path}/runs"])
+    with local.model_shared(other, Cache(tmp_path / "cache")):
+        assert not other.folder.exists()
+
+
+def test_a_batch_systems_command_does_the_cell(pretended, tmp_path: Path) -> None:
+    pretended(finish)
+    words = ["seed=1", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"]
+    assert one_cell(words) == local.DONE
+    assert lone(words).standing.state == "done"
+    assert one_cell([*words, "pruner.ratio=1.5"]) == local.FAILED
+    assert "pruner.ratio=1.5" in lone([*words, "pruner.ratio=1.5"]).standing.reason
+
+
+@pytest.mark.slow
+def test_many_workers_lose_and_double_nothing(tmp_path: Path) -> None:
+    """25 cells, four processes, one runs folder and one cache: every cell is made once, no file is torn."""
+    words = ["run", "table1_digits", "--seeds", ",".join(map(str, range(24))), "pruner=random", "until=score", "logger=none",
+             f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"]
+    command = [sys.executable, "-m", "experiments", *words]
+    workers = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+               for _ in range(4)]
+    said = [worker.communicate()[0] for worker in workers]
+    assert {worker.returncode for worker in workers} <= {local.DONE, local.RESUME}, said
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == local.DONE
+    folders = list((tmp_path / "runs" / "digits").iterdir())
+    assert len(folders) == sum(text.count("score …") for text in said) == 25
+    for folder in folders:
+        assert json.loads((folder / "status.json").read_text())["state"] == "done"
+        with safe_open(folder / "scores.safetensors", "np") as file:
+            assert json.loads(file.metadata()["about"])["criterion"] == "random"
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_cell_gives_the_same_bits_alone_and_after_others(tmp_path: Path) -> None:
+    def healed(where: str, *seeds: str) -> bytes:
+        folders = [f"paths.runs={tmp_path}/{where}", f"paths.cache={tmp_path}/{where}-cache"]
+        cells = [lone(["experiment=smoke", "pruner=random", "schedule.steps=2", "schedule.preview_every=0", "until=finetune",
+                       "logger=none", f"seed={seed}", *folders]) for seed in seeds]
+        assert local.run(cells) == local.DONE
+        return (cells[-1].run.finetuned / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+
+    assert healed("after-others", "0", "1") == healed("alone", "1")

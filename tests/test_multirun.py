@@ -1,0 +1,72 @@
+"""`-m`: many jobs in one process, each as if it were alone."""
+
+import gc
+import subprocess
+import weakref
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+
+from diffprune import __main__ as entry
+from diffprune.errors import JobFailed
+from experiments.composed import composed
+from tests.conftest import ROOT
+from tests.test_cli import environment, line
+
+SMALL = ("experiment=smoke", "until=finetune", "schedule.steps=2", "pruner=random")
+
+
+def sweep(where: Path) -> list[str]:
+    python, module, name, *paths = line(where)
+    return [python, module, name, "-m", *paths]
+
+
+class Model:
+    """Stands for what a job holds."""
+
+
+def test_a_failed_job_leaves_nothing_but_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, logged = [], []
+
+    def defect(cfg) -> None:
+        model = Model()
+        held.append(weakref.ref(model))
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(entry, "one", defect)
+    monkeypatch.setattr(entry.log, "exception", logged.append)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    HydraConfig.instance().set_config(composed(("seed=3",), with_hydra=True))
+    with pytest.raises(JobFailed, match="seed=3: ZeroDivisionError: a defect") as failure:
+        entry.in_sweep(None)
+    gc.collect()
+    assert logged == ["this job failed"]
+    assert failure.value.__context__ is None
+    assert held[0]() is None
+
+
+@pytest.mark.slow
+def test_a_sweep_tells_of_every_job_that_failed(tmp_path: Path) -> None:
+    jobs = ["pruner=random,taylor", "pruner.calibration_batch=9999", "seed=0,1"]
+    done = subprocess.run([*sweep(tmp_path), "experiment=smoke", "until=prune", "logger=none", *jobs], cwd=ROOT,
+                          capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "error: 2 jobs of the sweep failed:" in done.stderr
+    for seed in (0, 1):
+        assert f"pruner=taylor pruner.calibration_batch=9999 seed={seed}: pruner.calibration" in done.stderr
+    assert len(list((tmp_path / "runs").glob("*/*/prune.json"))) == 2
+
+
+@pytest.mark.slow
+def test_a_job_gives_the_same_bits_alone_and_after_others_with_a_tracked_run_each(tmp_path: Path) -> None:
+    def weights(where: Path, command: list[str], *words: str) -> bytes:
+        subprocess.run([*command, *SMALL, *words], cwd=ROOT, capture_output=True, env=environment(), check=True)
+        (found,) = (where / "runs" / "digits").glob("*-s1-*/finetuned/unet/diffusion_pytorch_model.safetensors")
+        return found.read_bytes()
+
+    many, alone = tmp_path / "many", tmp_path / "alone"
+    assert weights(many, sweep(many), "seed=0,1") == weights(alone, line(alone), "seed=1", "logger=none")
+    tracked = list((many / "runs" / "wandb").glob("offline-run-*"))
+    assert len({folder.name.split("-", 3)[3] for folder in tracked}) == len(tracked) == 2
