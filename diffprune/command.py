@@ -8,19 +8,23 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from diffprune.errors import UserError
+from diffprune.interrupt import CTRL_C
 
 WRAPPED = "UserError raised while resolving interpolation: "
 
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Ends the process with `error: …` on a mistake in options or files; every other exception is a defect and passes."""
+    """Ends the process with `error: …` on a mistake in options or files, quietly on Ctrl-C; all else is a defect."""
     try:
         yield
     except UserError as error:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {sentence(error)}")
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from what is finished", file=sys.stderr)
+        sys.exit(CTRL_C)
 
 
 def sentence(error: Exception) -> str:

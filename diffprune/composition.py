@@ -5,30 +5,50 @@ import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.config import STAGES, Config, GatedPruner, LatentModel, SlurmLauncher, WandbLogger, masked, run_name
+from diffprune.config import (
+    STAGES,
+    Config,
+    GatedPruner,
+    LabelledDataset,
+    LatentModel,
+    SlurmLauncher,
+    WandbLogger,
+    masked,
+    run_name,
+)
 from diffprune.errors import UserError
 
 PAGE = "page:"      # before the address of a page where a person has to click to get a checkpoint
+ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there
 CHOICES = {
     "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
     "pruner.selection": ("paper", "torch_pruning"), "pruner.heads": ("equal", "whole"),
+    "pruner.scope": ("local", "global", "isomorphic"),
     "evaluate.features": ("digits-cnn", "cifar-cnn", "inception", "dinov2"),
+    "dataset.on_error": ("stop", "skip"), "dataset.channels": (1, 3), "memory_format": ("contiguous", "channels_last"),
+    "schedule.loss": ("noise", "distill", "features"), "schedule.rate": ("constant", "cosine"),
 }
 RANGES = (
     ("seed", 0, 2**31), ("pruner.ratio", 0, 1), ("pruner.threshold", 0, math.inf),
     ("pruner.calibration_batch", 1, math.inf), ("pruner.round_to", 1, math.inf),
+    ("pruner.floor", 0, 1), ("pruner.target.macs", 1e-6, 1), ("pruner.target.params", 1e-6, 1),
+    ("pruner.target.latency", 1e-6, 1), ("pruner.timesteps_per_pass", 1, math.inf), ("pruner.stops_kept", 1, math.inf),
+    ("pruner.timesteps.first", 0, math.inf), ("pruner.timesteps.count", 1, math.inf),
     ("schedule.steps", 0, math.inf), ("schedule.batch", 1, math.inf), ("schedule.lr", 0, math.inf),
     ("schedule.dropout", 0, 1), ("schedule.ema", 0, 1), ("schedule.clip", 0, math.inf),
+    ("schedule.accumulate", 1, math.inf), ("schedule.min_snr", 0, math.inf), ("schedule.warmup", 0, math.inf),
+    ("schedule.ema_power", 0, math.inf), ("schedule.keep_last", 1, math.inf),
     ("schedule.save_every", 1, math.inf), ("schedule.log_every", 1, math.inf), ("schedule.preview_every", 0, math.inf),
     ("sampler.steps", 1, 1001), ("sampler.eta", 0, 1.0001), ("sampler.batch", 1, math.inf), ("sampler.seed", 0, 2**31),
     ("sampler.guidance", 0, math.inf), ("sampler.processes", 1, math.inf),
     ("evaluate.images", 2, math.inf), ("evaluate.batch", 1, math.inf), ("evaluate.ssim_window", 3, math.inf),
     ("evaluate.subset", 2, math.inf), ("evaluate.kid_subset", 2, math.inf), ("evaluate.neighbours", 1, math.inf),
-    ("dataset.workers", 0, math.inf),
+    ("dataset.workers", 0, math.inf), ("dataset.memory_gb", 0, math.inf),
 )
 
 
@@ -38,9 +58,17 @@ def register() -> None:
     store.store(name="schema", node=Config)
     store.store(group="schema", name="gated_pruner", node=GatedPruner)
     store.store(group="schema", name="latent_model", node=LatentModel)
+    store.store(group="schema", name="labelled_dataset", node=LabelledDataset)
     store.store(group="schema", name="wandb_logger", node=WandbLogger)
     store.store(group="schema", name="slurm_launcher", node=SlurmLauncher)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """What the command line composes from `overrides`; raises Hydra's errors for one that is none."""
+    register()
+    with initialize_config_dir(str(Path(__file__).parent.parent / "conf"), version_base="1.3"):
+        return compose("config", overrides=overrides)
 
 
 def checked_name(cfg: DictConfig) -> str:
@@ -60,7 +88,22 @@ def check(cfg: DictConfig) -> None:
     window, side = cfg.evaluate.ssim_window, cfg.dataset.resolution
     if window > side or window % 2 == 0:
         raise UserError(f"evaluate.ssim_window={window} does not fit {side}-pixel images: choose an odd number up to {side}")
+    check_pruner(cfg.pruner)
     check_paths(cfg)
+
+
+def check_pruner(pruner: DictConfig) -> None:
+    """Refuses options of the pruner that contradict each other."""
+    targets = [f"pruner.target.{name}={share}" for name, share in pruner.target.items() if share is not None]
+    if len(targets) > 1:
+        raise UserError(f"{' and '.join(targets)} are two targets: choose one")
+    if targets and not pruner.ratio:
+        raise UserError(f"pruner={pruner.name} removes nothing (its ratio is 0), {targets[0]} asks it to: leave one out")
+    if any(T < 0 for T in pruner.thresholds or ()):
+        raise UserError(f"pruner.thresholds={list(pruner.thresholds)} is outside its range: choose values from 0 on")
+    first, last = (OmegaConf.select(pruner, f"timesteps.{end}") for end in ("first", "last"))
+    if last is not None and last < first:
+        raise UserError(f"pruner.timesteps.last={last} lies before pruner.timesteps.first={first}: choose a later one")
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -70,7 +113,7 @@ def check_values(cfg: DictConfig) -> None:
         raise UserError(f"{', '.join(unknown)} is no option: leave it out")
     for key, allowed in CHOICES.items():
         if (value := OmegaConf.select(cfg, key)) not in allowed:
-            raise UserError(f"{key}={value} is not known: choose one of {', '.join(allowed)}")
+            raise UserError(f"{key}={value} is not known: choose one of {', '.join(map(str, allowed))}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
         raise UserError(f"device={cfg.device} is not known: choose auto, cpu, cuda or cuda:N")
     for key, low, high in RANGES:
@@ -92,11 +135,10 @@ def added(cfg: DictConfig, prefix: str = "") -> list[str]:
 
 def check_paths(cfg: DictConfig) -> None:
     """Refuses local files and folders that are not there; a hub name (owner/name) or an address is looked up later."""
-    for key in ("dataset.path", "evaluate.weights", "evaluate.reference"):
+    fetched = {"dataset.path": cfg.dataset.name in ON_THE_HUB, "evaluate.weights": cfg.evaluate.features == "dinov2"}
+    for key in ("dataset.path", "dataset.labels", "evaluate.weights", "evaluate.reference"):
         path = OmegaConf.select(cfg, key)
-        if key == "evaluate.weights" and cfg.evaluate.features == "dinov2" and path is not None and is_hub_name(path):
-            continue
-        if path is not None and not Path(path).expanduser().exists():
+        if path is not None and not Path(path).expanduser().exists() and not (fetched.get(key) and is_hub_name(path)):
             raise UserError(f"{key}={path} does not exist: give the place of a local copy")
     checkpoint = cfg.model.checkpoint
     if checkpoint is None or checkpoint.startswith("shipped:") or is_url(checkpoint) or is_hub_name(checkpoint):

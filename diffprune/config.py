@@ -14,16 +14,20 @@ STAGES = ("score", "prune", "finetune", "sample", "evaluate")
 # Options that say where, how fast or how loud, not what: two runs that differ only here are one experiment.
 OUTSIDE_THE_HASH = (
     "paths", "logger", "launcher", "device", "until", "hydra",
-    "dataset.path", "dataset.workers",
+    "dataset.path", "dataset.workers", "dataset.memory_gb", "dataset.labels", "pruner.thresholds", "pruner.stops_kept",
     "sampler.batch", "sampler.processes", "evaluate.batch", "evaluate.speed",
-    "schedule.save_every", "schedule.log_every", "schedule.preview_every",
+    "schedule.save_every", "schedule.log_every", "schedule.preview_every", "schedule.accumulate", "schedule.keep_last",
     "model.source.host", "model.source.megabytes", "model.source.licence", "model.source.address", "model.source.convert",
 )
 
 # Options that came later, with the value that means what every run did before: at it, older runs keep their names.
 LATER = {
-    "pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None,
+    "pruner.heads": "equal", "pruner.round_to": None, "sampler.guidance": None, "dataset.on_error": "stop",
+    "pruner.scope": "local", "pruner.target": {"macs": None, "params": None, "latency": None},
+    "pruner.timesteps": None, "pruner.timesteps_per_pass": None,
     "evaluate.reference": None, "evaluate.subset": 10_000, "evaluate.kid_subset": 1000, "evaluate.neighbours": 3,
+    "schedule.loss": "noise", "schedule.min_snr": None, "schedule.rate": "constant", "schedule.warmup": 0,
+    "schedule.ema_power": None, "memory_format": "contiguous",
 }
 
 
@@ -42,6 +46,14 @@ class Dataset:
     flip: bool = MISSING
     path: str | None = MISSING
     workers: int = MISSING
+    memory_gb: float = MISSING
+    on_error: str = MISSING
+
+
+@dataclass
+class LabelledDataset(Dataset):
+    """Adds the file that names the classes of images that lie side by side."""
+    labels: str | None = MISSING
 
 
 @dataclass
@@ -71,6 +83,14 @@ class LatentModel(Model):
 
 
 @dataclass
+class Target:
+    """What is to be left of the dense model, as a share of it in (0, 1): at most one of the three."""
+    macs: float | None = MISSING
+    params: float | None = MISSING
+    latency: float | None = MISSING
+
+
+@dataclass
 class Pruner:
     name: str = MISSING
     criterion: dict[str, Any] = MISSING
@@ -80,6 +100,13 @@ class Pruner:
     selection: str = MISSING
     heads: str = MISSING
     round_to: int | None = MISSING
+    scope: str = MISSING
+    floor: float = MISSING
+    target: Target = MISSING
+    timesteps: dict[str, Any] | None = MISSING
+    timesteps_per_pass: int | None = MISSING
+    thresholds: list[float] | None = MISSING
+    stops_kept: int = MISSING
 
 
 @dataclass
@@ -93,14 +120,21 @@ class Schedule:
     name: str = MISSING
     steps: int = MISSING
     batch: int = MISSING
+    accumulate: int = MISSING
+    loss: str = MISSING
+    min_snr: float | None = MISSING
     lr: float = MISSING
+    rate: str = MISSING
+    warmup: int = MISSING
     betas: list[float] = MISSING
     eps: float = MISSING
     weight_decay: float = MISSING
     clip: float | None = MISSING
     dropout: float = MISSING
     ema: float = MISSING
+    ema_power: float | None = MISSING
     save_every: int = MISSING
+    keep_last: int = MISSING
     log_every: int = MISSING
     preview_every: int = MISSING
 
@@ -161,6 +195,7 @@ class Config:
     seed: int = MISSING
     device: str = MISSING
     precision: str = MISSING
+    memory_format: str = MISSING
     until: str = MISSING
     paths: Paths = field(default_factory=Paths)
     dataset: Dataset = MISSING
@@ -183,7 +218,15 @@ def science(cfg: DictConfig) -> dict[str, Any]:
         branch, last = branch_of(options, key), key.rpartition(".")[2]
         if branch.get(last, unchanged) == unchanged:
             branch.pop(last, None)
+    for key in overruled(options["pruner"]):
+        options["pruner"].pop(key, None)
     return options
+
+
+def overruled(pruner: dict[str, Any]) -> list[str]:
+    """The pruner's options that have no say beside others: a policy replaces the gate, a target finds the ratio."""
+    floor = pruner.get("scope", "local") == "local"
+    return ["threshold"] * ("timesteps" in pruner) + ["ratio"] * ("target" in pruner) + ["floor"] * floor
 
 
 def branch_of(options: dict[str, Any], key: str) -> dict[str, Any]:
@@ -208,12 +251,26 @@ def fingerprint(content: Any) -> str:
 
 
 def run_name(cfg: DictConfig) -> str:
-    """`model-pruner[-T.05]-r.3-schedule-seed-hash`: for people up to the hash, which alone tells runs apart."""
+    """`model-pruner[-T.05]-r.3-schedule-seed-hash`: for people up to the hash, which alone tells runs apart.
+
+    A policy stands in place of T (`window0_499`), a target in place of r (`macs.5`), and another scope after it.
+    """
     options = science(cfg)
     pruner, parts = options["pruner"], [options["model"]["name"], options["pruner"]["name"]]
     if "threshold" in pruner:
         parts.append(f"T{pruner['threshold']:g}")
-    if pruner["ratio"]:
+    if "timesteps" in pruner:
+        parts.append(policy_name(pruner["timesteps"]))
+    if pruner.get("ratio"):
         parts.append(f"r{pruner['ratio']:g}")
+    parts += [f"{quantity}{share:g}" for quantity, share in pruner.get("target", {}).items() if share is not None]
+    if "scope" in pruner:
+        parts.append(pruner["scope"])
     parts += [options["schedule"]["name"], f"s{options['seed']}", fingerprint(options)]
     return "-".join(parts)
+
+
+def policy_name(timesteps: dict[str, Any]) -> str:
+    """The policy's class and its numbers."""
+    numbers = [f"{value:g}" for value in timesteps.values() if isinstance(value, int | float)]
+    return timesteps["_target_"].rpartition(".")[2].lower() + "_".join(numbers)

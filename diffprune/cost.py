@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,22 +64,35 @@ def sizes(overrides: list[str]) -> dict[str, int]:
     Which channels go changes the sizes of gated feed-forwards alone, so they are drawn at random, on tensors without
     storage.
     """
-    from hydra import compose, initialize_config_dir
-
-    from diffprune.composition import check_values, register
+    from diffprune.composition import check_values, composed
     from diffprune.criteria import Random
-    from diffprune.selection import SELECTIONS
-    from diffprune.surgery import cut
-    register()
-    with initialize_config_dir(str(Path(__file__).parent.parent / "conf"), version_base="1.3"):
-        cfg = compose("config", overrides=overrides)
+    from diffprune.surgery import asked, cut
+    cfg = composed(overrides)
     check_values(cfg)
     unet = skeleton(cfg)
     dense = true_macs(unet)
-    report = cut(unet, Random(), cfg.pruner.ratio, seed=cfg.seed, selection=SELECTIONS[cfg.pruner.selection](),
-                 heads=cfg.pruner.heads, round_to=cfg.pruner.round_to)
+    report = cut(unet, Random(), nominal_ratio(cfg, unet), **asked(cfg))
     return {"params": report.params, "macs": report.macs, "params_dense": report.params_dense,
             "macs_dense": report.macs_dense, "true_macs": true_macs(unet), "true_macs_dense": dense}
+
+
+def nominal_ratio(cfg: "DictConfig", unet: nn.Module) -> float:
+    """The ratio that is asked for, or that a target finds; UserError where it takes more than the network's shape."""
+    from diffprune.composition import check_pruner
+    from diffprune.criteria import Random
+    from diffprune.errors import UserError
+    from diffprune.surgery import asked
+    from diffprune.target import distinct_ratios, find, size_share
+    check_pruner(cfg.pruner)
+    if cfg.pruner.scope != "local":
+        raise UserError(f"pruner.scope={cfg.pruner.scope} decides widths by scores: run python -m diffprune … until=prune")
+    if cfg.pruner.target.latency is not None:
+        raise UserError("pruner.target.latency is measured on the model itself: run python -m diffprune … until=prune")
+    for quantity in ("macs", "params"):
+        if (share := cfg.pruner.target[quantity]) is not None:
+            ratios = distinct_ratios(unet, asked(cfg)["selection"])
+            return find(quantity, share, size_share(quantity, unet, Random(), {}, asked(cfg)), ratios).ratio
+    return cfg.pruner.ratio
 
 
 def table(numbers: dict[str, int]) -> str:

@@ -112,5 +112,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def from_uint8(images: Tensor) -> Tensor:
-    """Bytes [B, C, H, W] as float32 images in [-1, 1]."""
-    return images.float() / 127.5 - 1
+    """Bytes [B, C, H, W] as float32 images in [-1, 1], the same bits on every device."""
+    # By a tensor on the device: CUDA multiplies by the reciprocal of a plain number, which is one bit off now and then.
+    divisor = torch.full((), 127.5, device=images.device)
+    return images.to(torch.float32, copy=True).div_(divisor).sub_(1)    # in place: fresh memory costs more than the sums

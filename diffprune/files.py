@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: written beside their name, then renamed."""
 
+import errno
 import json
 import os
 import shutil
@@ -45,6 +46,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def full(error: OSError) -> bool:
+    """Whether there is no room left: on the disk, or in its user's share of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sweep_partials(folder: Path) -> None:

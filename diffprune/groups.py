@@ -99,6 +99,11 @@ class Group:
         return projections <= tied and all(extra is None for extra in extras)
 
     @property
+    def topology(self) -> tuple[tuple[str, bool, bool], ...]:
+        """The kinds of its member layers: type, whether its in-channels, whether as many as the root's; widths aside."""
+        return tuple(sorted((type(m.module).__name__, m.of_input, len(m.indices) == self.channels) for m in self.members))
+
+    @property
     def outputs(self) -> list[str]:
         """The layers whose out-channels these are: the root first, then those that are tied to it."""
         return [m.layer for m in self.members if not m.of_input and not isinstance(m.module, NORMS)]

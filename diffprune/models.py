@@ -14,6 +14,7 @@ from diffprune.convert import fill_model
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.errors import UserError
 from diffprune.files import remove
+from diffprune.ranks import present
 from diffprune.run import Cache
 
 SHIPPED = Path(__file__).parent / "assets"
@@ -21,8 +22,15 @@ PARTS = ("unet", "vqvae", "class_embedder")
 
 
 def device_of(cfg: DictConfig) -> torch.device:
-    """The device that `device=` asks for; raises UserError where the machine has none."""
-    return device_named(cfg.device)
+    """The device that `device=` asks for, one GPU for each process of a run; raises UserError where the machine has none."""
+    device = device_named(cfg.device)
+    if device.type == "cpu" and cfg.precision == "fp16":
+        raise UserError("precision=fp16 needs a GPU: on a CPU give precision=no or precision=bf16")
+    if present().size > 1 and device.type == "cuda":
+        if device.index is not None:
+            raise UserError(f"device={cfg.device} is one GPU for {present().size} processes: give device=cuda")
+        return torch.device("cuda", present().local % torch.cuda.device_count())    # Slurm may show each its own
+    return device
 
 
 def device_named(name: str) -> torch.device:
@@ -37,8 +45,20 @@ def device_named(name: str) -> torch.device:
     return device
 
 
+def placed(model: DiffusionModel, cfg: DictConfig) -> DiffusionModel:
+    """`model` on the run's device, its convolutions in the run's `memory_format`."""
+    if cfg.memory_format == "channels_last":
+        model.unet.to(memory_format=torch.channels_last)
+    return model.to(device_of(cfg))
+
+
 def processes_for(cfg: DictConfig) -> int:
-    """`sampler.processes`, or where it is null one for each GPU or, on a CPU, for each core, at most 8 (memory)."""
+    """`sampler.processes`, or where it is null one for each GPU or, on a CPU, for each core, at most 8 (memory).
+
+    A run that a launcher started several times has its processes already: each of them is one.
+    """
+    if present().size > 1:
+        return 1
     if cfg.sampler.processes is not None:
         return cfg.sampler.processes
     device = device_of(cfg)

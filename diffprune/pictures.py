@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from diffprune.data.image_folder import files_in
+from diffprune.data.decoding import BadImage, decoded
+from diffprune.data.sources.folder import walk
 from diffprune.errors import UserError
 from diffprune.features.extractor import batches
 from diffprune.run import Run
@@ -31,7 +31,9 @@ def pictures(path: Path) -> Pictures:
     if path.suffix == ".npy":
         return Stored(read_array(path))
     if path.is_dir():
-        return Folder(files_in(str(path)))
+        files = [path / name for name in walk(str(path))]
+        if files:
+            return Folder(files)
     raise UserError(f"{path} holds no images: give a folder of images, a .npy file or a run folder")
 
 
@@ -87,7 +89,8 @@ def check_sizes(images: list[np.ndarray], files: list[Path], shape: tuple[int, .
 def decode(file: Path) -> np.ndarray:
     """uint8 [H, W, 3]; raises UserError when the file cannot be read."""
     try:
-        with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{file} is not a readable image: remove it or copy it again") from error
+        return np.asarray(decoded(file.read_bytes(), channels=3))
+    except BadImage as error:
+        raise UserError(f"{file} {error}") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): mend or remove it") from error

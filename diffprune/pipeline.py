@@ -1,8 +1,8 @@
-"""What a run is: five stages, each a file in the run folder."""
+"""What a run is: five stages, each a file in the run folder, done by one process or by many together."""
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -10,8 +10,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffprune.config import STAGES
+from diffprune.errors import UserError
+from diffprune.files import full
+from diffprune.ranks import Ranks, present
 from diffprune.run import Cache, Run, locked
 from diffprune.track import Tracker
+
+# The stages that all processes of a run do together: the first calls `stage`, the rest `join`. In the others they wait.
+SHARED = ("finetune", "sample")
 
 log = logging.getLogger(__name__)
 
@@ -29,24 +35,31 @@ def reproduce(cfg: DictConfig, run: Run) -> None:
 class Stages:
     """Calls `diffprune.stages.<name>.stage` where one of the files it writes is missing, up to `until`."""
 
-    def __init__(self, cfg: DictConfig, run: Run) -> None:
-        self.cfg, self.run, self.tracker = cfg, run, None
+    def __init__(self, cfg: DictConfig, run: Run, ranks: Ranks) -> None:
+        self.cfg, self.run, self.ranks, self.tracker = cfg, run, ranks, None
 
     def __call__(self, name: str, *writes: Path) -> None:
-        if STAGES.index(name) > STAGES.index(self.cfg.until) or all(file.exists() for file in writes):
+        due = STAGES.index(name) <= STAGES.index(self.cfg.until) and not all(file.exists() for file in writes)
+        if not self.ranks.of_first(due):    # whose view of a shared disk is the one that counts
             return
         if self.tracker is None:
             self.tracker = self.begin()
-        log.info("%s …", name)
-        import_module(f"diffprune.stages.{name}").stage(self.cfg, self.run, self.tracker)
+        if self.ranks.first:
+            log.info("%s …", name)
+            import_module(f"diffprune.stages.{name}").stage(self.cfg, self.run, self.tracker)
+        elif name in SHARED:
+            import_module(f"diffprune.stages.{name}").join(self.cfg, self.run)
+        self.ranks.wait()
 
     def begin(self) -> Tracker:
-        """What any stage will need is looked for before the first one starts; then the tracker opens."""
+        """What any stage will need is looked for before the first one starts; then the first process's tracker opens."""
+        import_module("diffprune.models").device_of(self.cfg)
+        if not self.ranks.first:
+            return Tracker()
         if self.cfg.until == STAGES[-1]:
             extractor = import_module("diffprune.features").load_extractor(self.cfg.evaluate.features,
                                                                            self.cfg.evaluate.weights)
             extractor.check((self.cfg.dataset.channels, *[self.cfg.dataset.resolution] * 2))
-        import_module("diffprune.models").device_of(self.cfg)
         tracker = instantiate(self.cfg.logger)
         tracker.start(self.cfg, self.run)
         return tracker
@@ -54,13 +67,21 @@ class Stages:
 
 @contextmanager
 def stages(cfg: DictConfig, run: Run) -> Iterator[Stages]:
-    """The stages of one run, while no other process works on it; the tracker is closed at the end, whatever happens."""
-    with locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name):
-        run.open(cfg)
-        stage, failed = Stages(cfg, run), True
+    """The stages of one run, while no other run works on it; the tracker is closed at the end, whatever happens."""
+    ranks = present()
+    with locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name) if ranks.first else nullcontext():
+        if ranks.first:
+            run.open(cfg)
+        ranks.wait()
+        stage, failed = Stages(cfg, run, ranks), True
         try:
             yield stage
             failed = False
+        except OSError as error:
+            if full(error):
+                raise UserError(f"the disk of {run.folder} is full: make room and repeat the command, which goes on from "
+                                "what is finished") from error
+            raise
         finally:
             if stage.tracker is not None:
                 stage.tracker.finish(failed)

@@ -1,11 +1,14 @@
 """How much goes from a dependency group, and in what portions."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from diffprune.groups import Group
-from diffprune.selection import Fits, PaperSelection, Selection, anything, whole_heads
+from diffprune.scope import SCOPES, Ranked, portions_to_remove
+from diffprune.selection import Fits, PaperSelection, Selection, anything, first_portions, head_portions, whole_heads
 
 HEADS = ("equal", "whole")
 
@@ -17,12 +20,17 @@ class Rule:
     `heads`: from attention with several heads go `equal` parts of each, or `whole` ones. (With one head both mean its
     channels.) `round_to`: kept widths are multiples of it, rounded up, and a group's blocks stay equally long. A gated
     hidden unit goes when its own channel or its gate's is chosen: about 1 - (1 - r)² of them do (PAPER: LDM-4's size).
-    Raises ValueError for a value outside its range.
+
+    `scope`: the ratio is that of each group, or of all that are ranked together (`scope.SCOPES`), where at least the share
+    `floor` of a group stays and a gated hidden unit is ranked with its gate. Raises ValueError for a value outside its
+    range.
     """
     ratio: float
     selection: Selection = field(default_factory=PaperSelection)
     heads: str = "equal"
     round_to: int | None = None
+    scope: str = "local"
+    floor: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
@@ -31,27 +39,67 @@ class Rule:
             raise ValueError(f"heads {self.heads!r} is not known: choose one of {', '.join(HEADS)}")
         if self.round_to is not None and self.round_to < 1:
             raise ValueError(f"round_to {self.round_to} is not a width: give a whole number from 1 on")
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope {self.scope!r} is not known: choose one of {', '.join(SCOPES)}")
+        if not 0 <= self.floor < 1:
+            raise ValueError(f"floor {self.floor} is outside [0, 1)")
 
-    def choose(self, group: Group, scores: Tensor | None) -> tuple[list[int], str]:
+    @property
+    def eager(self) -> bool:
+        """Whether all groups are scored on the dense model, not each when its turn comes."""
+        return self.scope != "local" or not self.selection.lazy
+
+    def allot(self, groups: Sequence[Group], scores: Mapping[str, Tensor | None]) -> dict[str, int]:
+        """{root: how many portions go}, ranked over all `groups` with their `scores` {root: [C]}; none in local scope."""
+        if self.scope == "local":
+            return {}
+        ranked = []
+        for group in groups:
+            if not self.obstacle(group):
+                portions = self.portions(group, scores[group.root])
+                worth = torch.stack([scores[group.root][portion].double().mean() for portion in portions])
+                ranked.append(Ranked(group.root, group.channels, len(portions[0]), worth, group.topology))
+        return portions_to_remove(ranked, SCOPES[self.scope](), self.ratio, self.floor)
+
+    def choose(self, group: Group, scores: Tensor | None, count: int | None = None) -> tuple[list[int], str]:
         """The root's channels to remove, ascending, for `scores` [C]; where there are none, the reason.
 
-        A group with an obstacle needs no scores.
+        `count` portions beyond the local scope. A group with an obstacle needs no scores.
         """
-        if obstacle := group.obstacle:
+        if obstacle := self.obstacle(group):
             return [], obstacle
-        wanted = self.pick(group, scores, anything)
+        wanted = self.pick(group, scores, anything, count)
+        if not wanted and count is not None:
+            return [], f"in {self.scope} scope ratio {self.ratio:g} takes none of its channels"
         if not wanted:
             portion = "one" if self.by_head(group) else "one channel in each"
             return [], f"ratio {self.ratio:g} is less than {portion} of {group.described_blocks}"
-        if chosen := self.pick(group, scores, self.fits(group)):
+        if chosen := self.pick(group, scores, self.fits(group), count):
             return chosen, ""
         least = group.units - len(group.lost_units(wanted))
         return [], f"no width from {least} to below {group.units} is a multiple of {self.round_to}"
 
-    def pick(self, group: Group, scores: Tensor, fits: Fits) -> list[int]:
+    def pick(self, group: Group, scores: Tensor, fits: Fits, count: int | None) -> list[int]:
+        if count is not None:
+            return first_portions(self.portions(group, scores), count, fits)
         if self.by_head(group):
             return whole_heads(scores, self.ratio, group.heads, fits)
         return self.selection.choose(scores, self.ratio, group.blocks, fits)
+
+    def portions(self, group: Group, scores: Tensor) -> list[list[int]]:
+        """The portions that go together beyond the local scope, least important first, for `scores` [C]."""
+        if group.units < group.channels:
+            halves = scores.view(-1, group.units)
+            return [list(range(unit, group.channels, group.units)) for unit in halves.mean(0).argsort(stable=True).tolist()]
+        if self.by_head(group):
+            return head_portions(scores, group.heads)
+        return self.selection.portions(scores, group.blocks)
+
+    def obstacle(self, group: Group) -> str | None:
+        """Why no channel of this group can go under this rule."""
+        if self.scope != "local" and group.units < group.channels and group.blocks > 1:
+            return f"a gated feed-forward whose channels are divided among {group.described_blocks} needs the local scope"
+        return group.obstacle
 
     def by_head(self, group: Group) -> bool:
         return self.heads == "whole" and group.heads > 1

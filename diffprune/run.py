@@ -34,7 +34,7 @@ class Run:
     prune_report = property(lambda self: self.folder / "prune.json")
     pruned = property(lambda self: self.folder / "pruned")
     finetune = property(lambda self: self.folder / "finetune")
-    state = property(lambda self: self.finetune / "state.safetensors")
+    states = property(lambda self: sorted(self.finetune.glob("state-*.safetensors")))     # the newest is the last
     progress = property(lambda self: self.finetune / "progress.jsonl")
     finetuned = property(lambda self: self.folder / "finetuned")
     samples = property(lambda self: self.folder / "samples")
@@ -43,6 +43,9 @@ class Run:
     grid = property(lambda self: self.samples / "grid.png")
     metrics = property(lambda self: self.folder / "metrics.json")
     report = property(lambda self: self.folder / "report.html")
+
+    def state(self, step: int) -> Path:
+        return self.finetune / f"state-{step:07d}.safetensors"
 
     def preview(self, step: int) -> Path:
         return self.finetune / f"preview-{step:06d}.png"

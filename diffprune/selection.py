@@ -18,6 +18,9 @@ class Selection(Protocol):
     """`lazy`: a group is scored when its turn comes, after the cuts before it; else all are scored on the dense model."""
     lazy: ClassVar[bool]
 
+    def portions(self, scores: Tensor, blocks: int) -> list[list[int]]:
+        """The channels in the portions in which they can go, one of each of the `blocks`, least important first."""
+
     def choose(self, scores: Tensor, ratio: float, blocks: int, fits: Fits = anything) -> list[int]:
         """The channels to remove, ascending, for `scores` [C] and a nominal ratio in [0, 1).
 
@@ -30,10 +33,12 @@ class PaperSelection:
     """n = C - int(C (1 - r)); in each block on its own the n // blocks least important go."""
     lazy: ClassVar[bool] = True
 
+    def portions(self, scores: Tensor, blocks: int) -> list[list[int]]:
+        fewest = torch.argsort(scores.view(blocks, -1), dim=1, stable=True)
+        return [in_every_block(fewest[:, n:n + 1], fewest.shape[1]) for n in range(fewest.shape[1])]
+
     def choose(self, scores: Tensor, ratio: float, blocks: int, fits: Fits = anything) -> list[int]:
-        length, fewest = len(scores) // blocks, torch.argsort(scores.view(blocks, -1), dim=1, stable=True)
-        return cut_short(removal_count(len(scores), ratio) // blocks,
-                         lambda n: in_every_block(fewest[:, :n], length), fits)
+        return first_portions(self.portions(scores, blocks), removal_count(len(scores), ratio) // blocks, fits)
 
 
 class TorchPruningSelection:
@@ -42,6 +47,11 @@ class TorchPruningSelection:
     n = C/G - int(C/G (1 - r)) per block of C/G, which rounds the removal up inside each block.
     """
     lazy: ClassVar[bool] = False
+
+    def portions(self, scores: Tensor, blocks: int) -> list[list[int]]:
+        mean = scores.view(blocks, -1).mean(0)
+        fewest = torch.topk(mean, len(mean), largest=False).indices
+        return [in_every_block(offset.expand(blocks, 1), len(mean)) for offset in fewest]
 
     def choose(self, scores: Tensor, ratio: float, blocks: int, fits: Fits = anything) -> list[int]:
         mean = scores.view(blocks, -1).mean(0)
@@ -54,9 +64,20 @@ def whole_heads(scores: Tensor, ratio: float, heads: int, fits: Fits = anything)
 
     As many heads as fit into the n = C - int(C (1 - r)) channels that would go one by one, and never the last.
     """
-    length, fewest = len(scores) // heads, torch.argsort(scores.view(heads, -1).mean(1), stable=True)
-    count = min(removal_count(len(scores), ratio) // length, heads - 1)
-    return cut_short(count, lambda n: sorted((fewest[:n, None] * length + torch.arange(length)).flatten().tolist()), fits)
+    count = min(removal_count(len(scores), ratio) // (len(scores) // heads), heads - 1)
+    return first_portions(head_portions(scores, heads), count, fits)
+
+
+def head_portions(scores: Tensor, heads: int) -> list[list[int]]:
+    """The channels of each head, those of the lowest mean score first."""
+    length = len(scores) // heads
+    return [list(range(head * length, (head + 1) * length))
+            for head in torch.argsort(scores.view(heads, -1).mean(1), stable=True).tolist()]
+
+
+def first_portions(portions: list[list[int]], count: int, fits: Fits = anything) -> list[int]:
+    """The channels, ascending, of the first `count` portions, or of as many of them as fit."""
+    return cut_short(count, lambda n: sorted(channel for portion in portions[:n] for channel in portion), fits)
 
 
 def removal_count(channels: int, ratio: float) -> int:

@@ -1,10 +1,12 @@
 """Cutting channels out of a UNet: the ones that their scores call expendable, one dependency group after the other."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
 from diffusers.models.embeddings import PatchEmbed
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from diffprune import criteria
@@ -15,7 +17,7 @@ from diffprune.diffusion import Stream, generator
 from diffprune.groups import SCORED, Graph, Group
 from diffprune.importance import Terms, layer_terms, walk
 from diffprune.rule import Rule
-from diffprune.selection import PaperSelection, Selection
+from diffprune.selection import SELECTIONS, PaperSelection, Selection
 from diffprune.widths import synchronise
 
 OUTPUT_HEADS = ("conv_out", "proj_out_2")
@@ -35,14 +37,15 @@ class PruneReport:
 
 
 def cut(unet: nn.Module, criterion: Criterion, ratio: float, terms: Terms | None = None, seed: int = 0,
-        selection: Selection | None = None, heads: str = "equal", round_to: int | None = None) -> PruneReport:
+        selection: Selection | None = None, heads: str = "equal", round_to: int | None = None, scope: str = "local",
+        floor: float = 0.1) -> PruneReport:
     """Prunes `unet` in place to nominal `ratio` in [0, 1), all that can be, and says what came of it.
 
     `terms` are the importance terms that `criterion.terms` names, per layer; `selection` is the paper's unless given;
-    `heads` and `round_to` are those of `Rule`. Raises ValueError for a value outside its range and KeyError for a
-    missing term.
+    `heads`, `round_to`, `scope` and `floor` are those of `Rule`. Raises ValueError for a value outside its range and
+    KeyError for a missing term.
     """
-    rule = Rule(ratio, selection or PaperSelection(), heads, round_to)
+    rule = Rule(ratio, selection or PaperSelection(), heads, round_to, scope, floor)
     unet.requires_grad_(True).eval()
     rng, untouched = generator(seed, Stream.CHANNELS), keeping_all(unet)
     terms = {name: dict((terms or {})[name]) for name in criterion.terms} if ratio else {}
@@ -52,9 +55,12 @@ def cut(unet: nn.Module, criterion: Criterion, ratio: float, terms: Terms | None
     def score(group: Group) -> Tensor | None:
         return None if group.obstacle else criterion.score(group.slices(terms), group.channels, rng)
 
-    scores = {} if rule.selection.lazy or not graph else {group.root: score(group) for group in graph.groups()}
+    dense_groups = list(graph.groups()) if graph and rule.eager else []
+    scores = {group.root: score(group) for group in dense_groups}
+    allotted = rule.allot(dense_groups, scores)
     for group in graph.groups() if graph else ():
-        report.append(cut_group(group, scores[group.root] if scores else score(group), rule, terms))
+        report.append(cut_group(group, scores[group.root] if scores else score(group), rule, terms,
+                                allotted.get(group.root)))
     synchronise(unet)
     cost, after = measure(unet), shapes(unet)
     layers = {name: {"before": before[name], "after": after[name]} for name in before}
@@ -63,16 +69,23 @@ def cut(unet: nn.Module, criterion: Criterion, ratio: float, terms: Terms | None
     return PruneReport(ratio, cost.params, cost.macs, dense.params, dense.macs, layers, report, skipped)
 
 
-def cut_group(group: Group, score: Tensor | None, rule: Rule, terms: Terms) -> dict:
+def asked(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of `cut` that the configuration gives, the ratio aside."""
+    pruner = cfg.pruner
+    return {"seed": cfg.seed, "selection": SELECTIONS[pruner.selection](), "heads": pruner.heads,
+            "round_to": pruner.round_to, "scope": pruner.scope, "floor": pruner.floor}
+
+
+def cut_group(group: Group, score: Tensor | None, rule: Rule, terms: Terms, count: int | None = None) -> dict:
     """Cuts what `rule` chooses out of the model and of `terms` alike; returns what was done, or the reason why not.
 
-    `score` [C] may be None where the group has an obstacle.
+    `score` [C] may be None where the group has an obstacle; `count` portions go beyond the local scope.
     """
     entry = {"root": group.root, "before": group.channels, "after": group.channels, "norm_groups": group.norm_groups,
              "layers": group.outputs, "removed": []}
     if group.heads > 1:
         entry["heads"] = {"before": group.heads, "after": group.heads}
-    chosen, reason = rule.choose(group, score)
+    chosen, reason = rule.choose(group, score, count)
     if reason:
         return entry | {"reason": reason}
     lost = group.remove(chosen)
@@ -113,7 +126,8 @@ def reinitialise(unet: nn.Module, seed: int) -> None:
 
 def prune(unet: nn.Module, ratio: float, criterion: Criterion | None = None, images: Tensor | None = None,
           scheduler: SchedulerMixin | None = None, threshold: float = 0.05, seed: int = 0,
-          selection: Selection | None = None, heads: str = "equal", round_to: int | None = None) -> PruneReport:
+          selection: Selection | None = None, heads: str = "equal", round_to: int | None = None, scope: str = "local",
+          floor: float = 0.1) -> PruneReport:
     """Prunes a UNet in place, scores included: Diff-Pruning at `threshold` unless another `criterion` is given.
 
     `ratio` in [0, 1) is nominal: read the sizes that were reached from the result. A criterion that needs gradients
@@ -122,11 +136,12 @@ def prune(unet: nn.Module, ratio: float, criterion: Criterion | None = None, ima
     """
     criterion = criterion or criteria.DiffPruning()
     if not criterion.gradient:
-        return cut(unet, criterion, ratio, layer_terms(unet, criterion.terms), seed, selection, heads, round_to)
+        return cut(unet, criterion, ratio, layer_terms(unet, criterion.terms), seed, selection, heads, round_to, scope,
+                   floor)
     if images is None or scheduler is None:
         raise ValueError(f"{type(criterion).__name__} needs gradients: give a batch of images and the noise scheduler")
     eps = torch.randn(images.shape, generator=generator(seed, Stream.CALIBRATION)).to(images.device)
     terms = walk(DiffusionModel(unet, scheduler), images, eps, [threshold], criterion.mean_loss,
                  criterion.inclusive).terms[threshold]
     unet.zero_grad()
-    return cut(unet, criterion, ratio, terms, seed, selection, heads, round_to)
+    return cut(unet, criterion, ratio, terms, seed, selection, heads, round_to, scope, floor)

@@ -1,113 +1,178 @@
-"""Training a noise predictor: the state, and one step of it."""
+"""Training a noise predictor: the state, and one step of it, on one process or many."""
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
+import math
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import torch
-from diffusers.models.resnet import ResnetBlock2D
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
 from omegaconf import DictConfig
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffprune.checkpoint import DiffusionModel
-from diffprune.diffusion import Stream, add_noise, antithetic_timesteps, generator
+from diffprune import ema
+from diffprune.diffusion import Stream, antithetic_timesteps, generator
+from diffprune.diffusion_model import DiffusionModel
+from diffprune.dropout import set_dropout
 from diffprune.errors import UserError
-from diffprune.files import appearing
+from diffprune.losses import LOSSES, Noised, min_snr
+from diffprune.ranks import Ranks
+from diffprune.rates import learning_rate
 
 
-@dataclass
 class Training:
-    """Everything that changes while a model trains. Randomness is no part of it: each step draws from (seed, step)."""
-    unet: nn.Module
-    ema: list[Tensor]
-    optimiser: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    step: int = 0
+    """Everything that changes while a model trains. Randomness is no part of it: each step draws from (seed, step).
 
-    @classmethod
-    def of(cls, unet: nn.Module, cfg: DictConfig) -> "Training":
-        """A start at step 0: the average begins at the present weights."""
-        recipe, parameters = cfg.schedule, list(unet.parameters())
-        kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
-        optimiser = kind(parameters, lr=recipe.lr, betas=tuple(recipe.betas), eps=recipe.eps,
-                         weight_decay=recipe.weight_decay)
-        scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=cfg.precision == "fp16")
-        return cls(unet, [p.detach().clone() for p in parameters], optimiser, scaler)
+    `model` holds the plain network, which is saved and looked at; `student` the same one as Accelerate runs it.
+    """
 
-    def save(self, path: Path) -> None:
-        """Writes the state by rename, as safetensors."""
+    def __init__(self, model: DiffusionModel, cfg: DictConfig, ranks: Ranks | None = None) -> None:
+        """A start at step 0: the average begins at the present weights. UserError where the batch cannot be split so."""
+        self.model, self.cfg, self.ranks = model, cfg, ranks or Ranks()
+        check_split(cfg.schedule, self.ranks)
+        self.masks = set_dropout(model.unet, cfg.schedule.dropout)
+        self.loss = LOSSES[cfg.schedule.loss](cfg, model.unet)
+        self.weights = list(model.unet.parameters())
+        self.ema = [p.detach().clone() for p in self.weights]
+        self.accelerator = accelerator_for(cfg, model.device, self.ranks)
+        unet, self.optimiser = self.accelerator.prepare(model.unet, optimiser_for(self.weights, cfg.schedule))
+        self.student = replace(model, unet=unet)
+        self.alpha_bar, self.step = model.alpha_bar, 0
+        self.last = torch.zeros((), device=model.device)            # this process's share of the last step's loss
+        self.broken = torch.full((), -1, device=model.device)       # the first step whose loss was no number
+
+    def advance(self, images: Tensor, labels: Tensor | None) -> None:
+        """One optimiser step on this process's `images` [n, C, H, W] of the step's batch, then the moving average."""
+        recipe, share = self.cfg.schedule, 0.0
+        self.optimiser.zero_grad()
+        for noised, last in self.pieces(images, labels):
+            with nullcontext() if last else self.accelerator.no_sync(self.student.unet):
+                with self.accelerator.autocast():
+                    per_image = self.loss(self.student, noised) * min_snr(noised.alpha_bar, recipe.min_snr)
+                    part = per_image.sum() / recipe.batch
+                self.accelerator.backward(part * self.ranks.size)       # processes' gradients are averaged, not summed
+            share = share + part.detach()
+        self.update(learning_rate(recipe, self.step))
+        self.broken = torch.where((self.broken < 0) & ~torch.isfinite(share), self.step, self.broken)
+        self.last, self.step = share, self.step + 1
+
+    def pieces(self, images: Tensor, labels: Tensor | None) -> Iterator[tuple[Noised, bool]]:
+        """The micro-batches of a step, and whether each is the last.
+
+        Timesteps and noise are drawn for the whole batch and dealt out by place: however many processes and micro-batches
+        there are, an image meets the same. Transfers wait for no GPU.
+        """
+        recipe, device = self.cfg.schedule, self.model.device
+        begin = self.ranks.rank * recipe.batch // self.ranks.size
+        cuts = [i * len(images) // recipe.accumulate for i in range(recipe.accumulate + 1)]
+        t, eps = draw(self.cfg.seed, self.step, recipe.batch, self.model.shape, len(self.alpha_bar))
+        for low, high in pairwise(cuts):
+            rows = slice(begin + low, begin + high)
+            with self.accelerator.autocast():
+                x_0 = self.model.to_latent(sent(images[low:high], device))
+                context = self.model.context(None if labels is None else labels[low:high])
+            self.masks.begin(self.cfg.seed, self.step, recipe.batch, rows)
+            there = sent(t[rows], device)
+            yield Noised(x_0, sent(eps[rows], device), there, self.alpha_bar[there], context), high == len(images)
+
+    def update(self, rate: float) -> None:
+        """The optimiser's step at this learning rate, clipped to a total norm, then the average's."""
+        recipe = self.cfg.schedule
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        if recipe.clip is not None:
+            self.accelerator.clip_grad_norm_(self.weights, recipe.clip)
+        self.optimiser.step()
+        ema.follow(self.ema, self.weights, ema.decay(recipe, self.step))
+
+    def mean_loss(self) -> float:
+        """The last step's loss, mean over the whole batch; every process has to ask."""
+        return float(self.accelerator.reduce(self.last, "sum"))
+
+    def check(self) -> None:
+        """Raises UserError, in every process, when the loss of a step so far was no number, with the first such step."""
+        if (step := self.ranks.highest(int(self.broken))) >= 0:
+            raise broken_at(step)
+
+    def swap(self) -> None:
+        """Exchanges the weights with their average, and back."""
+        ema.swap(self.ema, self.weights)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `restore` goes on from, on the CPU; raises UserError instead when a weight is no number."""
         tensors = {f"ema/{i}": tensor for i, tensor in enumerate(self.ema)}
-        tensors |= {f"weight/{i}": p.detach() for i, p in enumerate(self.unet.parameters())}
+        tensors |= {f"weight/{i}": p.detach() for i, p in enumerate(self.weights)}
         tensors |= {f"optimiser/{i}/{name}": tensor for i, entry in self.optimiser.state_dict()["state"].items()
                     for name, tensor in entry.items()}
-        with appearing(path) as partial:
-            save_file(tensors, partial, metadata={"step": str(self.step), "scaler": json.dumps(self.scaler.state_dict())})
-
-    def restore(self, path: Path) -> None:
-        """Goes on where `save` stopped, bit for bit."""
-        with safe_open(path, "pt") as file, torch.no_grad():
-            entries: dict[int, dict[str, Tensor]] = {}
-            for key in file.keys():     # noqa: SIM118  (a safetensors handle is no mapping)
-                kind, index, *name = key.split("/")
-                if kind == "optimiser":
-                    entries.setdefault(int(index), {})[name[0]] = file.get_tensor(key).clone()
-            for i, (p, average) in enumerate(zip(self.unet.parameters(), self.ema, strict=True)):
-                p.copy_(file.get_tensor(f"weight/{i}"))
-                average.copy_(file.get_tensor(f"ema/{i}"))
-            about = file.metadata()
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": entries})
-        self.scaler.load_state_dict(json.loads(about["scaler"]))
-        self.step = int(about["step"])
+        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+        if not all(bool(torch.isfinite(tensors[f"weight/{i}"]).all()) for i in range(len(self.weights))):
+            raise broken_at(self.step - 1)
+        scaler = self.accelerator.scaler
+        return tensors, {"step": self.step, "scaler": None if scaler is None else scaler.state_dict()}
 
     @torch.no_grad()
-    def swap(self) -> None:
-        """Exchanges the weights with their average; twice is once too many or none."""
-        for p, average in zip(self.unet.parameters(), self.ema, strict=True):
-            kept = p.detach().clone()
-            p.copy_(average)
-            average.copy_(kept)
+    def restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        """Goes on where `state` was taken, bit for bit."""
+        entries: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            kind, index, *name = key.split("/")
+            if kind == "optimiser":
+                entries.setdefault(int(index), {})[name[0]] = tensor
+        for i, (p, average) in enumerate(zip(self.weights, self.ema, strict=True)):
+            p.copy_(tensors[f"weight/{i}"])
+            average.copy_(tensors[f"ema/{i}"])
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": entries})
+        if about["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(about["scaler"])
+        self.step = about["step"]
 
 
-def noise_prediction_loss(model: DiffusionModel, x_0: Tensor, seed: int, step: int,
-                          context: Tensor | None = None) -> Tensor:
-    """Squared error of the predicted noise, summed over C, H, W, mean over the batch, at antithetic timesteps.
-
-    `x_0` [B, C, H, W] is clean; `context` [B, 1, D] belongs to a class-conditional model. Timesteps, noise and dropout
-    come from (seed, step): whatever happened before, a step draws the same.
-    """
+def draw(seed: int, step: int, size: int, shape: tuple[int, ...], total: int) -> tuple[Tensor, Tensor]:
+    """Antithetic timesteps [size] below `total` and noise [size, *shape] of the whole batch of `step`, on the CPU."""
     rng = generator(seed, Stream.TRAINING, step)
-    t = antithetic_timesteps(len(x_0), len(model.alpha_bar), rng).to(x_0.device)
-    eps = torch.randn(x_0.shape, generator=rng).to(x_0.device)
-    torch.manual_seed(generator(seed, Stream.DROPOUT, step).initial_seed())
-    predicted = model.denoise(add_noise(x_0, eps, model.alpha_bar[t]), t, context)
-    return (predicted.float() - eps).square().flatten(1).sum(1).mean()
+    return antithetic_timesteps(size, total, rng), torch.randn((size, *shape), generator=rng)
 
 
-def update(training: Training, loss: Tensor, recipe: DictConfig) -> None:
-    """One optimiser step with clipping (total norm), then the moving average: ema <- d ema + (1 - d) weight."""
-    training.optimiser.zero_grad(set_to_none=True)
-    training.scaler.scale(loss).backward()
-    if recipe.clip is not None:
-        training.scaler.unscale_(training.optimiser)
-        nn.utils.clip_grad_norm_(training.unet.parameters(), recipe.clip)
-    training.scaler.step(training.optimiser)
-    training.scaler.update()
-    with torch.no_grad():
-        torch._foreach_lerp_(training.ema, list(training.unet.parameters()), 1 - recipe.ema)
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; to a GPU from pinned memory, so that nothing waits for what the GPU is still doing."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def finite(loss: Tensor, step: int) -> float:
-    """The loss as a number; raises UserError when it is none, so that no run trains on in silence."""
-    value = float(loss)
-    if value != value or value in (float("inf"), float("-inf")):
-        raise UserError(f"the loss is {value} at step {step}: lower schedule.lr or use precision=no, then repeat")
-    return value
+def accelerator_for(cfg: DictConfig, device: torch.device, ranks: Ranks) -> Accelerator:
+    """Accelerate on this process's `device`, with the precision asked for, and all processes of the run connected."""
+    if ranks.size > 1:
+        ranks.wait()        # connects them
+        # Else Accelerate takes the local rank for the GPU's number, which is 0 where Slurm shows each process its own alone.
+        os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
+    AcceleratorState._reset_state(reset_partial_state=True)     # it is one for the process: runs of a sweep have their own
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=cfg.precision,
+                       gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))
 
 
-def set_dropout(unet: nn.Module, probability: float) -> None:
-    """Dropout inside the residual blocks, where the original models have it, and nowhere else."""
-    for module in unet.modules():
-        if isinstance(module, ResnetBlock2D):
-            module.dropout.p = probability
+def optimiser_for(weights: list[Tensor], recipe: DictConfig) -> torch.optim.Optimizer:
+    """Adam, or AdamW where weights decay; fused into few kernels on a GPU."""
+    kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
+    return kind(weights, lr=recipe.lr, betas=tuple(recipe.betas), eps=recipe.eps, weight_decay=recipe.weight_decay,
+                fused=True if weights[0].device.type == "cuda" else None)
+
+
+def check_split(recipe: DictConfig, ranks: Ranks) -> None:
+    """UserError where a process or a micro-batch would get no image."""
+    if recipe.batch // ranks.size < recipe.accumulate:
+        raise UserError(f"schedule.batch={recipe.batch} is too small for {ranks.size} processes with "
+                        f"schedule.accumulate={recipe.accumulate} micro-batches each: lower schedule.accumulate, or start "
+                        f"at most {math.floor(recipe.batch / recipe.accumulate)} processes")
+
+
+def broken_at(step: int) -> UserError:
+    return UserError(f"the loss or a weight is no number any more at step {step}; the state before it is kept: lower "
+                     "schedule.lr or use precision=no, then repeat")

@@ -49,7 +49,7 @@ class SlurmSweep(SlurmLauncher):
         return [JobReturn(words, status=JobStatus.COMPLETED) for words in job_overrides]
 
     def submit(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Any]:
-        import submitit     # slow to import, and Hydra imports this module at every start
+        import submitit  # slow to import, and Hydra imports this module at every start
         jobs = len(job_overrides)
         try:
             executor = submitit.AutoExecutor(self.params["submitit_folder"], cluster="slurm",

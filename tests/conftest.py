@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffprune.composition import register
 
@@ -40,6 +41,18 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
             return compose("config", overrides=[f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache",
                                                 "logger=none", *overrides])
     return composed
+
+
+@cache
+def default_config() -> DictConfig:
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", overrides=["logger=none"])
+
+
+def tuned(*overrides: str) -> DictConfig:
+    """The default configuration with some values changed: composed once, for tests that need no other group option."""
+    return OmegaConf.merge(default_config(), OmegaConf.from_dotlist(list(overrides)))
 
 
 @pytest.fixture(scope="session")

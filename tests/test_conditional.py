@@ -19,10 +19,10 @@ from diffprune.diffusion import noise_for
 from diffprune.diffusion_model import DiffusionModel, pipeline_of, state_key
 from diffprune.draw import draw
 from diffprune.errors import UserError
-from diffprune.importance import timestep_losses
+from diffprune.gradient_sum import timestep_losses
 from diffprune.latent import ClassEmbedder
+from diffprune.losses import Noised, squared_error
 from diffprune.models import load_dense
-from diffprune.training import noise_prediction_loss
 from tests.conftest import ROOT, tiny_unet
 
 CLASSES = 10
@@ -107,12 +107,15 @@ def test_the_loss_is_given_the_classes(model: DiffusionModel) -> None:
     steps = [timestep_losses(model, x_0, eps, torch.tensor([5, 9]), context) for context in contexts]
     assert not torch.allclose(*steps)
     torch.testing.assert_close(steps[0][1:], timestep_losses(model, x_0, eps, torch.tensor([9]), contexts[0]))
-    assert not torch.allclose(*(noise_prediction_loss(model, x_0, 0, 0, context) for context in contexts))
+    t = torch.tensor([5, 9])
+    assert not torch.allclose(*(Noised(x_0, eps, t, model.alpha_bar[t], context).predicted(model) for context in contexts))
 
 
 def test_only_the_unet_gets_gradients(model: DiffusionModel) -> None:
     x_0 = model.to_latent(torch.randn(2, 1, 8, 8))
-    noise_prediction_loss(model, x_0, 0, 0, model.context(torch.tensor([1, 2]))).backward()
+    t = torch.tensor([5, 9])
+    noised = Noised(x_0, torch.randn_like(x_0), t, model.alpha_bar[t], model.context(torch.tensor([1, 2])))
+    squared_error(noised.predicted(model), noised.eps).sum().backward()
     assert model.unet.conv_in.weight.grad is not None
     assert all(p.grad is None for part in model.parts[1:] for p in part.parameters())
 

@@ -54,7 +54,7 @@ def test_an_experiment_equals_its_written_out_command(config) -> None:
 @pytest.mark.parametrize("override", [
     "logger=wandb", "launcher=slurm", "device=cpu", "until=score", "paths.runs=elsewhere", "dataset.workers=3",
     "sampler.batch=7", "sampler.processes=7", "evaluate.batch=7", "schedule.save_every=7", "schedule.preview_every=7",
-    "dataset.path=/x"])
+    "dataset.path=/x", "dataset.memory_gb=.5"])
 def test_how_a_run_is_computed_is_outside_its_name(config, override: str) -> None:
     assert run_name(config(override)) == run_name(config())
 
@@ -132,7 +132,9 @@ def test_a_typo_in_an_experiment_file_stops_at_composition(tmp_path: Path, confi
     ("evaluate.ssim_window=11", "8-pixel images"), ("evaluate.ssim_window=4", "odd number"),
     ("dataset.path=/no/where", "/no/where does not exist"), ("evaluate.weights=/no/file", "/no/file does not exist"),
     ("model.checkpoint=/no/model", "/no/model does not exist"), ("model.checkpoint=./no", "./no does not exist"),
-    ("sampler.guidance=-1", "sampler.guidance=-1"), ("sampler.processes=0", "sampler.processes=0")])
+    ("sampler.guidance=-1", "sampler.guidance=-1"), ("sampler.processes=0", "sampler.processes=0"),
+    ("dataset.on_error=ignore", "stop, skip"), ("dataset.memory_gb=-1", "dataset.memory_gb=-1"),
+    ("dataset.channels=4", "choose one of 1, 3")])
 def test_a_value_outside_its_range_is_named(config, override: str, words: str) -> None:
     with pytest.raises(UserError) as error:
         check(config(override))

@@ -1,14 +1,12 @@
 """Data sets: what is read, in which order, and what a step's batch depends on."""
 
-import io
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from diffprune.data import celeba, cifar10, digits, image_folder
+from diffprune.data import digits, image_folder, load_images
 from diffprune.data.images import Images
 from diffprune.errors import UserError
 
@@ -34,6 +32,8 @@ def test_digits_are_the_1797_real_ones_in_full_range() -> None:
 def test_digits_take_no_path() -> None:
     with pytest.raises(UserError, match="leave it out"):
         digits.load("/somewhere", flip=False)
+    with pytest.raises(UserError, match=r"dataset\.resolution=16 does not fit"):
+        digits.load(None, flip=False, resolution=16)
 
 
 def test_every_image_is_seen_once_per_epoch(numbered: Images) -> None:
@@ -49,6 +49,50 @@ def test_a_batch_depends_on_step_and_seed_alone(numbered: Images) -> None:
 
 def test_a_batch_may_be_larger_than_the_set(numbered: Images) -> None:
     assert sorted(values(numbered.batch(0, 20, seed=0))) == sorted([*range(10)] * 2)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_parts_of_a_batch_are_slices_of_it(world: int) -> None:
+    images = Images(torch.arange(30, dtype=torch.uint8).view(10, 1, 1, 3), True, torch.arange(10))
+    parts = [list(images.batches(1, 6, 7, 3, (rank, world))) for rank in range(world)]
+    for step, shares in enumerate(zip(*parts, strict=True), 1):
+        assert torch.equal(torch.cat([pixels for pixels, _ in shares]), images.batch(step, 7, 3))
+        assert torch.equal(torch.cat([labels for _, labels in shares]), images.batch_labels(step, 7, 3))
+
+
+def test_a_part_may_be_empty(numbered: Images) -> None:
+    assert [len(pixels) for rank in range(4) for pixels, _ in numbered.batches(0, 1, 2, 0, (rank, 4))] == [0, 1, 0, 1]
+
+
+def test_an_epoch_is_shuffled_once(numbered: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, shuffle = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda *a, **k: drawn.append(1) or shuffle(*a, **k))
+    assert len(list(numbered.batches(0, 10, 4, 0))) == 10
+    assert len(drawn) == 4
+
+
+def test_chunks_are_the_images_in_order(numbered: Images) -> None:
+    assert [chunk[:, 0, 0, 0].tolist() for chunk in numbered.chunks(4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [chunk[:, 0, 0, 0].tolist() for chunk in numbered.chunks(2, [7, 1, 5])] == [[7, 1], [5]]
+    assert next(numbered.chunks(4)).shape == (4, 2, 3, 1)
+    assert list(numbered.chunks(4, [])) == []
+
+
+def test_moved_images_stay_the_same_set(numbered: Images) -> None:
+    moved = numbered.to("cpu")
+    assert moved.key == numbered.key
+    assert torch.equal(moved.batch(0, 4, 0), numbered.batch(0, 4, 0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_made_on_a_gpu_are_the_cpus_bit_for_bit() -> None:
+    images = Images(torch.arange(256, dtype=torch.uint8).view(64, 1, 1, 4), True, torch.arange(64))
+    moved = images.to("cuda")
+    assert moved.key == images.key
+    for (pixels, labels), (expected, classes) in zip(moved.batches(0, 9, 7, 0), images.batches(0, 9, 7, 0), strict=True):
+        assert pixels.device.type == "cuda"
+        assert torch.equal(pixels.cpu(), expected)
+        assert torch.equal(labels, classes)
 
 
 def test_flips_mirror_about_half_and_only_where_allowed() -> None:
@@ -100,69 +144,6 @@ def test_a_bad_folder_is_named(tmp_path: Path, make: str) -> None:
         image_folder.load(str(folder), 8, 3, flip=False)
 
 
-def parquet(folder: Path, count: int) -> None:
-    from datasets import Dataset
-    rng, rows = np.random.default_rng(0), []
-    for _ in range(count):
-        buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, format="PNG")
-        rows.append({"bytes": buffer.getvalue(), "path": None})
-    from datasets import Features, Value
-    from datasets import Image as ImageFeature
-    features = Features({"img": ImageFeature(), "label": Value("int64")})
-    folder.mkdir(parents=True)
-    Dataset.from_dict({"img": rows, "label": [0] * count}, features=features).to_parquet(folder / "train-00000.parquet")
-
-
-def test_cifar10_is_read_from_a_local_parquet_folder(tmp_path: Path) -> None:
-    parquet(tmp_path / "data", 5)
-    images = cifar10.load(str(tmp_path), flip=True)
-    assert images.pixels.shape == (5, 3, 32, 32)
-    expected = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert np.array_equal(images.pixels[0].permute(1, 2, 0).numpy(), expected)
-
-
-def test_a_truncated_parquet_file_is_named(tmp_path: Path) -> None:
-    parquet(tmp_path / "data", 5)
-    file = tmp_path / "data" / "train-00000.parquet"
-    file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"train-00000\.parquet cannot be read"):
-        cifar10.load(str(tmp_path), flip=True)
-
-
-def test_a_folder_without_cifar10_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no train"):
-        cifar10.load(str(tmp_path), flip=True)
-
-
-@pytest.mark.slow
-def test_the_real_cifar10_has_fifty_thousand_images(shared: Path) -> None:
-    images = cifar10.load(str(shared / "data" / "cifar10"), flip=True)
-    assert images.pixels.shape == (50_000, 3, 32, 32)
-
-
-def aligned(folder: Path, name: str, size: tuple[int, int] = (178, 218)) -> None:
-    """A black photograph with a white face of 128x128 pixels, centred at (x 89, y 121)."""
-    image = Image.new("RGB", size)
-    image.paste((255, 255, 255), (25, 57, 153, 185))
-    image.save(folder / name)
-
-
-def test_celebas_faces_are_cut_out(tmp_path: Path) -> None:
-    aligned(tmp_path, "000001.png")
-    pixels = celeba.load(str(tmp_path), 64, flip=True).pixels
-    assert pixels.shape == (1, 3, 64, 64)
-    assert pixels.min() == 255
-
-
-def test_celebas_training_split_is_the_first_images_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(celeba, "TRAINING", 2)
-    for name in ("000003.png", "000001.png", "000002.png"):
-        aligned(tmp_path, name)
-    assert len(celeba.load(str(tmp_path), 64, flip=True)) == 2
-
-
-def test_photographs_that_are_not_aligned_are_refused(tmp_path: Path) -> None:
-    aligned(tmp_path, "000001.png", (409, 687))
-    with pytest.raises(UserError, match=r"000001\.png is 409x687 pixels, .* give the folder img_align_celeba"):
-        celeba.load(str(tmp_path), 64, flip=True)
+def test_the_stages_of_a_run_read_a_set_once_and_another_set_anew(config) -> None:
+    assert load_images(config()) is load_images(config("seed=1"))
+    assert load_images(config("dataset.flip=true")) is not load_images(config())

@@ -60,13 +60,19 @@ def test_the_clock_alternates_between_the_models_and_reports_the_median(config, 
 
     def clock(unet: torch.nn.Module, batch: int) -> float:
         order.append("dense" if unet is dense else "final")
-        return {"dense": 0.2, "final": 0.1}[order[-1]] * (50 if len(order) in (3, 4) else 1)
+        return {"dense": 0.2, "final": 0.1}[order[-1]] * (50 if 6 < len(order) <= 12 else 1)
 
     monkeypatch.setattr(speed, "load_dense", lambda cfg: DiffusionModel(dense, DDIMScheduler()))
     monkeypatch.setattr(speed, "load_model", lambda folder: DiffusionModel(final, DDIMScheduler()))
-    monkeypatch.setattr(speed, "evaluation_seconds", clock)
+    monkeypatch.setattr(speed.latency, "seconds", clock)
     cfg = config("sampler.steps=10")
     result = speed.speed(cfg, Run.of(cfg), torch.device("cpu"))
-    assert order == ["dense", "final"] * 8
+    assert order == (["dense"] * 3 + ["final"] * 3) * 8
     assert result == {"images_per_second": pytest.approx(64), "images_per_second_dense": pytest.approx(32),
                       "speedup": pytest.approx(2)}
+
+
+def test_the_protocol_says_which_average_was_sampled(config) -> None:
+    assert evaluate.protocol(config())["ema"] == config().schedule.ema
+    assert evaluate.protocol(config("schedule.ema_power=6.94"))["ema"] == "power 6.94"
+    assert evaluate.protocol(config("schedule=none"))["ema"] is None

@@ -10,9 +10,10 @@ from diffusers import DDIMScheduler
 from diffprune import criteria
 from diffprune.checkpoint import DiffusionModel
 from diffprune.cost import example_inputs
-from diffprune.importance import GRADIENT_TERMS, gate, layer_terms, walk
+from diffprune.importance import GRADIENT_TERMS, layer_terms, walk
 from diffprune.selection import PaperSelection, TorchPruningSelection
 from diffprune.surgery import cut
+from diffprune.timesteps import gate
 from tests.conftest import tiny_unet
 
 

@@ -1,4 +1,4 @@
-"""The gate and the walk over timesteps."""
+"""The walk over timesteps and the terms it ends in."""
 
 import pytest
 import torch
@@ -7,23 +7,8 @@ from diffusers import DDIMScheduler
 from diffprune.checkpoint import DiffusionModel
 from diffprune.criteria import reduce_term
 from diffprune.diffusion import add_noise
-from diffprune.importance import gate, layer_terms, walk
+from diffprune.importance import layer_terms, walk
 from tests.conftest import tiny_unet
-
-
-def test_the_gate_stops_at_the_first_loss_below_the_fraction_of_the_running_maximum() -> None:
-    loss = torch.tensor([4.0, 10.0, 6.0, 0.9, 20.0])
-    assert gate(loss, 0.1) == 3         # 0.9 < .1 * 10
-    assert gate(loss, 0.05) == 5        # never below
-    assert gate(loss, 0.7) == 2         # 6 < .7 * 10
-
-
-def test_the_running_maximum_includes_the_current_loss() -> None:
-    assert gate(torch.tensor([1.0, 5.0, 5.0]), 1.0) == 3     # a loss is never below itself
-
-
-def test_threshold_zero_keeps_every_timestep() -> None:
-    assert gate(torch.zeros(7), 0.0) == 7
 
 
 @pytest.fixture

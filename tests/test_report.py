@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from diffprune.errors import UserError
-from diffprune.report import run_table, svg, terminal_table, write_report
+from diffprune.report import figures, run_table, svg, terminal_table, write_report
 from diffprune.report.__main__ import main, report
 from diffprune.report.comparison import compare
-from diffprune.report.finished import Finished, find
+from diffprune.report.finished import Finished, Scoring, find
 from diffprune.report.grid import strips
 from diffprune.report.quantities import MAIN
 from diffprune.run import Run
@@ -502,3 +502,10 @@ def test_a_report_needs_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script, folder, tmp_path / "out"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_loss_figure_shades_what_counted() -> None:
+    loss = np.ones(6)
+    assert figures.spans(Scoring(loss, 0.05, 4)) == [(0, 4)]
+    assert figures.spans(Scoring(loss, 0.0, 3, np.array([0, 1, 0.5, 0, 0, 2.0]))) == [(1, 3), (5, 6)]
+    assert figures.spans(Scoring(loss, 0.0, 6, np.ones(6))) == [(0, 6)]

@@ -1,109 +1,187 @@
-"""Healing: one step's mathematics, the average, and a state that goes on bit for bit."""
-
-from pathlib import Path
+"""Healing: one step's mathematics, and results that do not depend on how a batch is split."""
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from diffusers.models.resnet import ResnetBlock2D
+from torch.nn import functional as F
 
-from diffprune.checkpoint import DiffusionModel
+from diffprune.diffusion_model import DiffusionModel
 from diffprune.errors import UserError
-from diffprune.training import Training, finite, noise_prediction_loss, set_dropout, update
-from tests.conftest import tiny_unet
-
-
-@pytest.fixture
-def model() -> DiffusionModel:
-    return DiffusionModel(tiny_unet(), DDIMScheduler())
-
+from diffprune.losses import Noised
+from diffprune.ranks import Ranks
+from diffprune.training import Training, check_split, draw
+from tests.conftest import tiny_unet, tuned
 
 X_0 = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 RECIPE = ("schedule.steps=6", "schedule.batch=8", "schedule.ema=0.9")
 
 
-def advance(model: DiffusionModel, training: Training, cfg, steps: range) -> None:
-    model.unet.train()
-    for step in steps:
-        update(training, noise_prediction_loss(model, X_0, cfg.seed, step), cfg.schedule)
-        training.step = step + 1
+@pytest.fixture
+def training():
+    """Starts the training of a tiny model under some overrides."""
+    def started(*overrides: str, seed: int = 0) -> Training:
+        begun = Training(DiffusionModel(tiny_unet(seed=seed), DDIMScheduler()), tuned(*RECIPE, *overrides))
+        begun.student.unet.train()
+        return begun
+    return started
 
 
-def test_the_loss_is_summed_over_pixels_and_averaged_over_the_batch(model: DiffusionModel) -> None:
-    model.denoise = lambda x_t, t, context: torch.zeros_like(x_t)
-    loss = float(noise_prediction_loss(model, X_0.repeat(64, 1, 1, 1), 0, 0))
-    assert loss == pytest.approx(64, rel=0.05)      # the expected squared norm of 64 unit normals
+def advance(training: Training, steps: int) -> None:
+    for _ in range(steps):
+        training.advance(X_0, None)
 
 
-def test_a_step_draws_the_same_whatever_came_before(model: DiffusionModel) -> None:
-    set_dropout(model.unet, 0.5)
-    model.unet.train()
-    first = noise_prediction_loss(model, X_0, 0, 3)
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_loss_is_summed_over_pixels_and_averaged_over_the_batch(training) -> None:
+    begun = training()
+    begun.masks.begin(0, 0, 8, slice(0, 8))
+    losses = begun.loss(begun.student, Noised(X_0, X_0, torch.zeros(8, dtype=torch.long), torch.ones(8)))
+    begun.loss = lambda student, noised: losses
+    begun.advance(X_0, None)
+    assert begun.mean_loss() == pytest.approx(float(losses.detach().mean()))
+    assert losses.shape == (8,)
+
+
+def test_a_step_draws_the_same_whatever_came_before() -> None:
+    t, eps = draw(0, 3, 8, (1, 8, 8), 1000)
     torch.manual_seed(1234)
-    assert torch.equal(first, noise_prediction_loss(model, X_0, 0, 3))
-    assert not torch.equal(first, noise_prediction_loss(model, X_0, 0, 4))
-    assert not torch.equal(first, noise_prediction_loss(model, X_0, 1, 3))
+    again_t, again_eps = draw(0, 3, 8, (1, 8, 8), 1000)
+    assert torch.equal(t, again_t)
+    assert torch.equal(eps, again_eps)
+    for other in ((0, 4), (1, 3)):
+        assert not torch.equal(eps, draw(*other, 8, (1, 8, 8), 1000)[1])
 
 
-def test_the_average_starts_at_the_pruned_weights_and_follows_the_recursion(model: DiffusionModel, config) -> None:
-    cfg = config(*RECIPE)
-    training = Training.of(model.unet, cfg)
-    expected = [p.detach().clone() for p in model.unet.parameters()]
-    for step in range(3):
-        advance(model, training, cfg, range(step, step + 1))
-        expected = [0.9 * e + 0.1 * p.detach() for e, p in zip(expected, model.unet.parameters(), strict=True)]
-    for average, e in zip(training.ema, expected, strict=True):
-        torch.testing.assert_close(average, e)
+@pytest.mark.parametrize(("size", "accumulate"), [(3, 1), (1, 3), (2, 2)])
+def test_processes_and_micro_batches_see_the_draws_of_the_whole_batch(training, size: int, accumulate: int) -> None:
+    """Images, timesteps, noise and dropout, bit for bit; the shares need not be equal."""
+    whole, split = training("schedule.dropout=0.3"), training("schedule.dropout=0.3", f"schedule.accumulate={accumulate}")
+
+    def seen(begun: Training, rank: int, images: torch.Tensor) -> list[torch.Tensor]:
+        passed = [(n.x_0, n.eps, n.t, begun.masks.draw(n.x_0, 0.3)) for n, _ in begun.pieces(images, None)]
+        return [torch.cat(column) for column in zip(*passed, strict=True)]
+
+    parts = []
+    for rank in range(size):
+        split.ranks = Ranks(rank, size)
+        parts.append(seen(split, rank, X_0[rank * 8 // size:(rank + 1) * 8 // size]))
+    assert same([torch.cat(column) for column in zip(*parts, strict=True)], seen(whole, 0, X_0))
 
 
-def test_gradients_are_clipped_to_the_total_norm(model: DiffusionModel, config) -> None:
-    cfg = config(*RECIPE, "schedule.clip=1e-3")
-    training = Training.of(model.unet, cfg)
-    update(training, noise_prediction_loss(model, X_0, 0, 0), cfg.schedule)
-    norm = torch.cat([p.grad.flatten() for p in model.unet.parameters()]).norm()
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulated_gradients_are_those_of_the_whole_batch(training, accumulate: int) -> None:
+    """Up to the order of float additions: gradients of about 10, whose last bit is 1e-6."""
+    whole, split = training("schedule.clip=null"), training("schedule.clip=null", f"schedule.accumulate={accumulate}")
+    for begun in (whole, split):
+        advance(begun, 1)
+    for a, b in zip(whole.weights, split.weights, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
+    assert split.mean_loss() == pytest.approx(whole.mean_loss(), rel=1e-6)
+
+
+def test_a_batch_that_cannot_be_split_is_refused() -> None:
+    with pytest.raises(UserError, match=r"schedule.batch=8 is too small for 3 processes with schedule.accumulate=4"):
+        check_split(tuned(*RECIPE, "schedule.accumulate=4").schedule, Ranks(0, 3))
+    check_split(tuned(*RECIPE, "schedule.accumulate=4").schedule, Ranks(0, 2))
+
+
+def test_gradients_are_clipped_to_the_total_norm(training) -> None:
+    begun = training("schedule.clip=1e-3")
+    advance(begun, 1)
+    norm = torch.cat([p.grad.flatten() for p in begun.weights]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_restored_state_goes_on_bit_for_bit(model: DiffusionModel, config, tmp_path: Path) -> None:
-    cfg = config(*RECIPE)
-    set_dropout(model.unet, 0.1)
-    training = Training.of(model.unet, cfg)
-    advance(model, training, cfg, range(3))
-    training.save(tmp_path / "state.safetensors")
-    advance(model, training, cfg, range(3, 6))
+def test_the_average_starts_at_the_pruned_weights_and_follows_the_recursion(training) -> None:
+    begun = training()
+    expected = [p.detach().clone() for p in begun.weights]
+    for _ in range(3):
+        advance(begun, 1)
+        expected = [0.9 * e + 0.1 * p.detach() for e, p in zip(expected, begun.weights, strict=True)]
+    for average, e in zip(begun.ema, expected, strict=True):
+        torch.testing.assert_close(average, e)
 
-    other = DiffusionModel(tiny_unet(seed=9), DDIMScheduler())
-    set_dropout(other.unet, 0.1)
-    resumed = Training.of(other.unet, cfg)
-    resumed.restore(tmp_path / "state.safetensors")
+
+@pytest.mark.parametrize("overrides", [(), ("precision=bf16",)])      # every other recipe: test_finetune
+def test_a_restored_state_goes_on_bit_for_bit(training, overrides: tuple[str, ...]) -> None:
+    begun = training("schedule.dropout=0.1", *overrides)
+    advance(begun, 3)
+    kept = [{name: tensor.clone() for name, tensor in begun.state()[0].items()}, begun.state()[1]]
+    advance(begun, 3)
+    resumed = training("schedule.dropout=0.1", *overrides, seed=9)
+    resumed.restore(*kept)
     assert resumed.step == 3
-    advance(other, resumed, cfg, range(3, 6))
-    for a, b in zip(model.unet.parameters(), other.unet.parameters(), strict=True):
-        assert torch.equal(a, b)
-    for a, b in zip(training.ema, resumed.ema, strict=True):
-        assert torch.equal(a, b)
+    advance(resumed, 3)
+    assert same(begun.weights, resumed.weights)
+    assert same(begun.ema, resumed.ema)
 
 
-def test_swapping_twice_changes_nothing(model: DiffusionModel, config) -> None:
-    cfg = config(*RECIPE)
-    training = Training.of(model.unet, cfg)
-    advance(model, training, cfg, range(2))
-    before = model.unet.conv_in.weight.detach().clone()
-    training.swap()
-    assert not torch.equal(model.unet.conv_in.weight, before)
-    training.swap()
-    assert torch.equal(model.unet.conv_in.weight, before)
-
-
-def test_dropout_acts_in_the_residual_blocks_alone(model: DiffusionModel) -> None:
-    set_dropout(model.unet, 0.1)
-    inside = [m.dropout for m in model.unet.modules() if isinstance(m, ResnetBlock2D)]
-    assert {m.p for m in inside} == {0.1}
-    others = [m for m in model.unet.modules() if isinstance(m, torch.nn.Dropout) and m not in inside]
-    assert all(m.p == 0 for m in others)
+def test_swapping_twice_changes_nothing(training) -> None:
+    begun = training()
+    advance(begun, 2)
+    before = begun.weights[0].detach().clone()
+    begun.swap()
+    assert not torch.equal(begun.weights[0], before)
+    begun.swap()
+    assert torch.equal(begun.weights[0], before)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run_at_its_step(value: float) -> None:
-    with pytest.raises(UserError, match="at step 17"):
-        finite(torch.tensor(value), 17)
+def test_a_loss_that_is_no_number_is_found_later_too_with_its_step(training, value: float) -> None:
+    begun, loss = training(), None
+    loss, begun.loss = begun.loss, lambda student, noised: loss(student, noised) * (value if begun.step == 2 else 1)
+    advance(begun, 2)
+    begun.check()
+    advance(begun, 3)
+    with pytest.raises(UserError, match="at step 2"):
+        begun.check()
+
+
+def test_a_weight_that_is_no_number_is_never_kept(training) -> None:
+    begun = training()
+    advance(begun, 1)
+    with torch.no_grad():
+        begun.weights[3].view(-1)[0] = float("nan")
+    with pytest.raises(UserError, match="at step 0"):
+        begun.state()
+
+
+def test_bf16_computes_in_half_precision_and_keeps_full_precision(training) -> None:
+    begun, kinds = training("precision=bf16"), []
+    begun.model.unet.conv_in.register_forward_hook(lambda module, given, output: kinds.append(output.dtype))
+    advance(begun, 1)
+    assert kinds == [torch.bfloat16]
+    assert {p.dtype for p in begun.weights} == {torch.float32}
+    assert begun.last.dtype == torch.float32
+
+
+def test_channels_last_is_a_matter_of_memory_alone(training) -> None:
+    """The losses agree to the last bits; the draws of dropout lie in memory order, so there is none here."""
+    plain, other = training("schedule.dropout=0"), training("schedule.dropout=0")
+    other.model.unet.to(memory_format=torch.channels_last)
+    for begun in (plain, other):
+        advance(begun, 1)
+    assert plain.mean_loss() == pytest.approx(other.mean_loss(), rel=1e-5)
+    assert F.mse_loss(plain.weights[0], other.weights[0]) < 1e-9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_no_step_on_a_gpu_waits_for_the_device(precision: str) -> None:
+    model = DiffusionModel(tiny_unet(), DDIMScheduler()).to(torch.device("cuda"))
+    begun = Training(model, tuned(*RECIPE, f"precision={precision}", "schedule.accumulate=2"))
+    advance(begun, 2)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        advance(begun, 3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    begun.check()
+    kept = begun.state()
+    begun.restore(*kept)
+    advance(begun, 1)
+    assert begun.step == 6
+    assert begun.mean_loss() > 0

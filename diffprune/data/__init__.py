@@ -1,11 +1,22 @@
-"""Data sets: one file each, all giving an `Images`."""
+"""Data sets: one file each, all giving an `ImageSet`, in memory or streamed."""
+
+import json
+from functools import lru_cache
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from diffprune.data.images import Images
+from diffprune.data.images import ImageSet
 
 
-def load_images(cfg: DictConfig) -> Images:
-    """The training images of `dataset=`; raises UserError when they cannot be read."""
-    return instantiate(cfg.dataset)
+def load_images(cfg: DictConfig) -> ImageSet:
+    """The training images of `dataset=`; raises UserError when they cannot be read.
+
+    The set that was asked for last is kept: the stages of a run, and the runs of a sweep, read it once.
+    """
+    return kept(json.dumps(OmegaConf.to_container(cfg.dataset, resolve=True), sort_keys=True))
+
+
+@lru_cache(maxsize=1)
+def kept(options: str) -> ImageSet:
+    return instantiate(json.loads(options))

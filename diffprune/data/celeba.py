@@ -1,37 +1,88 @@
 """CelebA's training images: faces cut out of the aligned photographs."""
 
+import os
+import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 
-from diffprune.data.image_folder import files_in
-from diffprune.data.images import Images
+from diffprune.data.images import ImageSet
+from diffprune.data.loading import gather
+from diffprune.data.sources import names
+from diffprune.data.sources.archive import ZipSource
+from diffprune.data.sources.folder import FolderSource
+from diffprune.data.transforms import Face
 from diffprune.errors import UserError
 
-TRAINING = 162_770                  # the first of the 202 599 images, by name, are the training split
-FACE = (25, 57, 153, 185)           # left, upper, right, lower: 128 pixels centred at (x 89, y 121)
+PHOTOGRAPHS = "img_align_celeba"
+PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
+TRAINING = "0"              # in the partition file; 1 is validation, 2 test
 
 
-def load(path: str, resolution: int, flip: bool, **_: Any) -> Images:
-    """The first 162 770 images below `path`, in path order, as [N, 3, resolution, resolution].
+def load(path: str, resolution: int, flip: bool, channels: int = 3, **options: Any) -> ImageSet:
+    """The photographs of partition 0, in the order of their names, as [N, channels, resolution, resolution].
 
-    Raises UserError for a missing or empty folder and for a file that is no aligned photograph of CelebA.
+    `path` is the folder img_align_celeba, its zip archive, or a folder that holds one of them; the partition file lies
+    beside or above. Raises UserError for what is missing, and for a file that is no aligned photograph.
     """
-    pixels = np.stack([face(file, resolution) for file in files_in(path)[:TRAINING]])
-    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), flip)
+    place = photographs(Path(path).expanduser())
+    wanted = training(partition(place))
+    source = archived(place, wanted) if place.is_file() else unpacked(place, wanted)
+    return gather(source, Face(resolution, channels), flip, **options)
 
 
-def face(file: Path, resolution: int) -> np.ndarray:
-    """The face in one aligned photograph, resized (bilinear), uint8 [resolution, resolution, 3]."""
+def photographs(path: Path) -> Path:
+    """The folder or the archive of the aligned photographs, at `path` or below."""
+    inner = path / PHOTOGRAPHS
+    for place in (inner / PHOTOGRAPHS, inner, path / f"{PHOTOGRAPHS}.zip", path):
+        if place.exists():
+            return place
+    raise UserError(f"dataset.path={path} does not exist: give the folder {PHOTOGRAPHS}, or {PHOTOGRAPHS}.zip")
+
+
+def partition(place: Path) -> Path:
+    """The file that says which photograph is for training, where the usual copies of the data set have it."""
+    folders = [folder / below for folder in (place, *place.absolute().parents[:3]) for below in ("", "Eval")]
+    for folder, name in product(folders, PARTITION):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{place} has no {PARTITION[0]} beside or above it: copy it there from CelebA's folder Eval, "
+                    "it says which photographs are for training")
+
+
+def training(file: Path) -> list[str]:
+    """Sorted names of the photographs in partition 0; lines are `000001.jpg 0`, or with a comma and a heading."""
     try:
-        with Image.open(file) as image:
-            if image.size != (178, 218):
-                raise UserError(f"{file} is {image.width}x{image.height} pixels, CelebA's aligned images are 178x218: "
-                                "give the folder img_align_celeba")
-            cropped = image.convert("RGB").crop(FACE).resize((resolution, resolution), Image.Resampling.BILINEAR)
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{file} is not a readable image: remove it or copy it again") from error
-    return np.asarray(cropped)
+        rows = [re.split(r"[,\s]+", line.strip()) for line in file.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: copy it again") from error
+    wanted = sorted(row[0] for row in rows if len(row) == 2 and row[1] == TRAINING)
+    if not wanted:
+        raise UserError(f"{file} names no training image (lines like 000001.jpg 0): copy it again")
+    return wanted
+
+
+def unpacked(folder: Path, wanted: list[str]) -> FolderSource:
+    """The `wanted` files of `folder`, all of which must be there."""
+    try:
+        complete(folder, wanted, set(os.listdir(folder)))
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be listed ({error.strerror}): mend it") from error
+    return FolderSource(folder, names.packed(map(os.fsencode, wanted)))
+
+
+def archived(archive: Path, wanted: list[str]) -> ZipSource:
+    """The `wanted` members of `archive`, in whichever folder they lie."""
+    source = ZipSource.of(archive)
+    places = {name.decode().rpartition("/")[2]: place for place, name in enumerate(names.unpacked(source.names))}
+    complete(archive, wanted, set(places))
+    return source.chosen(np.array([places[name] for name in wanted]))
+
+
+def complete(place: Path, wanted: list[str], found: set[str]) -> None:
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise UserError(f"{place} lacks {len(missing)} of the {len(wanted)} training images, the first is {missing[0]}: "
+                        f"give the complete {PHOTOGRAPHS}")

@@ -1,17 +1,17 @@
-"""CIFAR-10's training images, from a local Parquet folder or the Hugging Face hub."""
+"""CIFAR-10 from Parquet files, from its authors' batches, or from the Hugging Face hub."""
 
-import io
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from pyarrow import ArrowException, parquet
 
+from diffprune.data import cifar10_batches
 from diffprune.data.images import Images
+from diffprune.data.loading import held
+from diffprune.data.readable import Readable
+from diffprune.data.sources.table import MappedSource, TableSource, columns
+from diffprune.data.transforms import Exact
 from diffprune.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -19,34 +19,44 @@ log = logging.getLogger(__name__)
 HUB = "uoft-cs/cifar10"
 
 
-def load(path: str | None, flip: bool, split: str = "train", **_: Any) -> Images:
-    """The images of `split` (train: 50 000, test: 10 000) as [N, 3, 32, 32] with their classes.
+def load(path: str | None, flip: bool, split: str = "train", resolution: int = 32, workers: int = 0,
+         on_error: str = "stop", **_: Any) -> Images:
+    """The images of `split` (train: 50 000, test: 10 000) as [N, 3, 32, 32] with their classes, always in memory.
 
-    Raises UserError when `path` is no CIFAR-10 Parquet folder.
+    `path` is a folder of Parquet files, the folder or archive of the authors' batches (for Python or binary), a name on
+    the hub, or None for the hub's usual one. Raises UserError when it is no CIFAR-10.
     """
-    rows = list(from_hub(split) if path is None else from_folder(path, split))
-    pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image, _ in rows]))
-    return Images(pixels.permute(0, 3, 1, 2).contiguous(), flip, torch.tensor([label for _, label in rows]))
+    if resolution != 32:
+        raise UserError(f"dataset.resolution={resolution} does not fit CIFAR-10, whose images are 32x32: leave it out")
+    place = Path(path or HUB).expanduser()
+    if path is not None and (found := cifar10_batches.find(place)):
+        pixels, labels = cifar10_batches.read(found, split)
+        return Images(pixels, flip, labels)
+    here = path is not None and place.exists()
+    source, labels = stored(place, split) if here else fetched(path or HUB, split)
+    return held(Readable(source, Exact(32), labels, on_error == "skip"), flip, workers)
 
 
-def from_hub(split: str) -> Iterator[tuple[Image.Image, int]]:
-    from datasets import load_dataset
-    log.info("fetching %s (about 120 MB) from the Hugging Face hub; dataset.path=<folder> uses a local copy", HUB)
-    try:
-        yield from ((row["img"], row["label"]) for row in load_dataset(HUB, split=split))
-    except OSError as error:
-        raise UserError(f"{HUB} could not be fetched ({type(error).__name__}): "
-                        "give a local copy with dataset.path=<folder>") from error
-
-
-def from_folder(path: str, split: str) -> Iterator[tuple[Image.Image, int]]:
-    """Images and classes of every `<split>*.parquet` below `path`, in file order (columns `img` {bytes, path}, `label`)."""
-    files = sorted(Path(path).expanduser().rglob(f"{split}*.parquet"))
+def stored(folder: Path, split: str) -> tuple[TableSource, torch.Tensor | None]:
+    """The rows and classes of every `<split>*.parquet` below `folder`, in file order."""
+    files = sorted(folder.rglob(f"{split}*.parquet"))
     if not files:
-        raise UserError(f"dataset.path={path} holds no {split}*.parquet: give the folder of CIFAR-10's Parquet files")
-    for file in files:
-        try:
-            for row in parquet.read_table(file, columns=["img", "label"]).to_pylist():
-                yield Image.open(io.BytesIO(row["img"]["bytes"])), row["label"]
-        except (OSError, ArrowException) as error:
-            raise UserError(f"{file} cannot be read as CIFAR-10 in Parquet: copy it again") from error
+        raise UserError(f"dataset.path={folder} holds no {split}*.parquet and no batches of CIFAR-10: give a folder with "
+                        f"one of them, or {' or '.join(cifar10_batches.ARCHIVES)}")
+    table = TableSource.of(files)
+    return table, table.labels()
+
+
+def fetched(name: str, split: str) -> tuple[MappedSource, torch.Tensor | None]:
+    """The rows and classes of `split` of the data set `name` on the hub."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+    log.info("fetching %s (about 120 MB) from the Hugging Face hub; dataset.path=<folder> uses a local copy", name)
+    try:
+        rows = load_dataset(name, split=split)
+    except (OSError, DatasetsError) as error:
+        raise UserError(f"{name} could not be fetched from the Hugging Face hub ({type(error).__name__}): "
+                        "give a local copy with dataset.path=<folder>") from error
+    image, label = columns(name, rows.features.arrow_schema)
+    labels = None if label is None else torch.tensor(rows.with_format("numpy", columns=[label])[label][:])
+    return MappedSource(rows.with_format("arrow"), image, name), labels

@@ -10,10 +10,12 @@ from diffprune.data.images import Images
 from diffprune.errors import UserError
 
 
-def load(path: str | None, flip: bool, **_: Any) -> Images:
+def load(path: str | None, flip: bool, resolution: int = 8, **_: Any) -> Images:
     """All digits as [1797, 1, 8, 8]; the 17 grey levels 0 … 16 become 0 … 255."""
     if path is not None:
         raise UserError(f"dataset.path={path} has no use with dataset=digits, which is part of scikit-learn: leave it out")
+    if resolution != 8:
+        raise UserError(f"dataset.resolution={resolution} does not fit dataset=digits, whose images are 8x8: leave it out")
     levels = load_digits().images
     return Images(torch.from_numpy(np.rint(levels * (255 / 16)).astype(np.uint8))[:, None], flip)
 

@@ -1,78 +1,126 @@
-"""Images held in memory as bytes."""
+"""What every data set is to its users, and the one that is held in memory."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffprune.diffusion import Stream, from_uint8, generator
+from diffprune.data.order import Order, Part, mirrored
+from diffprune.diffusion import from_uint8
 from diffprune.errors import UserError
+
+Taken = tuple[Tensor, Tensor | None]        # images uint8 [B, C, H, W] and their classes int64 [B], where there are any
+
+
+class ImageSet(ABC):
+    """A data set: `flip` says whether a mirrored image is still one of the set; `labels` int64 [N] or None; `skipped` names
+    the images left out so far because they cannot be used, in index order (dataset.on_error=skip).
+
+    Everything below is made of `take`, so that sets in memory and streamed ones give the same batches, bit for bit.
+    """
+    flip: bool
+    labels: Tensor | None
+    skipped: list[str]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Hex digest of what the set is: caches of anything computed from it are filed under this."""
+
+    @abstractmethod
+    def take(self, indices: Tensor) -> Taken:
+        """The images at `indices` and their classes."""
+
+    def taken(self, wanted: Iterable[Tensor]) -> Iterator[Taken]:
+        """`take` for one tensor of indices after another."""
+        return map(self.take, wanted)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The set with its pixels on `device`, where batches are made from then on; a streamed set as it is."""
+        return self
+
+    @cached_property
+    def order(self) -> Order:
+        return Order(len(self))
+
+    def batches(self, start: int, stop: int, size: int, seed: int, part: Part = (0, 1)) -> Iterator[Taken]:
+        """For each step from `start` to `stop` - 1: float32 images in [-1, 1] and their classes.
+
+        They are the `part` (rank, world) of that step's batch of `size` images, the same whoever computes the others.
+        """
+        wanted = (self.order.indices(step, size, seed, part) for step in range(start, stop))
+        for step, (pixels, labels) in zip(range(start, stop), self.taken(wanted), strict=True):
+            yield self._batch(pixels, step, size, seed, part), labels
+
+    def batch(self, step: int, size: int, seed: int) -> Tensor:
+        """The training batch of `step` (0, 1, …), float32 in [-1, 1]: it depends on (step, size, seed) alone."""
+        return self._batch(self.take(self.order.indices(step, size, seed))[0], step, size, seed)
+
+    def batch_labels(self, step: int, size: int, seed: int) -> Tensor | None:
+        """The classes [size] of the images in `batch`, None for a set without classes."""
+        return self._classes(self.order.indices(step, size, seed))
+
+    def calibration(self, size: int, seed: int) -> Tensor:
+        """The fixed scoring batch: the first batch of the seed's shuffle, never mirrored, float32 in [-1, 1]."""
+        if size > len(self):
+            raise UserError(f"pruner.calibration_batch={size} asks for more images than the data set has ({len(self)})")
+        return from_uint8(self.take(self.order.shuffle(0, seed)[:size])[0])
+
+    def calibration_labels(self, size: int, seed: int) -> Tensor | None:
+        """The classes [size] of the images in `calibration`, None for a set without classes."""
+        return self._classes(self.order.shuffle(0, seed)[:size])
+
+    def chunks(self, batch: int, indices: Sequence[int] | None = None) -> Iterator[np.ndarray]:
+        """The images (at `indices`, else all) in order, uint8 [b, H, W, C] with b = `batch` but for the last."""
+        wanted = torch.arange(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+        for pixels, _ in self.taken(wanted.split(batch) if len(wanted) else ()):
+            yield pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    def _batch(self, pixels: Tensor, step: int, size: int, seed: int, part: Part = (0, 1)) -> Tensor:
+        if self.flip:       # as bytes, a quarter of the work
+            turned = mirrored(step, size, seed, part).to(pixels.device)
+            pixels = torch.where(turned.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+        return from_uint8(pixels)
+
+    def _classes(self, indices: Tensor) -> Tensor | None:
+        return None if self.labels is None else self.labels[indices]
 
 
 @dataclass(frozen=True)
-class Images:
-    """A data set: `pixels` uint8 [N, C, H, W]; `flip` says whether a mirrored image is still one of the set.
+class Images(ImageSet):
+    """A data set in memory: `pixels` uint8 [N, C, H, W].
 
-    `labels` int64 [N] is the class of each image, where the set has classes.
+    `identity`, where given, makes the key; without it the key is the digest of every pixel and label.
     """
     pixels: Tensor
     flip: bool
     labels: Tensor | None = None
+    identity: Callable[[], str] | None = None
+    skipped: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     @cached_property
     def key(self) -> str:
-        """Hex digest of every pixel and label: what caches of anything computed from this set are filed under."""
-        digest = hashlib.sha256(self.pixels.numpy().tobytes() + str(self.pixels.shape).encode())
+        if self.identity is not None:
+            return self.identity()
+        digest = hashlib.sha256(np.ascontiguousarray(self.pixels.cpu().numpy()))
+        digest.update(str(self.pixels.shape).encode())
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
 
-    def first(self, count: int) -> Tensor:
-        """The first `count` images, float32 in [-1, 1]."""
-        return from_uint8(self.pixels[:count])
+    def to(self, device: torch.device | str) -> "Images":
+        return replace(self, pixels=self.pixels.to(device))
 
-    def chunks(self, batch: int, indices: Sequence[int] | None = None) -> Iterator[np.ndarray]:
-        """uint8 [B, H, W, C], at most `batch` images each: `indices`, all in order where none are given."""
-        places = torch.arange(len(self)) if indices is None else torch.as_tensor(list(indices))
-        return (self.pixels[part].permute(0, 2, 3, 1).numpy() for part in places.split(batch))
-
-    def batch(self, step: int, size: int, seed: int) -> Tensor:
-        """The training batch of `step` (0, 1, …), float32 in [-1, 1]: it depends on (step, size, seed) alone.
-
-        Batches run through one seeded shuffle of the set after another, so every image is seen once per epoch.
-        """
-        images = from_uint8(self.pixels[self._batch(step, size, seed)])
-        if self.flip:
-            mirrored = torch.rand(size, generator=generator(seed, Stream.FLIP, step)) < 0.5
-            images[mirrored] = images[mirrored].flip(-1)
-        return images
-
-    def batch_labels(self, step: int, size: int, seed: int) -> Tensor | None:
-        """The classes [size] of the images in `batch`, None for a set without classes."""
-        return None if self.labels is None else self.labels[self._batch(step, size, seed)]
-
-    def calibration(self, size: int, seed: int) -> Tensor:
-        """The fixed scoring batch: the first batch of the seed's shuffle, never mirrored, float32 in [-1, 1]."""
-        if size > len(self):
-            raise UserError(f"pruner.calibration_batch={size} asks for more images than the data set has ({len(self)})")
-        return from_uint8(self.pixels[self._shuffle(0, seed)[:size]])
-
-    def calibration_labels(self, size: int, seed: int) -> Tensor | None:
-        """The classes [size] of the images in `calibration`, None for a set without classes."""
-        return None if self.labels is None else self.labels[self._shuffle(0, seed)[:size]]
-
-    def _batch(self, step: int, size: int, seed: int) -> Tensor:
-        """Indices [size] of the training batch of `step`."""
-        places = torch.arange(step * size, (step + 1) * size)
-        return torch.cat([self._shuffle(int(epoch), seed)[places[places // len(self) == epoch] % len(self)]
-                          for epoch in (places // len(self)).unique()])
-
-    def _shuffle(self, epoch: int, seed: int) -> Tensor:
-        return torch.randperm(len(self), generator=generator(seed, Stream.ORDER, epoch))
+    def take(self, indices: Tensor) -> Taken:
+        return self.pixels[indices.to(self.pixels.device)], self._classes(indices)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from diffprune.report.finished import Finished
+from diffprune.report.finished import Finished, Scoring
 from diffprune.report.svg import DENSE, MARK, PRUNED, inline
 
 BLOCKS = {"conv_in": "in", "time_embedding": "time", "class_embedding": "class", "down_blocks": "down",
@@ -24,19 +24,30 @@ def loss_per_timestep(run: Finished) -> str | None:
     total, kept, threshold = len(scoring.loss), scoring.kept, scoring.threshold
 
     def draw(axes: Axes) -> None:
-        axes.axvspan(0, kept, color=PRUNED, alpha=0.15, linewidth=0, label=f"kept: {kept} of {total} timesteps")
+        for number, (first, end) in enumerate(spans(scoring)):
+            axes.axvspan(first, end, color=PRUNED, alpha=0.15, linewidth=0,
+                         label=None if number else f"kept: {kept} of {total} timesteps")
         axes.plot(np.arange(total), scoring.loss, color=PRUNED, label="loss L(t)")
         if threshold > 0:
             axes.plot(np.arange(total), threshold * np.maximum.accumulate(scoring.loss), color=MARK, linestyle="--",
                       linewidth=1.0, label=f"{threshold:g} × largest loss so far")
-        if kept < total:
+        if kept < total and scoring.alpha is None:
             axes.axvline(kept, color=MARK, label=f"stop at t = {kept}")
         logarithmic(axes, scoring.loss)
         axes.set(xlabel="timestep t", ylabel="squared error, summed over pixels", xlim=(0, total))
         legend(axes)
 
+    gate = f"Threshold {threshold:g} keeps the first {kept}" if scoring.alpha is None else f"Counted are {kept}"
     return inline("loss", f"Loss per timestep, from {scoring.loss[0]:.3g} at t = 0 to {scoring.loss[-1]:.3g}. "
-                          f"Threshold {threshold:g} keeps the first {kept} of {total} timesteps.", draw)
+                          f"{gate} of {total} timesteps.", draw)
+
+
+def spans(scoring: Scoring) -> list[tuple[int, int]]:
+    """First and end of each stretch of timesteps whose gradients were summed."""
+    if scoring.alpha is None:
+        return [(0, scoring.kept)]
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], scoring.alpha != 0, [0]])))
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
 def widths(run: Finished) -> str | None:

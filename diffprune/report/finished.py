@@ -18,10 +18,14 @@ from diffprune.run import Run
 
 @dataclass(frozen=True)
 class Scoring:
-    """The walk over the timesteps: `loss` [T] is L_t; the gradients of the first `kept` timesteps were summed."""
+    """The walk over the timesteps: `loss` [T] is L_t; the gradients of `kept` timesteps were summed.
+
+    They are the first, unless `alpha` [T] says how each of them counts.
+    """
     loss: np.ndarray
     threshold: float
     kept: int
+    alpha: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Finished:
                    read_scoring(run.scores), read_progress(run.progress))
 
     has_dense = property(lambda self: self.options["model"]["checkpoint"] is not None)
-    is_pruned = property(lambda self: self.options["pruner"]["ratio"] > 0)
+    is_pruned = property(lambda self: self.options["pruner"].get("ratio") != 0)      # a target has found it where it lacks
     is_trained = property(lambda self: self.options["schedule"]["steps"] > 0)
     is_dense = property(lambda self: not self.is_pruned and not self.is_trained)
     knows_dense = property(lambda self: self.has_dense or self.is_dense or self.is_pruned)   # its size at least
@@ -77,7 +81,8 @@ def read_scoring(path: Path) -> Scoring | None:
         if "loss" not in file.keys():   # noqa: SIM118  (a safetensors handle is no mapping)
             return None
         about = json.loads(file.metadata()["about"])
-        return Scoring(file.get_tensor("loss"), about["threshold"], about["kept"])
+        alpha = file.get_tensor("alpha") if "alpha" in file.keys() else None    # noqa: SIM118
+        return Scoring(file.get_tensor("loss"), about["threshold"], about["kept"], alpha)
 
 
 def read_progress(path: Path) -> list[dict[str, float]]:

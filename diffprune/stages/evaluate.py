@@ -1,19 +1,12 @@
 """Stage 5: score the images, and time the model against the dense one."""
 
 import hashlib
-import logging
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diffprune.checkpoint import load_model
@@ -22,19 +15,16 @@ from diffprune.errors import UserError
 from diffprune.features import load_extractor
 from diffprune.features.extractor import Extractor, batches
 from diffprune.files import read_json, write_json
+from diffprune.latency import hardware
 from diffprune.metrics import Settings, against, fid
 from diffprune.models import device_of, load_dense
 from diffprune.portrait import Portrait
+from diffprune.provenance import provenance, versions
 from diffprune.reference import reference
 from diffprune.run import Cache, Run
 from diffprune.similarity import similarity
 from diffprune.speed import speed
 from diffprune.track import Tracker
-
-log = logging.getLogger(__name__)
-
-LIBRARIES = ("diffusers", "hydra-core", "numpy", "pytorch-fid", "pytorch-msssim", "scipy", "torch", "torch-fidelity",
-             "torch-pruning")
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
@@ -122,30 +112,8 @@ def pairs(cfg: DictConfig, images: np.ndarray | None, dense: np.ndarray | None) 
 def protocol(cfg: DictConfig) -> dict[str, Any]:
     """What a number must share with another to be compared with it."""
     sampler = {("sampler" if name == "name" else name): value for name, value in sampler_protocol(cfg).items()}
-    return sampler | {"images": cfg.evaluate.images, "ema": cfg.schedule.ema if cfg.schedule.steps else None,
+    recipe = cfg.schedule
+    average = recipe.ema if recipe.ema_power is None else f"power {recipe.ema_power:g}"
+    return sampler | {"images": cfg.evaluate.images, "ema": average if recipe.steps else None,
                       "ssim_window": cfg.evaluate.ssim_window, "kid_subset": cfg.evaluate.kid_subset,
                       "subset": cfg.evaluate.subset, "neighbours": cfg.evaluate.neighbours, "precision": cfg.precision}
-
-
-def versions() -> dict[str, str]:
-    return {"python": sys.version.split()[0]} | {name: version(name) for name in LIBRARIES}
-
-
-def provenance() -> dict[str, str | None]:
-    """The command that makes this run anywhere, and the commit of the source where it lies in a git checkout."""
-    try:
-        git = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=Path(__file__).parent,
-                             capture_output=True, text=True)
-        commit = git.stdout.strip() if git.returncode == 0 else None
-    except FileNotFoundError:       # no git on this machine
-        commit = None
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    wanted = [override for override in overrides if not override.startswith("paths.")]
-    return {"command": " ".join(["python -m diffprune", *wanted]), "commit": commit}
-
-
-def hardware(device: torch.device) -> str:
-    """What the times were measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -1,98 +1,128 @@
 """Stage 3: heal the pruned model by training it on."""
 
-import json
 import logging
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 from omegaconf import DictConfig
 
-from diffprune.checkpoint import DiffusionModel, load_model, save_model
+from diffprune.checkpoint import load_model, save_model
 from diffprune.data import load_images
-from diffprune.data.images import Images
+from diffprune.data.images import ImageSet
 from diffprune.draw import Preview
-from diffprune.files import appearing, remove
-from diffprune.models import autocast, device_of
+from diffprune.files import remove
+from diffprune.interrupt import Interrupt, Interrupted
+from diffprune.journal import Journal
+from diffprune.models import placed
 from diffprune.progress import progress
+from diffprune.ranks import present
+from diffprune.rates import learning_rate
 from diffprune.run import Run
+from diffprune.state import keep_last, newest_state, read_state, write_state
 from diffprune.track import Tracker
-from diffprune.training import Training, finite, noise_prediction_loss, set_dropout, update
+from diffprune.training import Training
 
 log = logging.getLogger(__name__)
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
-    """Writes `finetuned/`, the averaged weights after `schedule.steps` steps; goes on where a killed run had come."""
-    model, images = load_model(run.pruned).to(device_of(cfg)), load_images(cfg)
-    set_dropout(model.unet, cfg.schedule.dropout)
-    training, preview = Training.of(model.unet, cfg), Preview(cfg)
-    if run.state.exists():
-        training.restore(run.state)
-        log.info("going on at step %d of %d", training.step, cfg.schedule.steps)
-    with Journal(run.progress, training.step, tracker) as journal:
-        train(cfg, model, training, images, journal, lambda: checkpoint(cfg, run, model, training, preview, tracker))
-    training.swap()
-    set_dropout(model.unet, 0.0)
-    save_model(model, run.finetuned)
-    remove(run.state)
+    """Writes `finetuned/`, the averaged weights after `schedule.steps` steps; goes on where a killed run had come.
+
+    Raises Interrupted when asked to stop.
+    """
+    training = Training(placed(load_model(run.pruned), cfg), cfg, present())
+    keeper = Keeper(cfg, run, training, tracker)
+    keeper.go_on()
+    images = load_images(cfg).to(training.model.device)
+    training.ranks.wait()
+    with Interrupt() as interrupt, training.ranks.company():
+        if training.ranks.first:
+            with Journal(run.progress, training.step, tracker) as journal:
+                train(cfg, training, images, keeper, interrupt, journal)
+        else:
+            train(cfg, training, images, keeper, interrupt)
+    if training.ranks.first:
+        training.swap()
+        save_model(training.model, run.finetuned)
+        for state in run.states:
+            remove(state)
 
 
-def train(cfg: DictConfig, model: DiffusionModel, training: Training, images: Images, journal: "Journal",
-          checkpoint: Callable[[], None]) -> None:
+def join(cfg: DictConfig, run: Run) -> None:
+    """What the other processes of a run do meanwhile: their part of every batch; they write nothing."""
+    stage(cfg, run, Tracker())
+
+
+def train(cfg: DictConfig, training: Training, images: ImageSet, keeper: "Keeper", interrupt: Interrupt,
+          journal: Journal | None = None) -> None:
     """Trains from `training.step` to `schedule.steps`; step i depends on the state before it and on (seed, i) alone."""
-    recipe, device = cfg.schedule, model.device
-    model.unet.train()
-    for step in progress(range(training.step, recipe.steps), "fine-tuning", recipe.steps, done=training.step):
-        batch, labels = images.batch(step, recipe.batch, cfg.seed), images.batch_labels(step, recipe.batch, cfg.seed)
-        with autocast(cfg, device):
-            x_0, context = model.to_latent(batch.to(device)), model.context(labels)
-            loss = noise_prediction_loss(model, x_0, cfg.seed, step, context)
-        update(training, loss, recipe)
-        training.step = step + 1
-        if training.step % recipe.log_every == 0 or training.step == recipe.steps:
-            journal.write(training.step, finite(loss.detach(), step), recipe.lr)
-        if training.step % recipe.save_every == 0 or preview_due(recipe, training.step):
-            checkpoint()
+    recipe, ranks = cfg.schedule, training.ranks
+    batches = images.batches(training.step, recipe.steps, recipe.batch, cfg.seed, ranks.part)
+    if ranks.first:
+        batches = progress(batches, "fine-tuning", recipe.steps, done=training.step)
+    training.student.unet.train()
+    for batch, labels in batches:
+        training.advance(batch, labels)
+        step = training.step
+        logged = step % recipe.log_every == 0 or step == recipe.steps
+        if logged or training.model.device.type == "cpu":       # a look at the loss makes a GPU's host wait
+            training.check()
+        if logged:
+            loss = training.mean_loss()
+            if journal is not None:
+                journal.write(step, loss, learning_rate(recipe, step - 1))
+        keeper.keep(interrupt)
+        if asked := ranks.highest(interrupt.asked):
+            keeper.save()
+            raise Interrupted(asked)
 
 
-def preview_due(recipe: DictConfig, step: int) -> bool:
-    return recipe.preview_every > 0 and step % recipe.preview_every == 0
+class Keeper:
+    """Keeps what a training comes back to, and shows how far it is; the first process writes, the others wait for it."""
 
+    def __init__(self, cfg: DictConfig, run: Run, training: Training, tracker: Tracker) -> None:
+        self.recipe, self.run, self.training, self.tracker = cfg.schedule, run, training, tracker
+        self.preview, self.saved = Preview(cfg), -1
 
-def checkpoint(cfg: DictConfig, run: Run, model: DiffusionModel, training: Training, preview: Preview,
-               tracker: Tracker) -> None:
-    """Keeps the state, and draws the preview grid with the averaged weights when one is due."""
-    if preview_due(cfg.schedule, training.step):
+    def go_on(self) -> None:
+        """Restores the newest state that is whole, the same in every process; without one the training starts at step 0."""
+        training, newest = self.training, None
+        if training.ranks.first:
+            newest = newest_state(self.run.states)
+        step = training.ranks.of_first(0 if newest is None else newest[1]["step"])
+        if training.ranks.first:
+            for damaged in [path for path in self.run.states if path > self.run.state(step)]:
+                remove(damaged)     # or `keep_last` would take it for the newest
+        if step:
+            training.restore(*(newest or read_state(self.run.state(step))))
+            self.saved = step
+            log.info("going on at step %d of %d", step, self.recipe.steps)
+
+    def keep(self, interrupt: Interrupt) -> None:
+        """The state and the preview grid, each where it is due; a preview can be left at any time, its state is kept."""
+        step, steps, every = self.training.step, self.recipe.steps, self.recipe.preview_every
+        look = every > 0 and step % every == 0
+        if look or (step % self.recipe.save_every == 0 and step < steps):
+            self.save()
+        if look:
+            with interrupt.at_once():
+                if self.training.ranks.first:
+                    self.look()
+                self.training.ranks.wait()
+
+    def save(self) -> None:
+        """Writes the state, once per step; raises UserError in place of one that is no number any more."""
+        training = self.training
+        training.check()
+        if training.ranks.first and self.saved != training.step:
+            write_state(self.run.state(training.step), *training.state())
+            keep_last(self.run.states, self.recipe.keep_last)
+        self.saved = training.step
+        training.ranks.wait()
+
+    def look(self) -> None:
+        """Draws the preview with the averaged weights."""
+        training, picture = self.training, self.run.preview(self.training.step)
         training.swap()
-        preview.draw(model, run.preview(training.step))
+        self.preview.draw(training.model, picture)
         training.swap()
-        model.unet.train()
-        tracker.image("preview", run.preview(training.step), training.step)
-    if training.step % cfg.schedule.save_every == 0 and training.step < cfg.schedule.steps:
-        training.save(run.state)
-
-
-class Journal:
-    """`progress.jsonl`: one line per logged step, continued after a restart without repeating or losing one."""
-
-    def __init__(self, path: Path, step: int, tracker: Tracker) -> None:
-        self.path, self.tracker = path, tracker
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self.before = json.loads(kept[-1])["seconds"] if kept else 0.0
-        with appearing(path) as partial:
-            partial.write_text("".join(f"{line}\n" for line in kept))
-
-    def __enter__(self) -> "Journal":
-        self.file, self.start = self.path.open("a", buffering=1), time.monotonic()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def write(self, step: int, loss: float, lr: float) -> None:
-        """`loss` summed over pixels, mean over the batch; `seconds` of training so far, restarts included."""
-        seconds = round(self.before + time.monotonic() - self.start, 3)
-        self.file.write(json.dumps({"step": step, "loss": loss, "lr": lr, "seconds": seconds}) + "\n")
-        self.tracker.log({"loss": loss, "lr": lr, "seconds": seconds}, step)
+        training.student.unet.train()
+        self.tracker.image("preview", picture, training.step)

@@ -1,21 +1,27 @@
 """Stage 2: the model without the channels that the scores call expendable."""
 
+import copy
 import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors import safe_open
+from torch import nn
 
 from diffprune.checkpoint import save_model
+from diffprune.criteria import Criterion
 from diffprune.files import write_json
 from diffprune.importance import Terms
-from diffprune.models import load_dense
+from diffprune.latency import ROUNDS, Latency, latency_share
+from diffprune.models import autocast, device_of, load_dense
 from diffprune.run import Run
 from diffprune.selection import SELECTIONS
-from diffprune.surgery import cut, reinitialise
+from diffprune.surgery import asked, cut, reinitialise
+from diffprune.target import Found, distinct_ratios, find, size_share
 from diffprune.track import Tracker
 
 log = logging.getLogger(__name__)
@@ -33,14 +39,38 @@ def read_terms(path: Path) -> Terms:
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
-    """Writes `pruned/` and then `prune.json`."""
-    start, model = time.monotonic(), load_dense(cfg)
-    criterion = instantiate(cfg.pruner.criterion)
-    report = cut(model.unet, criterion, cfg.pruner.ratio, read_terms(run.scores), cfg.seed,
-                 SELECTIONS[cfg.pruner.selection](), cfg.pruner.heads, cfg.pruner.round_to)
+    """Writes `pruned/` and then `prune.json`; where a target was given it says what was reached."""
+    start, model, terms = time.monotonic(), load_dense(cfg), read_terms(run.scores)
+    criterion, about, ratio = instantiate(cfg.pruner.criterion), {}, cfg.pruner.ratio
+    for quantity, share in cfg.pruner.target.items():
+        if share is not None:
+            found, noise = reached(cfg, quantity, share, model.unet, criterion, terms)
+            about, ratio = {"target": asdict(found) | noise}, found.ratio
+            log.info("ratio %g leaves %.4f of the dense model's %s (target %g)", ratio, found.reached, quantity, share)
+    report = cut(model.unet, criterion, ratio, terms, **asked(cfg))
     if cfg.pruner.reinitialise:
         reinitialise(model.unet, cfg.seed)
     save_model(model, run.pruned)
-    write_json(run.prune_report, asdict(report) | {"seconds": round(time.monotonic() - start, 3)})
+    write_json(run.prune_report, asdict(report) | about | {"seconds": round(time.monotonic() - start, 3)})
     log.info("pruned %.2f M to %.2f M parameters, %.3f G to %.3f G MACs", report.params_dense / 1e6, report.params / 1e6,
              report.macs_dense / 1e9, report.macs / 1e9)
+
+
+def reached(cfg: DictConfig, quantity: str, share: float, unet: nn.Module, criterion: Criterion,
+            terms: Terms) -> tuple[Found, dict[str, Any]]:
+    """The ratio for a target; of a latency, which is noisy, with how it was measured once the ratio was found."""
+    ratios = distinct_ratios(copy.deepcopy(unet).to("meta"), SELECTIONS[cfg.pruner.selection](), cfg.pruner.scope)
+    if quantity != "latency":
+        return find(quantity, share, size_share(quantity, unet, criterion, terms, asked(cfg)), ratios), {}
+    device = device_of(cfg)
+    dense = copy.deepcopy(unet).to(device)
+
+    def timed(ratio: float, rounds: int = ROUNDS) -> Latency:
+        pruned = copy.deepcopy(unet)
+        cut(pruned, criterion, ratio, terms, **asked(cfg))
+        with autocast(cfg, device):
+            return latency_share(pruned.to(device), dense, rounds)
+
+    found = find(quantity, share, lambda ratio: timed(ratio).share, ratios)
+    again = timed(found.ratio, 3 * ROUNDS)      # the search takes the luckiest of several noisy measurements
+    return Found(quantity, share, again.share, found.ratio, found.steps), {"measured": asdict(again)}

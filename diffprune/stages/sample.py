@@ -45,6 +45,11 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
                                     "seconds": round(time.monotonic() - start, 3)})
 
 
+def join(cfg: DictConfig, run: Run) -> None:
+    """What the other processes of a run do meanwhile: the same drawing, without a word."""
+    draw_sets(cfg, run, device_of(cfg), quiet=True)
+
+
 def draw_sets(cfg: DictConfig, run: Run, device: torch.device, **how: Any) -> list[Path]:
     """Draws what is missing of the sets that the run needs, together with every process that does the same; their files."""
     paths = []

@@ -1,0 +1,66 @@
+"""`python -m diffprune.bench [OPTION=VALUE …]`: speed on this machine beside the plainest way of doing the same.
+
+Everything runs in one process and in turns; medians and the rounds' ratios count. Weights are random and images are
+noise, which no clock can tell.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from tabulate import tabulate
+
+from diffprune.bench.clock import machine
+from diffprune.bench.measured import CASES, Bench, Line
+from diffprune.bench.setting import Setting
+from diffprune.command import one_sentence
+from diffprune.errors import UserError
+from diffprune.features import load_extractor
+from diffprune.files import write_json
+from diffprune.provenance import versions
+
+DEFAULT = ("dataset=cifar10", "pruner.ratio=.3")
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="python -m diffprune.bench", description=__doc__.split("\n\n")[0])
+    options.add_argument("overrides", nargs="*", help="of a run: the model, the device, the recipe (default: CIFAR-10's)")
+    options.add_argument("--only", default=",".join(CASES), help="cases, with commas between them (default: all)")
+    options.add_argument("--batch", type=int, default=8, help="images per training step, walk and sampling")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--steps", type=int, default=10, help="of the sampler")
+    options.add_argument("--images", type=int, default=500, help="whose features are computed")
+    options.add_argument("--features", default="cifar-cnn", help="the feature network")
+    options.add_argument("--weights", help="its weight file")
+    options.add_argument("--compiled", action="store_true", help="also with torch.compile, which takes minutes on a CPU")
+    options.add_argument("--json", type=Path, help="where all numbers are written, with the machine and the versions")
+    return options
+
+
+def main() -> None:
+    asked = parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with one_sentence():
+        wanted = asked.only.split(",")
+        if unknown := sorted(set(wanted) - set(CASES)):
+            raise UserError(f"--only {','.join(unknown)} is not known: choose of {', '.join(CASES)}")
+        setting = Setting.of([*DEFAULT, *asked.overrides], asked.batch, asked.compiled)
+        bench = Bench(setting, asked.rounds, asked.steps, asked.images,
+                      lambda: load_extractor(asked.features, asked.weights))
+        lines = [line for case in CASES if case in wanted for line in getattr(bench, case)()]
+    known = machine(setting.device)
+    print(f"\n{table(lines)}\n\n{', '.join(known.values())}")
+    if asked.json is not None:
+        write_json(asked.json, {"machine": known, "versions": versions(), "model": setting.cfg.model.name,
+                                "rounds": asked.rounds, "lines": [line.record() for line in lines]})
+
+
+def table(lines: list[Line]) -> str:
+    rows = [[line.case, line.way, f"{line.seconds:.3g}", f"{line.times_as_fast:.2f}", f"{line.peak_mb:,.0f}", line.note]
+            for line in lines]
+    return tabulate(rows, ["", "way", "seconds", "times as fast", "peak MB", ""], "simple", disable_numparse=True,
+                    colalign=("left", "left", "right", "right", "right", "left"))
+
+
+if __name__ == "__main__":
+    main()

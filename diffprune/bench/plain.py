@@ -1,0 +1,78 @@
+"""The baseline: the method's work done in the plainest way, as a script would.
+
+One timestep per step, float32, NCHW, a fresh forward pass for every cell of a grid, PNG files between sampling and scoring.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from diffprune.diffusion import add_noise, ddim
+
+
+class PlainTraining:
+    """One optimiser step at a time, the average's tensors one by one, the loss read back at every step."""
+
+    def __init__(self, unet: nn.Module, alpha_bar: Tensor, rate: float, clip: float | None, decay: float) -> None:
+        self.unet, self.alpha_bar, self.clip, self.decay = unet.train(), alpha_bar, clip, decay
+        self.optimiser = torch.optim.Adam(unet.parameters(), lr=rate, foreach=False)
+        self.average = {name: p.detach().clone() for name, p in unet.named_parameters()}
+
+    def step(self, x_0: Tensor) -> float:
+        half = torch.randint(0, len(self.alpha_bar), (len(x_0) // 2 + 1,), device=x_0.device)
+        t = torch.cat([half, len(self.alpha_bar) - 1 - half])[:len(x_0)]
+        eps = torch.randn_like(x_0)
+        predicted = self.unet(add_noise(x_0, eps, self.alpha_bar[t]), t).sample
+        loss = (predicted - eps).square().sum((1, 2, 3)).mean()
+        self.update(loss)
+        return loss.item()
+
+    def update(self, loss: Tensor) -> None:
+        self.optimiser.zero_grad()
+        loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.unet.parameters(), self.clip, foreach=False)
+        self.optimiser.step()
+        for name, p in self.unet.named_parameters():
+            self.average[name].data = (1 - self.decay) * p.data + self.decay * self.average[name].data
+
+
+def plain_walk(unet: nn.Module, alpha_bar: Tensor, x_0: Tensor, timesteps: int) -> float:
+    """Sums the gradients of L_0 … L_(timesteps-1) into the weights, one forward and backward pass each."""
+    unet.eval().zero_grad()
+    largest, eps = 0.0, torch.randn_like(x_0)
+    for step in range(timesteps):
+        t = torch.full((len(x_0),), step, device=x_0.device)
+        predicted = unet(add_noise(x_0, eps, alpha_bar[t]), t).sample
+        loss = (predicted - eps).square().sum((1, 2, 3)).mean()
+        largest = max(largest, loss.item())
+        loss.backward()
+    return largest
+
+
+@torch.no_grad()
+def plain_samples(unet: nn.Module, alpha_bar: Tensor, x_T: Tensor, timesteps: Sequence[int]) -> Tensor:
+    """Images in [-1, 1] from the noise `x_T` [B, C, H, W]."""
+    unet.eval()
+    return ddim(lambda x, t: unet(x, t).sample, x_T, timesteps, alpha_bar)
+
+
+def plain_files(images: np.ndarray, folder: Path) -> None:
+    """Writes uint8 [N, H, W, C] as PNG files."""
+    for i, image in enumerate(images):
+        Image.fromarray(image.squeeze()).save(folder / f"{i}.png")
+
+
+@torch.no_grad()
+def plain_features(network: nn.Module, folder: Path, batch: int) -> np.ndarray:
+    """Features [N, D] of the PNG files of `folder`, read back one after another."""
+    found, files = [], sorted(folder.glob("*.png"))
+    for start in range(0, len(files), batch):
+        pixels = [np.atleast_3d(np.asarray(Image.open(file))) for file in files[start:start + batch]]
+        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
+        found.append(network(images.to(next(network.parameters()).device)).cpu().numpy())
+    return np.concatenate(found)

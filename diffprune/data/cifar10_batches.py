@@ -1,0 +1,93 @@
+"""CIFAR-10 as its authors publish it: batches for Python or in binary, in a folder or packed.
+
+The batches for Python are pickles. They are taken apart as a list of opcodes, none of which is carried out.
+"""
+
+import pickletools
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffprune.errors import UserError
+
+PIXELS = 3 * 32 * 32
+FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")
+ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
+FIRST = {"train": "data_batch_1", "test": "test_batch"}
+ARRAYS = {"numpy ndarray", "numpy dtype", "numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct",
+          "_codecs encode"}     # the names that a pickled array asks for
+
+
+def find(path: Path) -> Path | None:
+    """The folder or archive of batches at `path` or in it; None where there is none."""
+    for place in (path, *(path / name for name in FOLDERS + ARCHIVES)):
+        if place.is_file() and place.name.endswith((".tar.gz", ".tgz")):
+            return place
+        if any((place / f"{name}{suffix}").is_file() for name in FIRST.values() for suffix in ("", ".bin")):
+            return place
+    return None
+
+
+def read(place: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images uint8 [N, 3, 32, 32] and classes int64 [N] of `split`; raises UserError for what is no batch."""
+    pixels, labels = [], []
+    for name, data in sorted(batches(place, FIRST[split].rstrip("1"))):
+        images, classes = binary(data, name) if name.endswith(".bin") else opcodes(data, name)
+        pixels.append(torch.from_numpy(images.reshape(-1, 3, 32, 32).copy()))
+        labels.append(torch.from_numpy(classes))
+    if not pixels:
+        raise UserError(f"{place} holds no {FIRST[split]}: copy CIFAR-10 again")
+    return torch.cat(pixels), torch.cat(labels)
+
+
+def batches(place: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every batch whose name begins with `prefix`."""
+    try:
+        if place.is_dir():
+            for file in place.glob(f"{prefix}*"):
+                yield str(file), file.read_bytes()
+            return
+        with tarfile.open(place) as archive:
+            for member in archive:
+                if member.isfile() and Path(member.name).name.startswith(prefix):
+                    yield f"{place}/{member.name}", archive.extractfile(member).read()
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise UserError(f"{place} cannot be read ({error}): copy it again") from error
+
+
+def binary(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Records of one byte of class and 3072 of pixels."""
+    if not data or len(data) % (PIXELS + 1):
+        raise UserError(f"{name} is no whole batch of CIFAR-10, it has {len(data)} bytes: copy it again")
+    records = np.frombuffer(data, np.uint8).reshape(-1, PIXELS + 1)
+    return records[:, 1:], records[:, 0].astype(np.int64)
+
+
+def opcodes(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and classes out of a pickle: the integers after the string `labels`, and the one string of pixels.
+
+    Nothing is unpickled. UserError for a pickle that would import more than an array needs, or holds something else.
+    """
+    labels, pixels, key = [], b"", ""
+    try:
+        for opcode, value, _ in pickletools.genops(data):
+            imports = opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL") or opcode.name.startswith("EXT")
+            if imports and value not in ARRAYS:
+                raise UserError(f"{name} would import {value or 'something'}, which no batch of CIFAR-10 does: "
+                                "do not trust it, get CIFAR-10 again")
+            if isinstance(value, str | bytes):
+                key = value if len(value) < PIXELS else ""
+                pixels = value if len(value) >= PIXELS else pixels
+            elif opcode.name.startswith("BININT") and key in ("labels", b"labels"):
+                labels.append(value)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{name} is no batch of CIFAR-10: copy it again") from error
+    pixels = pixels.encode("latin-1", "replace") if isinstance(pixels, str) else pixels
+    if not labels or len(pixels) != PIXELS * len(labels):
+        raise UserError(f"{name} is no batch of CIFAR-10, it has {len(labels)} classes and {len(pixels)} bytes of pixels: "
+                        "copy it again")
+    return np.frombuffer(pixels, np.uint8).reshape(-1, PIXELS), np.array(labels, np.int64)

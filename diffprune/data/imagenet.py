@@ -1,0 +1,73 @@
+"""ImageNet: folders of classes, the hub's Parquet files, or a flat folder with a file of classes."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffprune.data.image_folder import tree
+from diffprune.data.images import ImageSet
+from diffprune.data.loading import gather
+from diffprune.data.sources import Source
+from diffprune.data.sources.names import classes, unpacked
+from diffprune.data.sources.table import TableSource
+from diffprune.data.transforms import ShorterSide
+from diffprune.errors import UserError
+
+TRAINING = ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "train")    # below the usual copies' top
+
+
+def load(path: str, resolution: int, flip: bool, labels: str | None = None, channels: int = 3,
+         **options: Any) -> ImageSet:
+    """The images with their classes, shorter side resized to `resolution`, then centre-cropped.
+
+    `path` holds one folder per class (or `train` does), Parquet files, or all images side by side; `labels` is then
+    the text file of their classes, as `assigned` reads it. Sorted synsets are the classes 0, 1, ….
+    """
+    images, known = source(Path(path).expanduser())
+    if labels is not None:
+        known = assigned(images, Path(labels).expanduser())
+    return gather(images, ShorterSide(resolution, channels), flip, known, **options)
+
+
+def source(path: Path) -> tuple[Source, torch.Tensor | None]:
+    """Where the images are, and their classes where the place tells them."""
+    files = [path] if path.suffix == ".parquet" else tables(path)
+    if files:
+        table = TableSource.of(files)
+        return table, table.labels()
+    below = next((path / name for name in TRAINING if (path / name).is_dir()), path)
+    images = tree(str(below))
+    return images, classes(images.names)
+
+
+def tables(path: Path) -> list[Path]:
+    """The Parquet files of the training split in `path` or its folder `data`, else every one there, by name."""
+    found = [file for folder in (path, path / "data") for file in sorted(folder.glob("*.parquet"))]
+    return [file for file in found if file.name.startswith("train")] or found
+
+
+def assigned(images: Source, file: Path) -> torch.Tensor:
+    """The class of every image, int64 [N], from lines that begin with a file name and a class.
+
+    `ILSVRC2012_val_00000001 65`: suffixes are ignored, commas separate too. A class is its number from 0, or its synset
+    (`n03995372`): all synsets in the file, sorted, are then the classes 0, 1, …. The development kit's bare list of
+    numbers counts the classes in another order, and is refused.
+    """
+    try:
+        rows = [re.split(r"[,\s]+", line.strip()) for line in file.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"dataset.labels={file} cannot be read: "
+                        "give a text file with a name and a class per line") from error
+    known = {os.path.splitext(row[0])[0]: row[1] for row in rows if len(row) > 1 and re.fullmatch(r"\d+|n\d{8}", row[1])}
+    numbers = all(name.isdigit() for name in known.values())
+    places = {name: int(name) if numbers else place for place, name in enumerate(sorted(set(known.values())))}
+    if not hasattr(images, "names"):
+        raise UserError(f"dataset.labels={file} has no use with Parquet files, which have a column for it: leave it out")
+    found = [known.get(os.path.splitext(os.path.basename(os.fsdecode(name)))[0]) for name in unpacked(images.names)]
+    if None in found:
+        raise UserError(f"dataset.labels={file} names no class for {images.name(found.index(None))}: "
+                        "give lines like ILSVRC2012_val_00000001.JPEG 65")
+    return torch.tensor([places[name] for name in found])

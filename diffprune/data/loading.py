@@ -1,0 +1,58 @@
+"""Whether a data set is held in memory or streamed, and reading it into memory."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from diffprune.data.images import Images, ImageSet
+from diffprune.data.readable import Readable
+from diffprune.data.sources import Source
+from diffprune.data.streamed import StreamedImages
+from diffprune.data.transforms import Transform
+from diffprune.progress import progress
+
+log = logging.getLogger(__name__)
+
+CHUNK = 256         # images that one process reads in a row
+
+
+def gather(source: Source, transform: Transform, flip: bool, labels: torch.Tensor | None = None, workers: int = 0,
+           memory_gb: float = math.inf, on_error: str = "stop", **_: Any) -> ImageSet:
+    """The images of `source`, in memory up to `memory_gb` (10^9 bytes), else streamed; `workers` processes read.
+
+    Both give the same batches and have the same key. Raises UserError for an image that cannot be used, at once or,
+    when streamed, as it is met; `on_error` "skip" replaces it by the next one.
+    """
+    readable = Readable(source, transform, labels, on_error == "skip")
+    if readable.bytes <= memory_gb * 1e9:
+        return held(readable, flip, workers, readable.key)
+    log.info("%d images are streamed by dataset.workers=%d processes: they take %.1f GB and dataset.memory_gb=%g",
+             len(readable), workers, readable.bytes / 1e9, memory_gb)
+    readable.source = source.at_random()
+    return StreamedImages(readable, flip, workers)
+
+
+def held(readable: Readable, flip: bool, workers: int = 0, identity: Callable[[], str] | None = None) -> Images:
+    """All images decoded into memory, by `workers` processes where there are many.
+
+    Their key is made of the pixels and classes where no `identity` is given.
+    """
+    count, side, channels = len(readable), readable.transform.resolution, readable.transform.channels
+    pixels = torch.empty(count, channels, side, side, dtype=torch.uint8)
+    labels = None if readable.labels is None else torch.empty_like(readable.labels)
+    chunks = torch.arange(count).split(CHUNK)
+    stream = StreamedImages(readable, flip, min(workers, len(chunks) - 1))
+
+    def fill() -> Iterator[int]:
+        for indices, (some, classes) in zip(chunks, stream.taken(chunks), strict=True):
+            pixels[indices] = some
+            if labels is not None:
+                labels[indices] = classes
+            yield from indices.tolist()
+
+    for _ in progress(fill(), "reading images", count):
+        pass
+    return Images(pixels, flip, labels, identity, stream.skipped)

@@ -1,0 +1,70 @@
+"""Encoded images that can be read one by one, in any order, by any process."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from diffprune.data.decoding import BadImage, decoded
+from diffprune.data.sources import Source
+from diffprune.data.transforms import Transform
+from diffprune.errors import UserError
+
+
+@dataclass
+class Readable:
+    """The images of `source` after `transform`; `labels` int64 [N] or None; `skip` leaves bad images out.
+
+    A bad image is then replaced by the next good one in index order (after the last comes the first), so that which
+    image stands at an index depends on the files alone, and every count stays what it was.
+    """
+    source: Source
+    transform: Transform
+    labels: Tensor | None = None
+    skip: bool = False
+    bad: dict[int, str] = field(default_factory=dict)       # index and name of what this process found to be bad
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def bytes(self) -> int:
+        """Of all images, decoded."""
+        return len(self) * self.transform.channels * self.transform.resolution**2
+
+    def image(self, index: int) -> tuple[int, np.ndarray]:
+        """The image that stands at `index`, uint8 [H, W, C], and the index that it comes from."""
+        for place in range(index, index + len(self)):
+            place %= len(self)
+            if place not in self.bad:
+                try:
+                    return place, self.decoded(place)
+                except BadImage as error:
+                    if not self.skip:
+                        raise UserError(f"{self.source.name(place)} {error} (dataset.on_error=skip leaves such images "
+                                        "out)") from error
+                    self.bad[place] = self.source.name(place)
+        raise UserError(f"none of the {len(self)} images can be used, {self.source.name(index)} as little as the others: "
+                        "copy the data set again")
+
+    def decoded(self, place: int) -> np.ndarray:
+        """The image at `place` itself; raises BadImage."""
+        try:
+            data = self.source.read(place)
+        except OSError as error:
+            raise BadImage(f"cannot be read ({error.strerror or error}): mend or remove it") from error
+        return self.transform(decoded(data, self.transform.channels))
+
+    def key(self) -> str:
+        """Hex digest of the source's identity (every relative path and size), the classes, transform and resolution.
+
+        It does not see the pixels, which would mean reading everything: a file that is replaced by another of the same
+        name and size keeps the key.
+        """
+        digest = hashlib.sha256(f"{self.transform}, skip={self.skip}".encode())
+        for part in self.source.identity():
+            digest.update(part)
+        if self.labels is not None:
+            digest.update(self.labels.numpy())
+        return digest.hexdigest()

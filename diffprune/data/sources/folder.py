@@ -1,0 +1,89 @@
+"""Image files in a tree of folders."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from diffprune.data.sources.names import BLOCK, SUFFIXES, is_image, packed
+from diffprune.errors import UserError
+from diffprune.progress import progress
+
+ASKING = 16     # threads that ask for file sizes: on a network file system each answer takes its time
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """The files `names` (relative, with /) below `root`."""
+    root: Path
+    names: pa.Array
+
+    @classmethod
+    def of(cls, root: Path) -> "FolderSource":
+        """Every image file below `root`, at any depth, in path order; raises UserError where there is none."""
+        names = packed(os.fsencode(name) for name in walk(str(root)))
+        if not len(names):
+            raise UserError(f"dataset.path={root} holds no image ({', '.join(SUFFIXES)})")
+        return cls(root, names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        return self.root / os.fsdecode(self.names[index].as_py())
+
+    def name(self, index: int) -> str:
+        return str(self.path(index))
+
+    def read(self, index: int) -> bytes:
+        with open(self.path(index), "rb") as file:
+            return file.read()
+
+    def identity(self) -> Iterator[bytes]:
+        root = os.fsencode(self.root)
+        with ThreadPoolExecutor(ASKING) as pool:
+            for start in progress(range(0, len(self), BLOCK), "asking for file sizes", -(-len(self) // BLOCK)):
+                names = self.names.slice(start, BLOCK).to_pylist()
+                parts = [names[i:i + 1024] for i in range(0, len(names), 1024)]
+                sizes = pool.map(lambda part: [size(os.path.join(root, name)) for name in part], parts)
+                yield b"\0".join(names)
+                yield np.array([one for part in sizes for one in part], np.int64).tobytes()
+
+    def at_random(self) -> "FolderSource":
+        return self
+
+
+def size(path: bytes) -> int:
+    """Of a file in bytes; -1 where it cannot be had, which shows again when the file is read."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def walk(folder: str, prefix: str = "") -> Iterator[str]:
+    """Relative paths of the image files below `folder`, in path order whatever the file system lists.
+
+    Hidden entries are passed over, links to folders followed. Nothing is asked of a file but its name.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            folders, names = set(), []
+            for entry in entries:
+                if is_image(entry.name):
+                    names.append(entry.name)
+                elif not entry.name.startswith(".") and entry.is_dir():
+                    folders.add(entry.name)
+                    names.append(entry.name)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be listed ({error.strerror or error}): mend it") from error
+    names.sort()
+    for name in names:
+        if name in folders:
+            yield from walk(os.path.join(folder, name), f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}"

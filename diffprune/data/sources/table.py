@@ -1,0 +1,169 @@
+"""Encoded images in Parquet files, the layout of the Hugging Face hub."""
+
+import logging
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+
+from diffprune.errors import UserError
+
+log = logging.getLogger(__name__)
+
+IMAGE_COLUMNS = ("image", "img")            # as people name them: encoded bytes, or a struct with `bytes` and `path`
+LABEL_COLUMNS = ("label", "labels")
+
+
+@dataclass
+class TableSource:
+    """The image column of Parquet `files`; `groups` are (file, row group) and `starts` the first row of each."""
+    files: list[Path]
+    groups: list[tuple[int, int]]
+    starts: list[int]
+    rows: int
+    _held: threading.local = field(default_factory=threading.local, repr=False)
+
+    @classmethod
+    def of(cls, files: list[Path]) -> "TableSource":
+        groups, starts, rows = [], [], 0
+        for place, path in enumerate(files):
+            with reading(path), parquet.ParquetFile(path) as file:
+                columns(path, file.schema_arrow)
+                for group in range(file.num_row_groups):
+                    groups.append((place, group))
+                    starts.append(rows)
+                    rows += file.metadata.row_group(group).num_rows
+        if not rows:
+            raise UserError(f"{files[0]} holds no image: copy it again")
+        return cls(files, groups, starts, rows)
+
+    def labels(self) -> torch.Tensor | None:
+        """int64 [N]; None where a file has no column of classes."""
+        parts = []
+        for path in self.files:
+            with reading(path):
+                _, label = columns(path, parquet.read_schema(path))
+                if label is None:
+                    return None
+                column = parquet.read_table(path, columns=[label])[label]
+                if not pa.types.is_integer(column.type) or column.null_count:
+                    raise UserError(f"{path} has classes that are no numbers in its column {label}: copy it again")
+                parts.append(torch.tensor(column.to_numpy(), dtype=torch.int64))
+        return torch.cat(parts)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_held"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_held": threading.local()}
+
+    def name(self, index: int) -> str:
+        place = bisect_right(self.starts, index) - 1
+        file = self.groups[place][0]
+        return f"{self.files[file]}, row {index - self.starts[self.groups.index((file, 0))]}"
+
+    def read(self, index: int) -> bytes:
+        """Cheap for neighbours only: the last row group is kept, per thread."""
+        place = bisect_right(self.starts, index) - 1
+        if getattr(self._held, "place", None) != place:
+            self._held.values, self._held.place = self.row_group(place), place
+        return present(self._held.values[index - self.starts[place]].as_py())
+
+    def row_group(self, place: int) -> pa.Array:
+        file, group = self.groups[place]
+        with reading(self.files[file]), parquet.ParquetFile(self.files[file]) as table:
+            image, _ = columns(self.files[file], table.schema_arrow)
+            return encoded(table.read_row_group(group, columns=[image], use_threads=False)[image])
+
+    def identity(self) -> Iterator[bytes]:
+        for path in self.files:
+            yield f"{path.name}\0{path.stat().st_size}\0".encode()
+
+    def at_random(self) -> "CopiedSource":
+        from datasets import Dataset, config
+        from datasets.exceptions import DatasetsError
+        total = sum(path.stat().st_size for path in self.files)
+        log.info("Parquet cannot be read image by image: an Arrow copy of %.1f GB goes to %s (HF_DATASETS_CACHE=)",
+                 total / 1e9, config.HF_DATASETS_CACHE)
+        image, _ = columns(self.files[0], parquet.read_schema(self.files[0]))
+        try:
+            rows = Dataset.from_parquet([str(path) for path in self.files], columns=[image])
+        except (DatasetsError, OSError, pa.ArrowException) as error:
+            raise UserError(f"{self.files[0].parent} cannot be copied to {config.HF_DATASETS_CACHE} "
+                            f"({type(error).__name__}: {error.__cause__ or error}): make room or copy it again") from error
+        return CopiedSource(rows.with_format("arrow"), image, str(self.files[0].parent), self)
+
+
+@dataclass
+class MappedSource:
+    """The `column` of a data set of the `datasets` library, whose files are mapped into memory: any row is read quickly."""
+    rows: Any
+    column: str
+    title: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return f"{self.title}, row {index}"
+
+    def read(self, index: int) -> bytes:
+        return present(encoded(self.rows[index][self.column])[0].as_py())
+
+    def identity(self) -> Iterator[bytes]:
+        yield f"{self.title}\0{len(self)}".encode()
+
+    def at_random(self) -> "MappedSource":
+        return self
+
+
+@dataclass
+class CopiedSource(MappedSource):
+    """The rows of `original` in an Arrow copy."""
+    original: TableSource
+
+    def name(self, index: int) -> str:
+        return self.original.name(index)
+
+    def identity(self) -> Iterator[bytes]:
+        return self.original.identity()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what Arrow raises into one sentence about the file."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as images in Parquet: copy it again") from error
+
+
+def present(data: bytes | None) -> bytes:
+    if data is None:
+        raise OSError("there is no image")
+    return data
+
+
+def columns(path: Path | str, schema: pa.Schema) -> tuple[str, str | None]:
+    """Names of the image column and, if there is one, of the classes."""
+    image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
+    if image is None:
+        raise UserError(f"{path} has no column {' or '.join(IMAGE_COLUMNS)}: give Parquet files of images")
+    return image, next((name for name in LABEL_COLUMNS if name in schema.names), None)
+
+
+def encoded(column: pa.ChunkedArray) -> pa.Array:
+    """The images' bytes, whether alone or in a struct with their path."""
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    return array.field("bytes") if pa.types.is_struct(array.type) else array

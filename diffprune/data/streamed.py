@@ -1,0 +1,105 @@
+"""A data set that is read as it is needed, ahead of its use, by several processes."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from diffprune.data.images import ImageSet, Taken
+from diffprune.data.readable import Readable
+from diffprune.data.skipped import Skipped
+from diffprune.errors import UserError
+
+
+class StreamedImages(ImageSet):
+    """The images of `readable`, decoded when they are asked for; `workers` processes read ahead, 0 none.
+
+    `labels` are those of the files; with a bad image's substitute comes the substitute's class.
+    """
+
+    def __init__(self, readable: Readable, flip: bool, workers: int = 0) -> None:
+        self.readable, self.flip, self.workers = readable, flip, workers
+        self._skipped = Skipped()
+
+    labels = property(lambda self: self.readable.labels)
+    skipped = property(lambda self: self._skipped.names)
+
+    def __len__(self) -> int:
+        return len(self.readable)
+
+    @cached_property
+    def key(self) -> str:
+        return self.readable.key()
+
+    def take(self, indices: Tensor) -> Taken:
+        return self._accepted(Requests(self.readable)[indices])
+
+    def taken(self, wanted: Iterable[Tensor]) -> Iterator[Taken]:
+        if self.workers == 0:
+            yield from map(self.take, wanted)
+            return
+        with warnings.catch_warnings():     # more processes than cores are no mistake: they wait for files, too
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            # A generator of its own: the loader would otherwise draw from the global one.
+            answers = iter(DataLoader(Requests(self.readable), sampler=wanted, batch_size=None, num_workers=self.workers,
+                                      collate_fn=unchanged, generator=torch.Generator()))
+        while (answer := self._next(answers)) is not None:
+            yield self._accepted(answer)
+
+    def _next(self, answers: Iterator["Answer"]) -> "Answer | None":
+        try:
+            return next(answers, None)
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):     # a defect in what the process ran
+                raise
+            raise UserError(f"a process that reads images was killed, mostly for want of memory ({error}): "
+                            f"lower dataset.workers={self.workers}") from error
+
+    def _accepted(self, answer: "Answer") -> Taken:
+        if isinstance(answer, UserError):
+            raise answer
+        pixels, origin, bad = answer
+        if bad:
+            self._skipped.add(bad)
+        return torch.from_numpy(pixels), None if self.labels is None else self.labels[torch.from_numpy(origin)]
+
+    def _classes(self, indices: Tensor) -> Tensor | None:
+        if self.readable.skip and self.labels is not None:
+            return self.take(indices)[1]        # which image stands in for a bad one shows on reading
+        return super()._classes(indices)
+
+
+# Images uint8 [B, C, H, W], the indices they come from, and what was found to be bad; or the mistake to tell the user.
+Answer = tuple[np.ndarray, np.ndarray, dict[int, str]] | UserError
+
+
+class Requests(Dataset):
+    """What a reading process answers. NumPy arrays travel through a pipe: shared memory is small in many containers.
+
+    A UserError is an answer too, because the loader would wrap a raised one into a traceback.
+    """
+
+    def __init__(self, readable: Readable) -> None:
+        self.readable = readable
+
+    def __getitem__(self, indices: Tensor) -> Answer:
+        known = set(self.readable.bad)
+        try:
+            found = [self.readable.image(index) for index in indices.tolist()]
+        except UserError as error:
+            return error
+        side, channels = self.readable.transform.resolution, self.readable.transform.channels
+        pixels = np.empty((len(found), channels, side, side), np.uint8)
+        for place, (_, image) in enumerate(found):
+            pixels[place] = image.transpose(2, 0, 1)
+        origin = np.array([index for index, _ in found], np.int64)
+        return pixels, origin, {index: name for index, name in self.readable.bad.items() if index not in known}
+
+
+def unchanged(answer: Any) -> Any:
+    return answer

@@ -1,0 +1,47 @@
+"""Dropout whose draws belong to the whole batch of a step, however that is split over processes and micro-batches."""
+
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from diffprune.diffusion import Stream, generator
+
+
+class Masks:
+    """The stream of one step's draws: every layer in turn draws for `size` images, and keeps the rows it works on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream, self.size, self.rows = torch.Generator(device), 0, slice(0)
+
+    def begin(self, seed: int, step: int, size: int, rows: slice) -> None:
+        """To be called before each pass over `rows` of the `size` images of `step`."""
+        self.stream.manual_seed(generator(seed, Stream.DROPOUT, step).initial_seed())
+        self.size, self.rows = size, rows
+
+    def draw(self, like: Tensor, probability: float) -> Tensor:
+        """What `like` [n, ...] is multiplied with: 0 or 1 / (1 - probability)."""
+        # Random kernels fill memory in its own order: draws follow the layout of `like`, as those of nn.Dropout do.
+        last = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+        whole = torch.empty((self.size, *like.shape[1:]), dtype=like.dtype, device=like.device,
+                            memory_format=torch.channels_last if last else torch.contiguous_format)
+        return whole.bernoulli_(1 - probability, generator=self.stream)[self.rows].div_(1 - probability)
+
+
+class BatchDropout(nn.Module):
+    """`nn.Dropout` with the draws of `masks`; of an unsplit batch on a CPU the very same draws."""
+
+    def __init__(self, p: float, masks: Masks) -> None:
+        super().__init__()
+        self.p, self.masks = p, masks
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.masks.draw(x, self.p) if self.training and self.p else x
+
+
+def set_dropout(unet: nn.Module, probability: float) -> Masks:
+    """Dropout inside the residual blocks, where the original models have it, and nowhere else; gives its draws."""
+    masks = Masks(next(unet.parameters()).device)
+    for module in unet.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.dropout = BatchDropout(probability, masks)
+    return masks

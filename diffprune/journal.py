@@ -1,0 +1,33 @@
+"""How a training went, line by line."""
+
+import json
+import time
+from pathlib import Path
+
+from diffprune.files import appearing
+from diffprune.track import Tracker
+
+
+class Journal:
+    """`progress.jsonl`: one line per logged step, continued after a restart without repeating or losing one."""
+
+    def __init__(self, path: Path, step: int, tracker: Tracker) -> None:
+        self.path, self.tracker = path, tracker
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        self.before = json.loads(kept[-1])["seconds"] if kept else 0.0
+        with appearing(path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in kept))
+
+    def __enter__(self) -> "Journal":
+        self.file, self.start = self.path.open("a", buffering=1), time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, step: int, loss: float, lr: float) -> None:
+        """`loss` summed over pixels, mean over the batch; `seconds` of training so far, restarts included."""
+        seconds = round(self.before + time.monotonic() - self.start, 3)
+        self.file.write(json.dumps({"step": step, "loss": loss, "lr": lr, "seconds": seconds}) + "\n")
+        self.tracker.log({"loss": loss, "lr": lr, "seconds": seconds}, step)

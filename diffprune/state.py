@@ -1,0 +1,72 @@
+"""Files of training states: whole, checked, and no more of them than asked."""
+
+import errno
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffprune.files import appearing, remove
+
+log = logging.getLogger(__name__)
+
+
+class Damaged(Exception):
+    """The file is not what was written."""
+
+
+def write_state(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Writes `tensors` (on the CPU) and `about` (JSON), with a SHA-256 of both, by rename; OSError for a full disk."""
+    tensors, text = {name: tensor.contiguous() for name, tensor in tensors.items()}, json.dumps(about)
+    with appearing(path) as partial:
+        try:
+            save_file(tensors, partial, metadata={"about": text, "sha256": digest(tensors, text)})
+        except SafetensorError as error:
+            if f"os error {errno.ENOSPC}" in str(error):        # safetensors has its own name for it
+                raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+            raise
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_state` was given; raises Damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            # Copies: the file's own tensors are not aligned in memory, and CPU kernels round differently on them.
+            tensors, about = {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise Damaged(f"{path} is not readable ({error})") from error
+    if about.get("sha256") != digest(tensors, about.get("about", "")):
+        raise Damaged(f"{path} differs from its checksum")
+    return tensors, json.loads(about["about"])
+
+
+def newest_state(paths: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The last of `paths` that is whole; the others are named in a warning."""
+    for path in reversed(paths):
+        try:
+            return read_state(path)
+        except Damaged as error:
+            log.warning("%s: going back to the state before it", error)
+    return None
+
+
+def keep_last(paths: Sequence[Path], count: int) -> None:
+    """Deletes all but the last `count` of `paths`."""
+    for path in paths[:-count]:
+        remove(path)
+
+
+def digest(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256, in hex, of `text` and of every tensor's name, type, shape and bytes."""
+    sha256 = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return sha256.hexdigest()

@@ -1,0 +1,84 @@
+"""`python -m experiments.performance`: the README's performance table and docs/performance.md, from kept measurements.
+
+`python -m diffprune.bench --json experiments/results/bench_<machine>.json` makes one.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from diffprune.files import read_json
+from experiments.blocks import replaced
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "experiments" / "results"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
+INTRODUCTION = """# Performance
+
+Each case in one process, its ways in turn; seconds are medians, ratios the median over the rounds of the plain way's time
+through this one's. The plain way is what a script does: one timestep per step, float32, NCHW, a fresh forward pass for
+every cell of a grid, PNG files between sampling and scoring (`diffprune/bench/plain.py`)."""
+COMMAND = "python -m diffprune.bench --json experiments/results/{name}"
+
+
+def measurements() -> list[tuple[str, dict[str, Any]]]:
+    """(file name, what the bench wrote) of every machine."""
+    return [(path.name, read_json(path)) for path in sorted(RESULTS.glob("bench_*.json"))]
+
+
+def headlines(known: dict[str, Any]) -> list[list[str]]:
+    """Per case its fastest way beside the baseline; of the latencies the pruned model's beside the dense one's."""
+    rows = []
+    for case in dict.fromkeys(line["case"] for line in known["lines"]):
+        ways = [line for line in known["lines"] if line["case"] == case]
+        fastest = max(ways, key=lambda line: line["times_as_fast"])
+        if fastest["way"].startswith(("dense", "pruned")):
+            fastest = next(line for line in ways if line["way"] == "pruned, eager")
+            rows.append([case, "pruned beside dense", fastest["note"].split()[0], fastest["note"].split("; ")[1]])
+        else:
+            rows.append([case, fastest["way"], f"{fastest['times_as_fast']:.2f}", fastest["note"]])
+    return rows
+
+
+def summary() -> str:
+    """For each machine one table of a few lines."""
+    parts = []
+    for _, known in measurements():
+        rows = tabulate(headlines(known), [title(known), "way", "times as fast", ""], "github", disable_numparse=True)
+        parts.append(rows)
+    return "\n\n".join(parts)
+
+
+def page() -> str:
+    """Everything that was measured, with the machine and the versions."""
+    parts = [INTRODUCTION]
+    for name, known in measurements():
+        versions = ", ".join(f"{library} {version}" for library, version in known["versions"].items())
+        how = f"`{COMMAND.format(name=name)}`, {known['rounds']} rounds, {known['model']}; {versions}."
+        parts += [f"## {title(known)}", how, tabulate([cells(line) for line in known["lines"]],
+                  ["", "way", "seconds", "times as fast", "peak MB", ""], "github", disable_numparse=True)]
+    return "\n\n".join(parts) + "\n"
+
+
+def cells(line: dict[str, Any]) -> list[str]:
+    return [line["case"], line["way"], f"{line['seconds']:.3g}", f"{line['times_as_fast']:.2f}", f"{line['peak_mb']:,.0f}",
+            line["note"]]
+
+
+def title(known: dict[str, Any]) -> str:
+    machine = known["machine"]
+    return machine.get("gpu", machine["processor"])
+
+
+def rendered(readme: str) -> str:
+    return replaced(readme, "performance", summary())
+
+
+def main() -> None:
+    README.write_text(rendered(README.read_text()))
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()

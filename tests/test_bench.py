@@ -1,0 +1,118 @@
+"""The bench: what it times is the same work, its clock is fair, its table says what was measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffprune.bench import cases, plain
+from diffprune.bench.clock import Peak, Timing, alternating
+from diffprune.bench.measured import lines
+from diffprune.bench.setting import Setting
+from diffprune.diffusion import add_noise
+from diffprune.gradient_sum import Calibration
+from diffprune.training import draw
+from tests.conftest import ROOT
+
+COMMAND = (sys.executable, "-m", "diffprune.bench")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def setting() -> Setting:
+    return Setting.of(["schedule.dropout=0", "device=cpu"], batch=4)
+
+
+def test_ways_take_turns_and_the_first_turn_does_not_count() -> None:
+    calls: list[str] = []
+    timings = alternating({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, CPU, "test")
+    assert calls == ["a", "b"] * 4
+    assert [len(timing.seconds) for timing in timings.values()] == [3, 3]
+
+
+def test_ratios_are_of_rounds_not_of_medians() -> None:
+    slow_machine = Timing([1.0, 10.0, 1.0], 0), Timing([0.5, 5.0, 0.5], 0)
+    assert slow_machine[1].times_as_fast_as(slow_machine[0]) == 2
+
+
+def test_a_baseline_that_did_a_part_counts_for_the_whole() -> None:
+    plainest, ours = lines("case", {"plain": Timing([1.0], 0), "ours": Timing([2.0], 0)}, "plain", times=9)
+    assert (plainest.seconds, plainest.times_as_fast) == (9, 1)
+    assert (ours.seconds, ours.times_as_fast) == (2, 4.5)
+
+
+def test_the_peak_is_what_was_in_use_since_it_was_asked() -> None:
+    before = Peak(CPU).megabytes()
+    peak = Peak(CPU)
+    used = np.ones(40_000_000)      # 320 MB
+    assert peak.megabytes() > before + 250
+    del used
+
+
+def test_the_plain_step_and_the_engines_are_one_step(setting: Setting) -> None:
+    """The same draws, clip and optimiser: the weights after one step agree."""
+    recipe, x_0 = setting.cfg.schedule, setting.images(4)
+    unet, alpha_bar = setting.copy_of(setting.dense).unet, setting.dense.alpha_bar
+    script = plain.PlainTraining(unet, alpha_bar, recipe.lr, recipe.clip, recipe.ema)
+    t, eps = draw(setting.cfg.seed, 0, 4, setting.dense.shape, 1000)
+    predicted = script.unet(add_noise(x_0, eps, alpha_bar[t]), t).sample
+    script.update((predicted - eps).square().sum((1, 2, 3)).mean())
+    works = cases.training(setting)
+    assert list(works) == ["plain", "fp32", "fp32, channels_last"] + (["bf16, channels_last"] if setting.knows_bf16 else [])
+    trained = works["fp32"].__closure__[1].cell_contents
+    works["fp32"]()
+    for ours, theirs in zip(trained.weights, script.unet.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=recipe.lr / 10)
+
+
+def test_the_plain_walk_sums_the_gradients_of_the_walk(setting: Setting) -> None:
+    model, x_0 = setting.copy_of(setting.dense), setting.images(4)
+    torch.manual_seed(0)
+    plain.plain_walk(model.unet, model.alpha_bar, x_0, 3)
+    expected = model.unet.conv_in.weight.grad.clone()
+    torch.manual_seed(0)
+    total = Calibration(model, x_0, torch.randn_like(x_0)).accumulate(torch.ones(3))
+    torch.testing.assert_close(total.gradients["conv_in"], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_every_way_of_sampling_draws_the_same_images(setting: Setting) -> None:
+    works, drawn = cases.sampling(setting, 3)
+    for work in works.values():
+        work()
+    assert set(drawn) == set(works)
+    for name, images in drawn.items():
+        if "bf16" not in name:
+            assert np.abs(images.astype(int) - drawn["plain"].astype(int)).max() <= 1
+
+
+def test_the_plain_features_are_those_from_memory(setting: Setting, tmp_path: Path) -> None:
+    from diffprune.features import load_extractor
+    extractor = load_extractor("cifar-cnn", None)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    plain.plain_files(images, tmp_path)
+    np.testing.assert_allclose(plain.plain_features(extractor.network, tmp_path, 2), extractor.features(images), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_command_measures_every_case_and_writes_what_it_measured(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "dataset=digits", "device=cpu", "--batch", "2", "--rounds", "1", "--steps", "2", "--images", "8",
+         "--features", "digits-cnn", "--json", str(tmp_path / "b.json")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    known = json.loads((tmp_path / "b.json").read_text())
+    cases_measured = {line["case"].split()[0] for line in known["lines"]}
+    assert cases_measured == {"fine-tuning", "scoring", "sampling", "digits-cnn", "one"}
+    assert all(line["seconds"] > 0 for line in known["lines"])
+    assert "threads" in known["machine"]["processor"]
+    assert "torch" in known["versions"]
+
+
+@pytest.mark.slow
+def test_an_unknown_case_is_named() -> None:
+    done = subprocess.run([*COMMAND, "--only", "speed"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: --only speed is not known: choose of training, scoring, sampling, scores, latency"

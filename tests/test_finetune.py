@@ -1,0 +1,299 @@
+"""Healing as a stage: stopped anywhere and repeated it ends bit-equal, and nothing that goes wrong costs a good state."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from omegaconf import DictConfig
+
+from diffprune import state
+from diffprune.checkpoint import save_model
+from diffprune.data.images import Images
+from diffprune.diffusion_model import DiffusionModel
+from diffprune.errors import UserError
+from diffprune.files import write_json
+from diffprune.interrupt import Interrupted
+from diffprune.journal import Journal
+from diffprune.losses import NoisePrediction
+from diffprune.models import device_of
+from diffprune.pipeline import reproduce
+from diffprune.run import Run
+from diffprune.stages import finetune
+from diffprune.state import read_state
+from diffprune.track import Tracker
+from tests.conftest import tiny_unet, tuned
+
+STEPS = 8
+SHORT = (f"schedule.steps={STEPS}", "schedule.batch=8", "schedule.save_every=3", "schedule.log_every=2",
+         "schedule.preview_every=0", "schedule.ema=0.5")
+
+
+def pruned(folder: Path) -> Run:
+    """A run whose model is pruned already."""
+    run = Run(folder)
+    save_model(DiffusionModel(tiny_unet(), DDIMScheduler()), run.pruned)
+    return run
+
+
+def heal(cfg: DictConfig, run: Run) -> str:
+    """Heals to the end; the digest of what came out."""
+    finetune.stage(cfg, run, Tracker())
+    return digest(run)
+
+
+def digest(run: Run) -> str:
+    assert not run.states
+    return hashlib.sha256((run.finetuned / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a run comes to that nothing ever happened to."""
+    return heal(tuned(*SHORT), pruned(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.fixture
+def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Has something happen when the data of a step is asked for, once."""
+    def arranged(step: int, happens: Callable[[], None]) -> None:
+        usual = Images.batches
+
+        def batches(self: Images, start: int, *rest) -> Iterator:
+            for number, batch in enumerate(usual(self, start, *rest), start):
+                if number == step:
+                    monkeypatch.setattr(Images, "batches", usual)
+                    happens()
+                yield batch
+        monkeypatch.setattr(Images, "batches", batches)
+    return arranged
+
+
+def ask(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "code"), [
+    (signal.SIGTERM, 75), pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+def test_a_request_keeps_the_running_step_and_costs_nothing(tmp_path: Path, whole: str, before_step, number: int,
+                                                            code: int) -> None:
+    run, cfg, former = pruned(tmp_path), tuned(*SHORT), signal.getsignal(number)
+    before_step(4, ask(number))
+    with pytest.raises(Interrupted) as stopped:
+        heal(cfg, run)
+    assert stopped.value.code == code
+    assert run.states[-1] == run.state(5)
+    assert signal.getsignal(number) is former
+    assert heal(cfg, run) == whole
+
+
+@pytest.mark.slow
+def test_a_run_stopped_at_every_single_step_ends_as_one_that_never_was(tmp_path: Path, whole: str, before_step) -> None:
+    run, cfg = pruned(tmp_path), tuned(*SHORT)
+    for step in range(STEPS):
+        before_step(step, ask(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            heal(cfg, run)
+        assert run.states[-1] == run.state(step + 1)
+        assert len(run.states) <= 2
+    assert heal(cfg, run) == whole
+    assert [json.loads(line)["step"] for line in run.progress.read_text().splitlines()] == [2, 4, 6, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", range(STEPS))
+def test_a_process_that_dies_in_a_step_goes_on_from_the_last_kept_one(tmp_path: Path, whole: str, before_step,
+                                                                     step: int) -> None:
+    """An error stands in for the kill here; `test_processes` and `test_cli` kill real processes."""
+    def die() -> None:
+        raise MemoryError
+    run, cfg = pruned(tmp_path), tuned(*SHORT)
+    before_step(step, die)
+    with pytest.raises(MemoryError):
+        heal(cfg, run)
+    assert [s.name for s in run.states] == [run.state(kept).name for kept in (3, 6) if kept <= step]
+    assert heal(cfg, run) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["torn", "flipped"])
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, whole: str, before_step, how: str,
+                                                     caplog: pytest.LogCaptureFixture) -> None:
+    run, cfg = pruned(tmp_path), tuned(*SHORT)
+    before_step(6, ask(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        heal(cfg, run)
+    assert [s.name for s in run.states] == [run.state(6).name, run.state(7).name]
+    content = bytearray(run.states[-1].read_bytes())
+    content[-1000] ^= 1
+    run.states[-1].write_bytes(content[:-500] if how == "torn" else content)
+    assert heal(cfg, run) == whole
+    assert "going back to the state before it" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_damaged_state_is_not_what_is_kept(tmp_path: Path, before_step) -> None:
+    run, cfg = pruned(tmp_path), tuned(*SHORT, "schedule.keep_last=1")
+    for step in (3, 2):
+        before_step(step, ask(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            heal(cfg, run)
+        assert run.states == [run.state(step + 1)]
+        run.states[-1].write_bytes(b"")
+
+
+@pytest.mark.slow
+def test_without_any_whole_state_it_starts_again(tmp_path: Path, whole: str, before_step) -> None:
+    run, cfg = pruned(tmp_path), tuned(*SHORT)
+    before_step(6, ask(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        heal(cfg, run)
+    for kept in run.states:
+        kept.write_bytes(b"")
+    assert heal(cfg, run) == whole
+
+
+@pytest.mark.slow
+def test_as_many_states_are_kept_as_asked(tmp_path: Path, before_step) -> None:
+    run = pruned(tmp_path)
+    before_step(6, ask(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        heal(tuned(*SHORT, "schedule.save_every=1", "schedule.keep_last=3"), run)
+    assert run.states == [run.state(step) for step in (5, 6, 7)]
+
+
+@pytest.mark.slow
+def test_a_request_during_a_preview_ends_it_with_the_state_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, cfg = pruned(tmp_path), tuned(*SHORT, "schedule.preview_every=4", "sampler.steps=2")
+    expected = heal(cfg, pruned(tmp_path / "other"))
+
+    def draw(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        pytest.fail("went on drawing")
+    with monkeypatch.context() as patched:
+        patched.setattr("diffprune.draw.Preview.draw", draw)
+        with pytest.raises(Interrupted):
+            heal(cfg, run)
+    assert run.states[-1] == run.state(4)
+    assert heal(cfg, run) == expected
+
+
+@pytest.fixture
+def begun(config, before_step) -> tuple[DictConfig, Run]:
+    """A run of the whole pipeline that was stopped after step 4 of its healing; nothing is due after that."""
+    cfg = config(*SHORT, "until=finetune")
+    run = pruned(Run.of(cfg).folder)
+    run.scores.touch()
+    write_json(run.prune_report, {})
+    before_step(3, ask(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        reproduce(cfg, run)
+    return cfg, run
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["state", "journal"])
+def test_a_full_disk_is_one_sentence_and_costs_no_state(begun: tuple[DictConfig, Run], whole: str, where: str,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, run = begun
+    before = {path: path.read_bytes() for path in run.states}
+    assert run.state(4) in before
+    with monkeypatch.context() as patched:
+        patched.setattr(*{"state": (state, "save_file", full), "journal": (Journal, "write", full)}[where])
+        with pytest.raises(UserError, match=r"the disk of .* is full: make room and repeat") as error:
+            reproduce(cfg, run)
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in run.states} == before
+    reproduce(cfg, run)
+    assert digest(run) == whole
+
+
+@pytest.mark.slow
+def test_a_disk_that_really_is_full(begun: tuple[DictConfig, Run], whole: str, small_disk: Path) -> None:
+    cfg, elsewhere = begun
+    shutil.copytree(elsewhere.folder, small_disk / "run")
+    run, filler = Run(small_disk / "run"), small_disk / "filler"
+    room = shutil.disk_usage(small_disk).free - 100_000       # for the journal, not for a state
+    filler.write_bytes(bytes(room))
+    kept = run.state(4).read_bytes()
+    with pytest.raises(UserError, match="is full"):
+        reproduce(cfg, run)
+    assert run.states[-1] == run.state(4)
+    assert run.state(4).read_bytes() == kept
+    assert not list(run.folder.rglob("*.partial"))
+    filler.unlink()
+    reproduce(cfg, run)
+    assert digest(run) == whole
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB, where the user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs rights that this user has not")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("save_every", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_loss_that_is_no_number_stops_at_its_step_and_the_last_good_state_stays(
+        tmp_path: Path, save_every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, usual, calls = pruned(tmp_path), NoisePrediction.__call__, []
+
+    def breaking(self: NoisePrediction, *given: object) -> torch.Tensor:
+        calls.append(None)
+        return usual(self, *given) * (float("nan") if len(calls) == 6 else 1)
+    monkeypatch.setattr(NoisePrediction, "__call__", breaking)
+    with pytest.raises(UserError, match="at step 5"):
+        heal(tuned(*SHORT, f"schedule.save_every={save_every}", "schedule.log_every=100"), run)
+    assert run.states[-1] == run.state({1: 5, 3: 3}[save_every])
+    tensors, _ = read_state(run.states[-1])
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+    assert len(calls) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [
+    ("schedule.loss=distill",), ("schedule.loss=features",), ("schedule.min_snr=5",), ("schedule.accumulate=3",),
+    ("schedule.rate=cosine", "schedule.warmup=3"), ("schedule.ema_power=6.94",), ("precision=bf16",),
+    ("memory_format=channels_last",), ("schedule.weight_decay=0.01", "schedule.ema=0", "schedule.clip=null")],
+    ids=lambda given: " ".join(given))
+def test_every_recipe_heals_resumes_and_has_a_result_of_its_own(tmp_path: Path, whole: str, before_step,
+                                                                overrides: tuple[str, ...]) -> None:
+    cfg = tuned(*SHORT, *overrides)
+    straight, stopped = pruned(tmp_path / "straight"), pruned(tmp_path / "stopped")
+    before_step(4, ask(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        heal(cfg, stopped)
+    assert heal(cfg, stopped) == heal(cfg, straight) != whole
+    losses = [json.loads(line)["loss"] for line in straight.progress.read_text().splitlines()]
+    assert all(0 < loss < 1000 for loss in losses)
+
+
+def test_half_precision_that_a_cpu_has_not_is_refused() -> None:
+    with pytest.raises(UserError, match="precision=fp16 needs a GPU"):
+        device_of(tuned("precision=fp16", "device=cpu"))
+
+
+def test_how_a_batch_is_split_is_outside_the_name() -> None:
+    name = Run.of(tuned()).name
+    assert Run.of(tuned("schedule.accumulate=4", "schedule.keep_last=9")).name == name
+    for option in ("loss=distill", "min_snr=5", "rate=cosine", "warmup=1", "ema_power=3"):
+        assert Run.of(tuned(f"schedule.{option}")).name != name
+    assert Run.of(tuned("memory_format=channels_last")).name != name

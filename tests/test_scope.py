@@ -1,0 +1,119 @@
+"""Ranking channels across groups: what goes, what stays, and that the model still runs."""
+
+import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from diffprune import criteria
+from diffprune.checkpoint import load_model, save_model
+from diffprune.composition import CHOICES
+from diffprune.diffusion_model import DiffusionModel
+from diffprune.rule import Rule
+from diffprune.scope import SCOPES, Global, Isomorphic, Ranked, portions_to_remove
+from diffprune.selection import PaperSelection, TorchPruningSelection
+from diffprune.surgery import cut
+from tests.conftest import tiny_unet
+from tests.test_heads import MODELS
+from tests.test_heads import run as run_any
+from tests.test_surgery import CRITERIA, run, scored
+
+
+def ranked(root: str, *worth: float, size: int = 1, topology: str = "") -> Ranked:
+    return Ranked(root, len(worth) * size, size, torch.tensor(worth, dtype=torch.float64), topology)
+
+
+def test_global_takes_the_least_relative_to_each_groups_mean() -> None:
+    groups = [ranked("a", 1, 3, 4, 4), ranked("b", 100, 100, 100, 100)]      # relative: 1/3, 1, … and 1, 1, …
+    assert portions_to_remove(groups, Global(), 0.125, 0.1) == {"a": 1, "b": 0}
+    assert portions_to_remove(groups, Global(), 0.375, 0.1) == {"a": 2, "b": 1}       # at equal worth the earlier group
+
+
+def test_isomorphic_ranks_like_with_like_as_they_are() -> None:
+    groups = [ranked("a", 1, 3, topology="x"), ranked("b", 10, 20, 30, 40, topology="x"), ranked("c", 0, 0, topology="y")]
+    assert portions_to_remove(groups, Isomorphic(), 0.5, 0.0) == {"a": 1, "b": 2, "c": 1}
+
+
+def test_a_floor_holds_in_every_group() -> None:
+    groups = [ranked("a", 0, 0, 0, 0, 0, 0, 0, 0), ranked("b", 7, 8, 9, 9)]
+    assert portions_to_remove(groups, Global(), 0.5, 0.5) == {"a": 4, "b": 2}
+    assert portions_to_remove(groups, Global(), 0.9, 0.0) == {"a": 7, "b": 3}     # never the last
+
+
+def test_portions_go_whole_and_none_is_passed_over() -> None:
+    groups = [ranked("wide", 1, 5, size=4), ranked("narrow", 2, 3, 4, 9)]
+    assert portions_to_remove(groups, Isomorphic(), 0.25, 0.0) == {"wide": 0, "narrow": 0}    # 3 of 12, the first has 4
+    assert portions_to_remove(groups, Isomorphic(), 0.5, 0.0) == {"wide": 1, "narrow": 2}
+
+
+def test_groups_without_any_score_do_not_fail() -> None:
+    assert portions_to_remove([ranked("a", 0, 0)], Global(), 0.5, 0.1) == {"a": 1}
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(groups=st.sampled_from([1, 2, 4]), criterion=st.sampled_from(CRITERIA), scope=st.sampled_from(list(SCOPES)),
+       ratios=st.tuples(st.floats(0, 0.45), st.floats(0.5, 0.95)), floor=st.sampled_from([0.1, 0.3]),
+       selection=st.sampled_from([PaperSelection, TorchPruningSelection]), seed=st.integers(0, 9))
+def test_any_criterion_scope_and_ratio_gives_a_model_that_runs_reloads_and_shrinks(
+        groups: int, criterion: type, scope: str, ratios: tuple[float, float], floor: float, selection: type,
+        seed: int) -> None:
+    dense, sizes = tiny_unet(groups=groups, seed=seed), []
+    terms = scored(dense, seed)
+    for ratio in ratios:
+        unet = copy.deepcopy(dense)
+        report = cut(unet, criterion(), ratio, terms, seed, selection(), scope=scope, floor=floor)
+        sizes.append(report.params)
+        run(unet).sum().backward()
+        for group in report.groups:
+            assert group["after"] % group["norm_groups"] == 0 or group["after"] == group["before"]
+            assert scope == "local" or group["after"] >= floor * group["before"]
+    assert sizes[1] < sizes[0] <= report.params_dense
+    with TemporaryDirectory() as folder:
+        save_model(DiffusionModel(unet, DDIMScheduler()), Path(folder) / "model")
+        loaded = load_model(Path(folder) / "model").unet
+    assert torch.equal(run(loaded), run(unet))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heads", ["equal", "whole"])
+@pytest.mark.parametrize("scope", ["global", "isomorphic"])
+@pytest.mark.parametrize("name", MODELS)
+def test_heads_and_gates_are_ranked_whole(name: str, scope: str, heads: str) -> None:
+    dense = MODELS[name]()
+    terms, sizes = scored(dense, 0), []
+    for ratio in (0.2, 0.4, 0.6):
+        model = copy.deepcopy(dense)
+        report = cut(model, criteria.DiffPruning(), ratio, terms, heads=heads, scope=scope)
+        run_any(model).sum().backward()
+        sizes.append(report.params)
+    assert report.params_dense > sizes[0] > sizes[1] > sizes[2]
+
+
+def test_a_global_ranking_is_made_before_any_cut() -> None:
+    """The local rule scores a group when its turn comes; a ranking needs all scores at once."""
+    unet, widths = tiny_unet((16, 32)), []
+
+    class Recording(criteria.Magnitude):
+        def score(self, slices, channels, rng):
+            widths.extend(s.terms["w2"].shape[1] for s in slices if not s.is_norm)
+            return super().score(slices, channels, rng)
+
+    dense = {size for m in unet.modules() if hasattr(m, "weight") and m.weight is not None for size in m.weight.shape}
+    cut(unet, Recording(), 0.5, scored(unet, 0), scope="global")
+    assert set(widths) <= dense
+
+
+@pytest.mark.parametrize(("option", "words"), [({"scope": "world"}, "choose one of local, global, isomorphic"),
+                                               ({"floor": 1.0}, "floor 1.0 is outside")])
+def test_what_is_no_scope_or_floor_is_refused(option: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Rule(0.3, **option)
+
+
+def test_the_choices_are_the_scopes_there_are() -> None:
+    assert CHOICES["pruner.scope"] == tuple(SCOPES)

@@ -1,0 +1,210 @@
+"""One walk over the timesteps serves every threshold, policy, criterion and ratio, in every process."""
+
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import load_file
+
+from diffprune.checkpoint import save_model
+from diffprune.diffusion_model import DiffusionModel
+from diffprune.gradient_sum import Calibration, GradientSum, trimmed
+from diffprune.run import Run
+from diffprune.stages import score
+from diffprune.stored_walk import StoredWalk
+from diffprune.timesteps import Gate, Largest, Weights, Window
+from tests.conftest import ROOT, tiny_unet
+
+TIMESTEPS = 16
+
+
+def small_model() -> DiffusionModel:
+    return DiffusionModel(tiny_unet((4, 8)), DDIMScheduler(num_train_timesteps=TIMESTEPS, beta_start=1e-3, beta_end=0.4))
+
+
+def small_calibration(per_pass: int | None = 1, mean_loss: bool = False, seed: int = 1) -> Calibration:
+    rng = torch.Generator().manual_seed(seed)
+    x_0, eps = torch.rand(2, 1, 8, 8, generator=rng) * 2 - 1, torch.randn(2, 1, 8, 8, generator=rng)
+    return Calibration(small_model(), x_0, eps, None, mean_loss, per_pass)
+
+
+class Counted:
+    """How many timesteps the networks of all calibrations were evaluated at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.timesteps, losses = 0, Calibration.losses
+
+        def counting(calibration: Calibration, timesteps: torch.Tensor) -> torch.Tensor:
+            self.timesteps += len(timesteps)
+            return losses(calibration, timesteps)
+        monkeypatch.setattr(Calibration, "losses", counting)
+
+    def since(self) -> int:
+        seen, self.timesteps = self.timesteps, 0
+        return seen
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    return Counted(monkeypatch)
+
+
+def closing_at(stop: int) -> Gate:
+    """A gate that closes at the timestep `stop` of the small calibration."""
+    loss, _ = small_calibration().explore([])
+    below = loss / loss.cummax(0).values
+    threshold = float(below[stop]) + 1e-6
+    assert int((below < threshold).nonzero()[0]) == stop, "choose a timestep with a loss below all before it"
+    return Gate(threshold)
+
+
+def stops() -> list[int]:
+    """The timesteps at which some gate closes, ascending."""
+    loss, _ = small_calibration().explore([])
+    below = loss / loss.cummax(0).values
+    return [t for t in range(1, TIMESTEPS) if below[t] < below[:t].min() - 1e-5]
+
+
+def same(one: GradientSum, other: GradientSum) -> bool:
+    return torch.equal(one.alpha, other.alpha) and one.gradients.keys() == other.gradients.keys() and all(
+        torch.equal(one.gradients[layer], other.gradients[layer]) for layer in one.gradients)
+
+
+@pytest.mark.parametrize("per_pass", [1, 3])
+def test_a_later_threshold_goes_on_from_a_stored_stop_bit_equal_to_a_fresh_walk(tmp_path: Path, counted: Counted,
+                                                                               per_pass: int) -> None:
+    early, late = (closing_at(stops()[i]) for i in (0, -1))
+    calibration, walk = small_calibration(per_pass), StoredWalk(tmp_path, 8)
+    for gate in (late, early, Gate(0.0)):
+        (loss, fresh), = [(loss, sums[0]) for loss, sums in [calibration.explore([gate])]]
+        counted.since()
+        stored_loss, served = walk.serve(calibration, gate)
+        walked = counted.since()
+        assert torch.equal(stored_loss, loss)
+        assert same(served, fresh)
+        assert walk.serve(calibration, gate)[1].alpha.equal(fresh.alpha)
+        assert counted.since() == 0
+        if gate == Gate(0.0) and per_pass == 1:
+            assert walked == TIMESTEPS - stops()[-1]      # only what the nearest stop lacks
+
+
+def test_several_thresholds_in_one_walk_get_what_each_gets_alone(counted: Counted) -> None:
+    gates = [Gate(0.0), *(closing_at(stop) for stop in stops()[:2])]
+    for per_pass in (1, 3, None):
+        counted.since()
+        _, together = small_calibration(per_pass).explore(gates)
+        assert counted.since() == TIMESTEPS
+        for gate, total in zip(gates, together, strict=True):
+            assert same(total, small_calibration(per_pass).explore([gate])[1][0])
+
+
+def test_named_thresholds_cost_no_walk_of_their_own(tmp_path: Path, counted: Counted) -> None:
+    gates = [closing_at(stop) for stop in stops()[:2]]
+    calibration, walk = small_calibration(), StoredWalk(tmp_path, 8)
+    counted.since()
+    walk.serve(calibration, Gate(0.0), gates)
+    for gate in gates:
+        walk.serve(calibration, gate)
+    assert counted.since() == TIMESTEPS
+
+
+def test_policies_that_weigh_a_beginning_alike_share_it(tmp_path: Path, counted: Counted) -> None:
+    calibration, walk = small_calibration(), StoredWalk(tmp_path, 8)
+    walk.serve(calibration, Window(0, 9))
+    counted.since()
+    for policy, walked in ((Window(0, 14), 5), (Weights([[0, 1.0], [9, 1.0]]), 0), (Window(5, 9), 5), (Window(5, 11), 2),
+                           (Largest(3), 3), (Gate(0.0), TIMESTEPS - 15)):
+        loss, served = walk.serve(calibration, policy)
+        assert counted.since() == walked, policy
+        assert same(served, calibration.accumulate(policy.weights(loss)))
+        counted.since()
+
+
+def test_a_weighted_sum_is_what_its_formula_says() -> None:
+    calibration = small_calibration()
+    alpha = Weights([[2, 0.5], [6, 2.5]]).weights(torch.zeros(TIMESTEPS))
+    total = calibration.accumulate(alpha)
+    parts = [calibration.accumulate(torch.eye(TIMESTEPS)[t]) for t in range(2, 7)]
+    for layer, gradient in total.gradients.items():
+        expected = sum(float(alpha[2 + i]) * part.gradients[layer] for i, part in enumerate(parts))
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_mean_loss_of_a_power_of_two_pixels_is_the_same_walk() -> None:
+    (loss, (summed,)), (mean_loss, (mean,)) = (small_calibration(mean_loss=of).explore([Gate(0.0)]) for of in (False, True))
+    assert torch.equal(loss / 64, mean_loss)
+    assert all(torch.equal(g / 64, mean.gradients[layer]) for layer, g in summed.gradients.items())
+
+
+def test_no_more_sums_than_the_limit_stay_and_the_cheapest_goes_first(tmp_path: Path) -> None:
+    calibration = small_calibration()
+    for last in (3, 4, 10):
+        StoredWalk(tmp_path, 9).serve(calibration, Window(0, last))
+    walk = StoredWalk(tmp_path, 3)
+    walk.serve(calibration, Window(0, 15))
+    assert sorted(len(alpha) for alpha in walk.alphas().values()) == [4, 11, 16]     # 5 is one timestep from 4
+    StoredWalk(tmp_path, 1).serve(calibration, Window(0, 1), [Window(0, 2)])
+    assert sorted(len(alpha) for alpha in walk.alphas().values()) == [2, 3]          # what is asked for now stays
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".sum-0004-x.safetensors.1.partial").write_bytes(b"half")
+    StoredWalk(tmp_path, 8).serve(small_calibration(), Window(0, 1))
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_grid_of_criteria_thresholds_and_ratios_is_one_walk(config, tmp_path: Path, counted: Counted) -> None:
+    save_model(small_model(), tmp_path / "model")
+    cfg = config(f"model.checkpoint={tmp_path}/model", "pruner.calibration_batch=2", "device=cpu",
+                 "pruner.thresholds=[0,.5,.9,.99]")
+    runs = set()
+    for criterion in ("DiffPruning", "FirstOrderTaylor", "TorchPruningTaylor"):
+        for threshold, ratio in product((0.0, 0.5, 0.9, 0.99), (0.2, 0.3, 0.4)):
+            cfg.pruner.criterion._target_ = f"diffprune.criteria.{criterion}"
+            cfg.pruner.threshold, cfg.pruner.ratio = threshold, ratio
+            run = Run.of(cfg)
+            score.stage(cfg, run, None)
+            runs.add(run.scores)
+    assert len(runs) == 3 * 4 * 3
+    assert counted.since() == TIMESTEPS
+    cfg.pruner.criterion._target_, cfg.pruner.threshold = "diffprune.criteria.DiffusersScript", 0.0    # of the mean loss
+    cfg.pruner.thresholds = None
+    score.stage(cfg, Run.of(cfg), None)
+    assert counted.since() == 0
+    mean, summed = (load_file(scores)["loss"] for scores in (Run.of(cfg).scores, run.scores))
+    assert torch.equal(mean, summed / 64)
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+from diffprune.run import Cache
+from diffprune.stored_walk import StoredWalk
+from tests import test_stored_walk as t
+import pytest
+counted = t.Counted(pytest.MonkeyPatch())
+with Cache(Path(sys.argv[1])).entry("walks", "it", "") as folder:
+    StoredWalk(folder, 8).serve(t.small_calibration(), t.Window(0, int(sys.argv[2])))
+print(counted.since())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lasts", "walked"), [((9, 9), {TIMESTEPS}), ((4, 9), {TIMESTEPS + 5})])
+def test_two_processes_make_one_walk(tmp_path: Path, lasts: tuple[int, int], walked: set[int]) -> None:
+    """Whoever comes second adds what is missing: from 4 to 9 five timesteps, from 9 to 4 all five of the shorter sum."""
+    both = [subprocess.Popen([sys.executable, "-c", PROCESS, tmp_path, str(last)], cwd=ROOT, stdout=subprocess.PIPE,
+                             text=True) for last in lasts]
+    said = [process.communicate(timeout=100)[0] for process in both]
+    assert all(process.returncode == 0 for process in both)
+    assert sum(map(int, said)) in walked
+    for last in lasts:
+        walk = StoredWalk(next((tmp_path / "walks").iterdir()), 8)
+        alpha = trimmed(Window(0, last).weights(torch.zeros(TIMESTEPS)))
+        assert same(walk.read(walk.place(alpha)), small_calibration().accumulate(alpha))
+    assert not list(tmp_path.rglob("*.partial"))
