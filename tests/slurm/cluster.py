@@ -220,7 +220,7 @@ def wait_for(what: Callable[[], object], words: str, patience: float = PATIENCE)
     while not what():
         if time.monotonic() > late:
             raise RuntimeError(f"waited {patience:g} s until {words}, in vain: nodes {states()}, logs in {FOLDER}/logs")
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def down() -> None:

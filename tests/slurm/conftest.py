@@ -67,17 +67,17 @@ class Jobs:
         lines = cluster.ask("squeue", "--noheader", "--array", f"--format=%F {what}").splitlines()
         return {rest for number, _, rest in (line.partition(" ") for line in lines) if number == job}
 
-    def wait(self, what: Callable[[], object], words: str) -> None:
+    def wait(self, what: Callable[[], object], words: str, patience: float = PATIENCE) -> None:
         try:
-            cluster.wait_for(what, words, PATIENCE)
+            cluster.wait_for(what, words, patience)
         except RuntimeError as error:
             pytest.fail(f"{error}\nthe queue:\n{cluster.ask('squeue', '--all')}\nthe jobs said:\n{self.said()}")
 
     def begun(self, name: str, since: int = 0) -> None:
         self.wait(lambda: len(self.counted(name)) > since, f"{name} counts")
 
-    def ended(self, job: str) -> None:
-        self.wait(lambda: not self.queue(job), f"job {job} has ended")
+    def ended(self, job: str, patience: float = PATIENCE) -> None:
+        self.wait(lambda: not self.queue(job), f"job {job} has ended", patience)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_two_hundred_cells_lose_double_and_tear_nothing_while_another_job_outliv
     limited = jobs.submit(jobs.count("limited", 700), options=("--time=1", "--signal=B:USR1@45", "--job-name=limited"))
     many = jobs.submit(*([sys.executable, str(program), str(jobs.folder), str(i)] for i in range(200)), cap=7,
                        options=(f"--export=ALL,PYTHONPATH={ROOT}",))
-    jobs.ended(many)
+    jobs.ended(many, patience=900)
     jobs.ended(limited)
     assert sorted(jobs.finished()) == sorted([*map(str, range(200)), "limited"])
     written = [file.read_text() for file in (jobs.folder / "runs").rglob("metrics.json")]
