@@ -1,5 +1,5 @@
-# Sourced by the batch scripts. A program ends with status 75 when it was asked to stop and kept its state: its job then goes
-# back into the queue, under the same number, and the same command goes on.
+# Sourced by the batch scripts. A program ends with status 75 when it was asked to stop and kept its state: its job then
+# goes back into the queue, under the same number, and the same command goes on.
 
 source "${DIFFPRUNE_SITE:-$(dirname "${BASH_SOURCE[0]}")/site.sh}"
 
