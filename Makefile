@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export DIFFPRUNE_SHARED ?= ../shared
 
-.PHONY: run test test-fast lint clean
+.PHONY: run test test-fast test-slurm lint clean
 
 run: $(STAMP)
 	$(BIN)/python -m diffprune
@@ -15,6 +15,10 @@ test: $(STAMP)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
+
+# On two Slurm nodes of its own; without Slurm's packages they are skipped (`tests/slurm/cluster.py up` installs them).
+test-slurm: $(STAMP)
+	$(BIN)/python -m pytest -m slurm -rs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

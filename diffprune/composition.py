@@ -10,7 +10,17 @@ from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.config import STAGES, Config, GatedPruner, LabelledDataset, LatentModel, WandbLogger, masked, run_name
+from diffprune.config import (
+    STAGES,
+    Config,
+    GatedPruner,
+    LabelledDataset,
+    LatentModel,
+    SlurmLauncher,
+    WandbLogger,
+    masked,
+    run_name,
+)
 from diffprune.errors import UserError
 
 PAGE = "page:"      # before the address of a page where a person has to click to get a checkpoint
@@ -50,6 +60,7 @@ def register() -> None:
     store.store(group="schema", name="latent_model", node=LatentModel)
     store.store(group="schema", name="labelled_dataset", node=LabelledDataset)
     store.store(group="schema", name="wandb_logger", node=WandbLogger)
+    store.store(group="schema", name="slurm_launcher", node=SlurmLauncher)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
 
 

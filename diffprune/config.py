@@ -185,6 +185,12 @@ class Launcher:
 
 
 @dataclass
+class SlurmLauncher(Launcher):
+    """Adds whether a multirun stays until its jobs have ended."""
+    wait: bool = MISSING
+
+
+@dataclass
 class Config:
     seed: int = MISSING
     device: str = MISSING
