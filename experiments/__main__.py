@@ -39,6 +39,7 @@ def understood(arguments: list[str] | None) -> argparse.Namespace:
     else:
         asked.words += [word for word in rest if not word.startswith("-")]
         asked.sbatch = options
+    asked.arguments = sys.argv[1:] if arguments is None else arguments
     return asked
 
 
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--json", action="store_true", help="for programs")
         if name in ("run", "retry"):
             one.add_argument("--cell", type=int, metavar="I", help="the plan's cell I alone, counted from 0")
+            one.add_argument("--workers", type=int, default=1, metavar="N", help="so many processes at once, here")
             one.add_argument("--dry-run", action="store_true", help="say what would be done or submitted")
             one.add_argument("--cap", type=int, metavar="K", help="with launcher=slurm: at most K cells at once; every "
                              "option that is not listed here goes to sbatch (--time=4:00:00)")
@@ -153,8 +155,11 @@ def start(asked: argparse.Namespace, states: Sequence[str]) -> int:
             print(shlex.join(cell.command))
         return 0
     from experiments.local import run
+    from experiments.workers import WORKER, own_first, work
+    if asked.workers > 1 and WORKER not in os.environ:
+        return work(wanted, asked.arguments, asked.workers)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return run(wanted)
+    return run(own_first(wanted))
 
 
 def chosen(cells: list[Cell], number: int | None) -> list[Cell]:

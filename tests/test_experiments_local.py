@@ -23,6 +23,7 @@ from diffprune.standing import standing
 from experiments import local
 from experiments.cell import main as one_cell
 from experiments.cells import Cell, lone, plan
+from experiments.workers import WORKER, own_first
 from tests.conftest import ROOT
 
 Body = Callable[[DictConfig, Run], None]
@@ -184,17 +185,24 @@ def test_a_batch_systems_command_does_the_cell(pretended, tmp_path: Path) -> Non
     assert "pruner.ratio=1.5" in lone([*words, "pruner.ratio=1.5"]).standing.reason
 
 
+def test_workers_begin_at_different_cells_and_leave_none_out(cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_first(cells) == cells
+    begun = []
+    for k in range(2):
+        monkeypatch.setenv(WORKER, f"{k}/2")
+        assert sorted(cell.title for cell in own_first(cells)) == sorted(cell.title for cell in cells)
+        begun.append(own_first(cells)[0].title)
+    assert begun == ["dense", "scratch"]
+
+
 @pytest.mark.slow
 def test_many_workers_lose_and_double_nothing(tmp_path: Path) -> None:
     """25 cells, four processes, one runs folder and one cache: every cell is made once, no file is torn."""
-    words = ["run", "table1_digits", "--seeds", ",".join(map(str, range(24))), "pruner=random", "until=score", "logger=none",
-             f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"]
-    command = [sys.executable, "-m", "experiments", *words]
-    workers = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-               for _ in range(4)]
-    said = [worker.communicate()[0] for worker in workers]
-    assert {worker.returncode for worker in workers} <= {local.DONE, local.RESUME}, said
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == local.DONE
+    command = [sys.executable, "-m", "experiments", "run", "table1_digits", "--seeds", ",".join(map(str, range(24))),
+               "pruner=random", "until=score", "logger=none", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"]
+    done = subprocess.run([*command, "--workers", "4"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == local.DONE, done.stderr
+    said = [done.stdout]
     folders = list((tmp_path / "runs" / "digits").iterdir())
     assert len(folders) == sum(text.count("score …") for text in said) == 25
     for folder in folders:
