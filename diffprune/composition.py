@@ -40,6 +40,7 @@ RANGES = (
     ("pruner.target.latency", 1e-6, 1), ("pruner.timesteps_per_pass", 1, math.inf), ("pruner.stops_kept", 1, math.inf),
     ("pruner.timesteps.first", 0, math.inf), ("pruner.timesteps.count", 1, math.inf),
     ("schedule.steps", 0, math.inf), ("schedule.batch", 1, math.inf), ("schedule.lr", 0, math.inf),
+    ("schedule.rounds", 1, math.inf),
     ("schedule.dropout", 0, 1), ("schedule.ema", 0, 1), ("schedule.clip", 0, math.inf),
     ("schedule.accumulate", 1, math.inf), ("schedule.min_snr", 0, math.inf), ("schedule.warmup", 0, math.inf),
     ("schedule.ema_power", 0, math.inf), ("schedule.keep_last", 1, math.inf),
@@ -89,6 +90,7 @@ def check(cfg: DictConfig) -> None:
     if window > side or window % 2 == 0:
         raise UserError(f"evaluate.ssim_window={window} does not fit {side}-pixel images: choose an odd number up to {side}")
     check_pruner(cfg.pruner)
+    check_rounds(cfg)
     check_paths(cfg)
 
 
@@ -104,6 +106,24 @@ def check_pruner(pruner: DictConfig) -> None:
     first, last = (OmegaConf.select(pruner, f"timesteps.{end}") for end in ("first", "last"))
     if last is not None and last < first:
         raise UserError(f"pruner.timesteps.last={last} lies before pruner.timesteps.first={first}: choose a later one")
+
+
+def check_rounds(cfg: DictConfig) -> None:
+    """Refuses several rounds where one of them would have nothing to heal, or nothing to take away."""
+    rounds, steps, pruner = cfg.schedule.rounds, cfg.schedule.steps, cfg.pruner
+    if rounds == 1:
+        return
+    if steps < rounds:
+        raise UserError(f"schedule.rounds={rounds} heals as many times, schedule.steps={steps} does not last for that: "
+                        f"give schedule.steps={rounds} or more, or schedule.rounds=1")
+    unfit = {f"pruner={pruner.name}, which removes nothing (its ratio is 0)": pruner.ratio == 0,
+             "pruner.reinitialise=true, which forgets what was healed": pruner.reinitialise,
+             "model.checkpoint=null, whose random weights have nothing to heal": cfg.model.checkpoint is None,
+             f"pruner.scope={pruner.scope}, which divides no ratio among rounds": pruner.scope != "local",
+             "pruner.target, which finds its ratio in one go": any(v is not None for v in pruner.target.values())}
+    for what, given in unfit.items():
+        if given:
+            raise UserError(f"schedule.rounds={rounds} does not go with {what}: leave one of the two out")
 
 
 def check_values(cfg: DictConfig) -> None:

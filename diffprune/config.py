@@ -27,7 +27,7 @@ LATER = {
     "pruner.timesteps": None, "pruner.timesteps_per_pass": None,
     "evaluate.reference": None, "evaluate.subset": 10_000, "evaluate.kid_subset": 1000, "evaluate.neighbours": 3,
     "schedule.loss": "noise", "schedule.min_snr": None, "schedule.rate": "constant", "schedule.warmup": 0,
-    "schedule.ema_power": None, "memory_format": "contiguous",
+    "schedule.ema_power": None, "schedule.rounds": 1, "memory_format": "contiguous",
 }
 
 
@@ -119,6 +119,7 @@ class GatedPruner(Pruner):
 class Schedule:
     name: str = MISSING
     steps: int = MISSING
+    rounds: int = MISSING
     batch: int = MISSING
     accumulate: int = MISSING
     loss: str = MISSING
@@ -259,6 +260,7 @@ def run_name(cfg: DictConfig) -> str:
     """`model-pruner[-T.05]-r.3-schedule-seed-hash`: for people up to the hash, which alone tells runs apart.
 
     A policy stands in place of T (`window0_499`), a target in place of r (`macs.5`), and another scope after it.
+    Several rounds follow the schedule's name (`rounds3`).
     """
     return name_of(science(cfg))
 
@@ -275,7 +277,10 @@ def name_of(options: dict[str, Any]) -> str:
     parts += [f"{quantity}{share:g}" for quantity, share in pruner.get("target", {}).items() if share is not None]
     if "scope" in pruner:
         parts.append(pruner["scope"])
-    parts += [options["schedule"]["name"], f"s{options['seed']}", fingerprint(options)]
+    parts.append(options["schedule"]["name"])
+    if "rounds" in options["schedule"]:
+        parts.append(f"rounds{options['schedule']['rounds']}")
+    parts += [f"s{options['seed']}", fingerprint(options)]
     return "-".join(parts)
 
 

@@ -9,10 +9,13 @@ from diffprune.track import Tracker
 
 
 class Journal:
-    """`progress.jsonl`: one line per logged step, continued after a restart without repeating or losing one."""
+    """`progress.jsonl`: one line per logged step, continued after a restart without repeating or losing one.
 
-    def __init__(self, path: Path, step: int, tracker: Tracker) -> None:
-        self.path, self.tracker = path, tracker
+    The tracker, which has one curve for all rounds, counts on from the `before` steps of earlier ones.
+    """
+
+    def __init__(self, path: Path, step: int, tracker: Tracker, before: int = 0) -> None:
+        self.path, self.tracker, self.steps_before = path, tracker, before
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         self.before = json.loads(kept[-1])["seconds"] if kept else 0.0
@@ -30,4 +33,4 @@ class Journal:
         """`loss` summed over pixels, mean over the batch; `seconds` of training so far, restarts included."""
         seconds = round(self.before + time.monotonic() - self.start, 3)
         self.file.write(json.dumps({"step": step, "loss": loss, "lr": lr, "seconds": seconds}) + "\n")
-        self.tracker.log({"loss": loss, "lr": lr, "seconds": seconds}, step)
+        self.tracker.log({"loss": loss, "lr": lr, "seconds": seconds}, self.steps_before + step)

@@ -15,7 +15,7 @@ from diffprune.diffusion_model import DiffusionModel
 from diffprune.errors import UserError
 from diffprune.files import remove
 from diffprune.ranks import present
-from diffprune.run import Cache
+from diffprune.run import Cache, Run
 
 SHIPPED = Path(__file__).parent / "assets"
 PARTS = ("unet", "vqvae", "class_embedder")
@@ -86,6 +86,11 @@ def load_dense(cfg: DictConfig) -> DiffusionModel:
     model = random_model(cfg) if cfg.model.checkpoint is None else load_model(find(cfg))
     check_fit(model, cfg)
     return model
+
+
+def load_start(cfg: DictConfig, run: Run) -> DiffusionModel:
+    """What is scored and pruned: the dense model, or in a later round what the one before has healed. On the CPU."""
+    return load_dense(cfg) if run.before is None else load_model(run.before.finetuned)
 
 
 def check_fit(model: DiffusionModel, cfg: DictConfig) -> None:

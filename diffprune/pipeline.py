@@ -26,30 +26,32 @@ log = logging.getLogger(__name__)
 def reproduce(cfg: DictConfig, run: Run) -> None:
     """From the dense model to its scored, pruned successor; whatever is there already is not made again."""
     with stages(cfg, run) as stage:
-        stage("score", run.scores)                                  # what each channel is worth
-        stage("prune", run.pruned, run.prune_report)                # the model without the least of them
-        stage("finetune", run.final(cfg))                           # the same model, healed
-        stage("sample", run.images, run.grid, run.samples_report)   # its images, from the dense model's noise
-        stage("evaluate", run.metrics)                              # how good, how alike, how fast
+        for part in run.rounds(cfg):                                     # one, unless schedule.rounds asks for more
+            stage("score", part, part.scores)                            # what each channel is worth
+            stage("prune", part, part.pruned, part.prune_report)         # the model without the least of them
+            stage("finetune", part, part.final(cfg))                     # the same model, healed
+        stage("sample", run, run.images, run.grid, run.samples_report)   # its images, from the dense model's noise
+        stage("evaluate", run, run.metrics)                              # how good, how alike, how fast
 
 
 class Stages:
-    """Calls `diffprune.stages.<name>.stage` where one of the files it writes is missing, up to `until`."""
+    """Calls `diffprune.stages.<name>.stage` where one of the files it writes is missing, up to the last round's `until`."""
 
     def __init__(self, cfg: DictConfig, run: Run, ranks: Ranks) -> None:
         self.cfg, self.run, self.ranks, self.tracker = cfg, run, ranks, None
 
-    def __call__(self, name: str, *writes: Path) -> None:
-        due = STAGES.index(name) <= STAGES.index(self.cfg.until) and not all(file.exists() for file in writes)
+    def __call__(self, name: str, run: Run, *writes: Path) -> None:
+        wanted = not run.round.last or STAGES.index(name) <= STAGES.index(self.cfg.until)
+        due = wanted and not all(file.exists() for file in writes)
         if not self.ranks.of_first(due):    # whose view of a shared disk is the one that counts
             return
         if self.tracker is None:
             self.tracker = self.begin()
         if self.ranks.first:
-            log.info("%s …", name)
-            import_module(f"diffprune.stages.{name}").stage(self.cfg, self.run, self.tracker)
+            log.info("%s%s …", name, run.round)
+            import_module(f"diffprune.stages.{name}").stage(self.cfg, run, self.tracker)
         elif name in SHARED:
-            import_module(f"diffprune.stages.{name}").join(self.cfg, self.run)
+            import_module(f"diffprune.stages.{name}").join(self.cfg, run)
         self.ranks.wait()
 
     def begin(self) -> Tracker:

@@ -7,10 +7,24 @@ import torch
 from torch import Tensor
 
 from diffprune.groups import Group
+from diffprune.prune_report import PruneReport
 from diffprune.scope import SCOPES, Ranked, portions_to_remove
 from diffprune.selection import Fits, PaperSelection, Selection, anything, first_portions, head_portions, whole_heads
 
 HEADS = ("equal", "whole")
+
+
+@dataclass(frozen=True)
+class Past:
+    """Earlier rounds: the nominal `ratio` they came to, and how many `channels` and `heads` each root had before them."""
+    ratio: float
+    channels: Mapping[str, int]
+    heads: Mapping[str, int]
+
+    @classmethod
+    def of(cls, report: PruneReport) -> "Past":
+        return cls(report.ratio, {entry["root"]: entry["before"] for entry in report.groups},
+                   {entry["root"]: entry.get("heads", {"before": 1})["before"] for entry in report.groups})
 
 
 @dataclass(frozen=True)
@@ -22,8 +36,10 @@ class Rule:
     hidden unit goes when its own channel or its gate's is chosen: about 1 - (1 - r)² of them do (PAPER: LDM-4's size).
 
     `scope`: the ratio is that of each group, or of all that are ranked together (`scope.SCOPES`), where at least the share
-    `floor` of a group stays and a gated hidden unit is ranked with its gate. Raises ValueError for a value outside its
-    range.
+    `floor` of a group stays and a gated hidden unit is ranked with its gate.
+
+    `past`: what earlier rounds did; groups then end as wide as `ratio` leaves them in one go. In local scope alone. Raises
+    ValueError for a value outside its range.
     """
     ratio: float
     selection: Selection = field(default_factory=PaperSelection)
@@ -31,6 +47,7 @@ class Rule:
     round_to: int | None = None
     scope: str = "local"
     floor: float = 0.1
+    past: Past | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
@@ -43,6 +60,8 @@ class Rule:
             raise ValueError(f"scope {self.scope!r} is not known: choose one of {', '.join(SCOPES)}")
         if not 0 <= self.floor < 1:
             raise ValueError(f"floor {self.floor} is outside [0, 1)")
+        if self.past is not None and self.scope != "local":
+            raise ValueError(f"scope {self.scope} has no rounds: choose local")
 
     @property
     def eager(self) -> bool:
@@ -82,9 +101,26 @@ class Rule:
     def pick(self, group: Group, scores: Tensor, fits: Fits, count: int | None) -> list[int]:
         if count is not None:
             return first_portions(self.portions(group, scores), count, fits)
+        return self.take(scores, self.ratio_of(group), group, group.heads, fits)
+
+    def take(self, scores: Tensor, ratio: float, group: Group, heads: int, fits: Fits = anything) -> list[int]:
+        """The local choice among `scores` [C] in blocks like the group's, or in `heads` whole ones."""
         if self.by_head(group):
-            return whole_heads(scores, self.ratio, group.heads, fits)
-        return self.selection.choose(scores, self.ratio, group.blocks, fits)
+            return whole_heads(scores, ratio, heads, fits)
+        return self.selection.choose(scores, ratio, group.blocks, fits)
+
+    def ratio_of(self, group: Group) -> float:
+        """The ratio that brings this group, as narrow as it is by now, to the width of `ratio` in one go.
+
+        For a gated unit, of which (1 - r)² stay whichever they are, that is what is left between the rounds' ratios.
+        """
+        if self.past is None:
+            return self.ratio
+        if group.units < group.channels:
+            return 1 - (1 - self.ratio) / (1 - self.past.ratio)
+        dense = self.past.channels[group.root]
+        count = len(self.take(torch.zeros(dense), self.ratio, group, self.past.heads[group.root])) - (dense - group.channels)
+        return max(count - 0.5, 0) / group.channels     # C - int(C (1 - r)) is the count at this r, far from any rounding
 
     def portions(self, group: Group, scores: Tensor) -> list[list[int]]:
         """The portions that go together beyond the local scope, least important first, for `scores` [C]."""
@@ -102,7 +138,8 @@ class Rule:
         return group.obstacle
 
     def by_head(self, group: Group) -> bool:
-        return self.heads == "whole" and group.heads > 1
+        heads = group.heads if self.past is None else self.past.heads[group.root]
+        return self.heads == "whole" and heads > 1
 
     def fits(self, group: Group) -> Fits:
         """Whether a choice leaves a multiple of `round_to`, and at least one."""

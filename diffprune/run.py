@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,21 @@ from safetensors import safe_open
 
 from diffprune.config import fingerprint, masked, run_name
 from diffprune.files import appearing, read_json, remove, sweep_partials
+from diffprune.rounds import Round
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder; it alone joins paths inside it."""
+    """One run's folder; it alone joins paths inside it.
+
+    Where a run has several rounds each but the last has a folder in it that looks like a run's: then `round` says which
+    this is, and `before` is the one that it goes on from.
+    """
     folder: Path
+    round: Round = field(default_factory=Round)
+    before: "Run | None" = None
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Run":
@@ -45,6 +52,20 @@ class Run:
     report = property(lambda self: self.folder / "report.html")
     standing = property(lambda self: self.folder / "status.json")
 
+    def rounds(self, cfg: DictConfig) -> list["Run"]:
+        """The `schedule.rounds` rounds in order: the last one's files are those of the run itself."""
+        found: list[Run] = []
+        for index in range(1, cfg.schedule.rounds + 1):
+            here = Round(index, cfg.schedule.rounds)
+            folder = self.folder if here.last else self.folder / "rounds" / str(index)
+            found.append(Run(folder, here, found[-1] if found else None))
+        return found
+
+    @property
+    def earlier(self) -> list["Run"]:
+        """The folders of the rounds before the last that are there."""
+        return [Run(folder) for folder in sorted((self.folder / "rounds").glob("*"))]
+
     def state(self, step: int) -> Path:
         return self.finetune / f"state-{step:07d}.safetensors"
 
@@ -61,17 +82,25 @@ class Run:
         if not self.config.exists() or self.config.read_text() != asked:
             with appearing(self.config) as partial:
                 partial.write_text(asked)
-        for folder in (self.folder, self.finetune, self.samples):
-            sweep_partials(folder)
+        for run in (*self.earlier, self):
+            for folder in (run.folder, run.finetune, run.samples):
+                sweep_partials(folder)
 
     def seconds(self) -> dict[str, float]:
-        """Wall-clock seconds per stage before the evaluation, from the stages' own files."""
+        """Wall-clock seconds per stage before the evaluation, over all rounds, from the stages' own files."""
+        total: dict[str, float] = {}
+        for run in (*self.earlier, self):
+            for stage, seconds in run.own_seconds().items():
+                total[stage] = round(total.get(stage, 0) + seconds, 3)
+        return total | {"sample": read_json(self.samples_report)["seconds"]}
+
+    def own_seconds(self) -> dict[str, float]:
+        """Those of scoring, pruning and healing in this folder."""
         with safe_open(self.scores, "np") as file:
             seconds = {"score": json.loads(file.metadata()["about"])["seconds"]}
         seconds["prune"] = read_json(self.prune_report)["seconds"]
         if self.progress.exists():
             seconds["finetune"] = json.loads(self.progress.read_text().splitlines()[-1])["seconds"]
-        seconds["sample"] = read_json(self.samples_report)["seconds"]
         return seconds
 
 

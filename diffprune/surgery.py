@@ -1,6 +1,5 @@
 """Cutting channels out of a UNet: the ones that their scores call expendable, one dependency group after the other."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,38 +15,28 @@ from diffprune.criteria import Criterion
 from diffprune.diffusion import Stream, generator
 from diffprune.groups import SCORED, Graph, Group
 from diffprune.importance import Terms, layer_terms, walk
-from diffprune.rule import Rule
+from diffprune.prune_report import PruneReport
+from diffprune.rule import Past, Rule
 from diffprune.selection import SELECTIONS, PaperSelection, Selection
 from diffprune.widths import synchronise
 
 OUTPUT_HEADS = ("conv_out", "proj_out_2")
 
 
-@dataclass(frozen=True)
-class PruneReport:
-    """What pruning achieved: sizes, every layer's weight shape before and after, every group's removed root channels."""
-    ratio: float
-    params: int
-    macs: int
-    params_dense: int
-    macs_dense: int
-    layers: dict[str, dict[str, list[int]]]
-    groups: list[dict]
-    skipped: list[dict[str, str]] = field(default_factory=list)
-
-
 def cut(unet: nn.Module, criterion: Criterion, ratio: float, terms: Terms | None = None, seed: int = 0,
         selection: Selection | None = None, heads: str = "equal", round_to: int | None = None, scope: str = "local",
-        floor: float = 0.1) -> PruneReport:
+        floor: float = 0.1, earlier: PruneReport | None = None) -> PruneReport:
     """Prunes `unet` in place to nominal `ratio` in [0, 1), all that can be, and says what came of it.
 
     `terms` are the importance terms that `criterion.terms` names, per layer; `selection` is the paper's unless given;
-    `heads`, `round_to`, `scope` and `floor` are those of `Rule`. Raises ValueError for a value outside its range and
+    `heads`, `round_to`, `scope` and `floor` are those of `Rule`. After an `earlier` pruning of the same network `ratio` is
+    still that of the dense one's widths, to which the report compares. Raises ValueError for a value outside its range and
     KeyError for a missing term.
     """
-    rule = Rule(ratio, selection or PaperSelection(), heads, round_to, scope, floor)
+    past = Past.of(earlier) if earlier else None
+    rule = Rule(ratio, selection or PaperSelection(), heads, round_to, scope, floor, past)
     unet.requires_grad_(True).eval()
-    rng, untouched = generator(seed, Stream.CHANNELS), keeping_all(unet)
+    rng, untouched = generator(seed, Stream.CHANNELS, *([len(earlier.rounds)] if earlier else [])), keeping_all(unet)
     terms = {name: dict((terms or {})[name]) for name in criterion.terms} if ratio else {}
     before, dense, report = shapes(unet), measure(unet), []
     graph = Graph(unet, example_inputs(unet), [unet.get_submodule(name) for name in untouched]) if ratio else None
@@ -66,7 +55,9 @@ def cut(unet: nn.Module, criterion: Criterion, ratio: float, terms: Terms | None
     layers = {name: {"before": before[name], "after": after[name]} for name in before}
     skipped = [*({"layer": name, "reason": reason} for name, reason in untouched.items()),
                *({"layer": entry["root"], "reason": entry.pop("reason")} for entry in report if "reason" in entry)]
-    return PruneReport(ratio, cost.params, cost.macs, dense.params, dense.macs, layers, report, skipped)
+    this = PruneReport(ratio, cost.params, cost.macs, dense.params, dense.macs, layers, report, skipped,
+                       [{"ratio": ratio, "params": cost.params, "macs": cost.macs}])
+    return this.since(earlier) if earlier else this
 
 
 def asked(cfg: DictConfig) -> dict[str, Any]:

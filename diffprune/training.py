@@ -26,14 +26,17 @@ from diffprune.rates import learning_rate
 
 
 class Training:
-    """Everything that changes while a model trains. Randomness is no part of it: each step draws from (seed, step).
+    """Everything that changes while a model trains. Randomness is no part of it: each step draws from (seed, place).
 
     `model` holds the plain network, which is saved and looked at; `student` the same one as Accelerate runs it.
     """
 
-    def __init__(self, model: DiffusionModel, cfg: DictConfig, ranks: Ranks | None = None) -> None:
-        """A start at step 0: the average begins at the present weights. UserError where the batch cannot be split so."""
-        self.model, self.cfg, self.ranks = model, cfg, ranks or Ranks()
+    def __init__(self, model: DiffusionModel, cfg: DictConfig, ranks: Ranks | None = None, before: int = 0) -> None:
+        """A start at step 0: the average begins at the present weights. UserError where the batch cannot be split so.
+
+        `before`: the steps of earlier rounds, whose draws this training does not repeat.
+        """
+        self.model, self.cfg, self.ranks, self.before = model, cfg, ranks or Ranks(), before
         check_split(cfg.schedule, self.ranks)
         self.masks = set_dropout(model.unet, cfg.schedule.dropout)
         self.loss = LOSSES[cfg.schedule.loss](cfg, model.unet)
@@ -45,6 +48,11 @@ class Training:
         self.alpha_bar, self.step = model.alpha_bar, 0
         self.last = torch.zeros((), device=model.device)            # this process's share of the last step's loss
         self.broken = torch.full((), -1, device=model.device)       # the first step whose loss was no number
+
+    @property
+    def place(self) -> int:
+        """The present step, counted through all rounds."""
+        return self.before + self.step
 
     def advance(self, images: Tensor, labels: Tensor | None) -> None:
         """One optimiser step on this process's `images` [n, C, H, W] of the step's batch, then the moving average."""
@@ -70,13 +78,13 @@ class Training:
         recipe, device = self.cfg.schedule, self.model.device
         begin = self.ranks.rank * recipe.batch // self.ranks.size
         cuts = [i * len(images) // recipe.accumulate for i in range(recipe.accumulate + 1)]
-        t, eps = draw(self.cfg.seed, self.step, recipe.batch, self.model.shape, len(self.alpha_bar))
+        t, eps = draw(self.cfg.seed, self.place, recipe.batch, self.model.shape, len(self.alpha_bar))
         for low, high in pairwise(cuts):
             rows = slice(begin + low, begin + high)
             with self.accelerator.autocast():
                 x_0 = self.model.to_latent(sent(images[low:high], device))
                 context = self.model.context(None if labels is None else labels[low:high])
-            self.masks.begin(self.cfg.seed, self.step, recipe.batch, rows)
+            self.masks.begin(self.cfg.seed, self.place, recipe.batch, rows)
             there = sent(t[rows], device)
             yield Noised(x_0, sent(eps[rows], device), there, self.alpha_bar[there], context), high == len(images)
 

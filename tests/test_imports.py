@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "diffprune"
 ENTRY = {"__main__", "pipeline", "convert", "cost"}
 LIGHT = {"__init__", "__main__", "composition", "config", "errors", "files", "pipeline", "run", "track", "progress",
-         "ranks", "interrupt", "journal", "rates"}
+         "ranks", "interrupt", "journal", "rates", "rounds", "prune_report"}
 
 
 def imported(file: Path, top_level_only: bool = False) -> set[str]:

@@ -26,16 +26,18 @@ log = logging.getLogger(__name__)
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `finetuned/`, the averaged weights after `schedule.steps` steps; goes on where a killed run had come.
 
-    Raises Interrupted when asked to stop.
+    A round takes its share of the steps, and draws on where the rounds before had come. Raises Interrupted when asked to
+    stop.
     """
-    training = Training(placed(load_model(run.pruned), cfg), cfg, present())
+    before, cfg = run.round.steps_before(cfg.schedule.steps), run.round.healing(cfg)
+    training = Training(placed(load_model(run.pruned), cfg), cfg, present(), before)
     keeper = Keeper(cfg, run, training, tracker)
     keeper.go_on()
     images = load_images(cfg).to(training.model.device)
     training.ranks.wait()
     with Interrupt() as interrupt, training.ranks.company():
         if training.ranks.first:
-            with Journal(run.progress, training.step, tracker) as journal:
+            with Journal(run.progress, training.step, tracker, before) as journal:
                 train(cfg, training, images, keeper, interrupt, journal)
         else:
             train(cfg, training, images, keeper, interrupt)
@@ -53,9 +55,12 @@ def join(cfg: DictConfig, run: Run) -> None:
 
 def train(cfg: DictConfig, training: Training, images: ImageSet, keeper: "Keeper", interrupt: Interrupt,
           journal: Journal | None = None) -> None:
-    """Trains from `training.step` to `schedule.steps`; step i depends on the state before it and on (seed, i) alone."""
+    """Trains from `training.step` to `schedule.steps`; step i depends on the state before it and on (seed, i) alone.
+
+    In a later round on (seed, i + the steps of the rounds before).
+    """
     recipe, ranks = cfg.schedule, training.ranks
-    batches = images.batches(training.step, recipe.steps, recipe.batch, cfg.seed, ranks.part)
+    batches = images.batches(training.place, training.before + recipe.steps, recipe.batch, cfg.seed, ranks.part)
     if ranks.first:
         batches = progress(batches, "fine-tuning", recipe.steps, done=training.step)
     training.student.unet.train()
@@ -125,4 +130,4 @@ class Keeper:
         self.preview.draw(training.model, picture)
         training.swap()
         training.student.unet.train()
-        self.tracker.image("preview", picture, training.step)
+        self.tracker.image("preview", picture, training.place)

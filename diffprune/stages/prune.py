@@ -17,7 +17,8 @@ from diffprune.criteria import Criterion
 from diffprune.files import write_json
 from diffprune.importance import Terms
 from diffprune.latency import ROUNDS, Latency, latency_share
-from diffprune.models import autocast, device_of, load_dense
+from diffprune.models import autocast, device_of, load_start
+from diffprune.prune_report import PruneReport
 from diffprune.run import Run
 from diffprune.selection import SELECTIONS
 from diffprune.surgery import asked, cut, reinitialise
@@ -39,15 +40,19 @@ def read_terms(path: Path) -> Terms:
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
-    """Writes `pruned/` and then `prune.json`; where a target was given it says what was reached."""
-    start, model, terms = time.monotonic(), load_dense(cfg), read_terms(run.scores)
-    criterion, about, ratio = instantiate(cfg.pruner.criterion), {}, cfg.pruner.ratio
+    """Writes `pruned/` and then `prune.json`, which compares with the dense model whatever the round.
+
+    Where a target was given it says what was reached.
+    """
+    start, model, terms = time.monotonic(), load_start(cfg, run), read_terms(run.scores)
+    criterion, about, ratio = instantiate(cfg.pruner.criterion), {}, run.round.ratio(cfg.pruner.ratio)
+    earlier = PruneReport.read(run.before.prune_report) if run.before else None
     for quantity, share in cfg.pruner.target.items():
         if share is not None:
             found, noise = reached(cfg, quantity, share, model.unet, criterion, terms)
             about, ratio = {"target": asdict(found) | noise}, found.ratio
             log.info("ratio %g leaves %.4f of the dense model's %s (target %g)", ratio, found.reached, quantity, share)
-    report = cut(model.unet, criterion, ratio, terms, **asked(cfg))
+    report = cut(model.unet, criterion, ratio, terms, **asked(cfg), earlier=earlier)
     if cfg.pruner.reinitialise:
         reinitialise(model.unet, cfg.seed)
     save_model(model, run.pruned)

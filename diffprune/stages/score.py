@@ -20,7 +20,7 @@ from diffprune.errors import UserError
 from diffprune.files import appearing
 from diffprune.gradient_sum import Calibration, GradientSum
 from diffprune.importance import Terms, layer_terms
-from diffprune.models import autocast, device_of, load_dense
+from diffprune.models import autocast, device_of, load_start
 from diffprune.run import Cache, Run
 from diffprune.stored_walk import StoredWalk
 from diffprune.timesteps import Gate, Policy, gate
@@ -36,7 +36,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
 
     `alpha` [T], the weights of the timesteps, is there beside the loss where they are not those of the paper's gate.
     """
-    start, criterion, model = time.monotonic(), instantiate(cfg.pruner.criterion), load_dense(cfg)
+    start, criterion, model = time.monotonic(), instantiate(cfg.pruner.criterion), load_start(cfg, run)
     tensors, about = {}, {"criterion": cfg.pruner.name}
     if criterion.gradient:
         policy = policy_of(cfg, criterion)
