@@ -171,6 +171,11 @@ def science(cfg: DictConfig) -> dict[str, Any]:
     """The options that change the result, as a plain dict; raises UserError while one is still `???`."""
     options = OmegaConf.to_container(masked(cfg), resolve=True)
     assert isinstance(options, dict)
+    return science_of(options)
+
+
+def science_of(options: dict[str, Any]) -> dict[str, Any]:
+    """`options`, all chosen and plain, without those that do not change the result; changes what it is given."""
     for key in OUTSIDE_THE_HASH:
         branch_of(options, key).pop(key.rpartition(".")[2], None)
     for key, unchanged in LATER.items():
