@@ -53,8 +53,8 @@ def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool =
                      title: str | None = None) -> Table:
     """Writes the page `index.html`, every table (md, csv, tex) and every figure (png, svg) into `folder`.
 
-    Returns the main table. `missing` are things that are not there, with the reason, for the page's last table. Raises UserError, before anything
-    is written, for runs that do not compare or a baseline that is none of them.
+    Returns the main table. `missing` are things that are not there, with the reason, for the page's last table. Raises
+    UserError, before anything is written, for runs that do not compare or a baseline that is none of them.
     """
     shown = comparison(runs, mixed_protocols, baseline, published, missing, title)
     own_pages(runs)

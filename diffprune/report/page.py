@@ -88,8 +88,8 @@ def line(name: str, *cells: str) -> str:
 
 
 def text(cell: str) -> str:
-    """An arrow never stands alone on a line."""
-    return escape(cell).replace(" ↑", "&nbsp;↑").replace(" ↓", "&nbsp;↓")
+    """An arrow never stands alone on a line, and long names may break after an underscore."""
+    return escape(cell).replace(" ↑", "&nbsp;↑").replace(" ↓", "&nbsp;↓").replace("_", "_<wbr>")
 
 
 def facts(title: str, known: Mapping[str, Any]) -> str:

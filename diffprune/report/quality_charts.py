@@ -10,6 +10,7 @@ from diffprune.report.finished import Finished
 from diffprune.report.quantities import MAIN, Quantity, features_in, quality
 from diffprune.report.rows import Row, compared
 
+WIDE = 8
 MACS, LATENCY = "macs", "latency_percent"
 COSTS = {MACS: ("MACs", "MACs [G], one evaluation of one image", 1e-9),
          LATENCY: ("measured latency", "measured latency [% of dense]", 1.0)}
@@ -57,11 +58,12 @@ def against_cost(found: list[Point], quantity: Quantity, cost: str) -> Chart | N
     return Chart(
         f"{short_key(quantity)}-{cost.removesuffix('_percent')}", f"{short} against {name}",
         "Mean over seeds; bars are one standard deviation." + (
-            " Latency as dense and pruned model took turns in one process, so a loaded machine shifts both."
+            " Dense and pruned model took turns in one process, so that a busy machine slows both alike."
             if cost == LATENCY else ""),
         f"{short} against {name}. " + said(kept, quantity, lambda row: f"{row.values[cost].mean * scale:.3g}"),
         axis, quantity.title,
-        [drawn(members, quantity, lambda row: row.values[cost].mean * scale, cost, scale, colour)
+        log_y=wide([point.row.values[quantity.key].mean for point in kept]), series=[
+         drawn(members, quantity, lambda row: row.values[cost].mean * scale, cost, scale, colour)
          for colour, members in families(kept)])
 
 
@@ -82,7 +84,13 @@ def against_option(found: list[Point], quantity: Quantity, option: str) -> Chart
         + (" The ratio is what was asked for; the table has the sizes that came out." if word == "ratio" else ""),
         f"{short} against the {word}. " + said([point for curve in curves for point in curve], quantity, lambda _: ""),
         OPTIONS[option], quantity.title,
-        [drawn(curve, quantity, None, option, 1.0, i, names[i]) for i, curve in enumerate(curves)])
+        log_y=wide([point.row.values[quantity.key].mean for curve in curves for point in curve]), series=[
+         drawn(curve, quantity, None, option, 1.0, i, names[i]) for i, curve in enumerate(curves)])
+
+
+def wide(values: list[float]) -> bool:
+    """Whether values span so much that a linear axis would hide the small ones' differences."""
+    return min(values) > 0 and max(values) > WIDE * min(values)
 
 
 def families(kept: list[Point]) -> Iterator[tuple[int, list[Point]]]:

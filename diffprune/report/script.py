@@ -91,8 +91,8 @@ function curve(chart, series) {
 function drawChart(place, chart) {
   const stops = chart.stops.map(stop => ({type: "line", x0: stop.x, x1: stop.x, yref: "paper", y0: 0, y1: 1,
     line: {color: colour("--quiet"), width: 1, dash: "dot"}}));
-  const names = chart.stops.map((stop, i) => ({x: stop.x, yref: "paper", y: 0.2 * (i % 4), text: plain(stop.name), textangle: -90,
-    showarrow: false, xanchor: "right", yanchor: "bottom", font: {size: 10, color: colour("--quiet")}}));
+  const names = chart.stops.map((stop, i) => ({x: stop.x, yref: "paper", y: 0.2 * (i % 4), text: plain(stop.name),
+    textangle: -90, showarrow: false, xanchor: "right", yanchor: "bottom", font: {size: 10, color: colour("--quiet")}}));
   const ticks = chart.ticks.length ?
     {tickvals: chart.ticks.map(tick => tick[0]), ticktext: chart.ticks.map(tick => plain(tick[1])), tickangle: -90} : {};
   Plotly.react(place, chart.series.map(series => curve(chart, series)), layout(chart, {

@@ -35,7 +35,7 @@ tbody th:first-child { position: sticky; left: 0; background: var(--paper); whit
 .prose td { text-align: left; white-space: normal; }
 .prose th { text-align: left; }
 .wide thead th { white-space: normal; min-width: 6rem; }
-.wide td:first-child, .wide th:first-child { min-width: 9rem; white-space: normal; overflow-wrap: anywhere; }
+.wide td:first-child, .wide th:first-child { min-width: 9rem; white-space: normal; overflow-wrap: break-word; }
 .figures { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; max-width: 40rem; }
@@ -65,7 +65,8 @@ figure h3 { margin: 0 0 .25rem; }
 .samples td, .samples th { padding: 1px; border: 0; text-align: center; }
 .samples tbody th:first-child { min-width: 2rem; text-align: right; padding-right: .5rem; color: var(--quiet);
   font-weight: 400; font-size: .85rem; z-index: 1; }
-.samples thead th { white-space: normal; font-size: .8rem; font-weight: 500; overflow-wrap: anywhere; max-width: 7rem;
+.samples thead th { white-space: normal; font-size: .8rem; font-weight: 500; overflow-wrap: break-word;
+  max-width: 4.5rem; vertical-align: bottom;
   padding: 0 .25rem .35rem; border: 0; }
 .samples img { display: block; width: 4.5rem; height: auto; }
 .samples button { display: block; cursor: zoom-in; }
