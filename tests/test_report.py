@@ -511,3 +511,18 @@ def test_a_report_needs_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script, folder, tmp_path / "out"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.slow
+def test_five_hundred_runs_take_seconds_and_little_memory(tmp_path: Path) -> None:
+    for i in range(500):
+        make_run(tmp_path / "runs" / f"r{i}", {"seed": i % 5, "pruner": {"ratio": 0.1 + 0.005 * (i // 5)}}, fid=5 + i / 50)
+    script = ("import resource, sys; from diffprune.report.__main__ import main; "
+              "assert main([sys.argv[1], '--out', sys.argv[2]]) == 0; usage = resource.getrusage(resource.RUSAGE_SELF); "
+              "print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)")
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "runs", tmp_path / "out"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seconds, megabytes = map(float, done.stdout.splitlines()[-1].split())   # of the processor: others may use the machine
+    assert seconds < 20
+    assert megabytes < 1024
+    assert len(cells((tmp_path / "out" / "table.md").read_text())) == 1 + 1 + 100

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+LONG = 20       # letters of a name on an axis
 DENSE = -1      # the colour of what stands for the dense model
 
 
@@ -60,5 +61,10 @@ class Matrix:
     labels: Sequence[str]
     values: Sequence[Sequence[float | None]] = field(repr=False)
 
+    @property
+    def numbered(self) -> bool:
+        """Whether the axes count, since the names are too long to stand beside each other."""
+        return max(map(len, self.labels)) > LONG
+
     def content(self) -> dict[str, Any]:
-        return {"kind": "matrix", **asdict(self)}
+        return {"kind": "matrix", "numbered": self.numbered, **asdict(self)}

@@ -29,7 +29,7 @@ from diffprune.report.script import SCRIPT
 from diffprune.report.table import Table
 from diffprune.report.timestep_charts import loss_per_timestep
 
-OWN_PAGES = 20      # as many runs' own pages are made along the way; a run makes its own when it ends
+OWN_PAGES = 5       # so many missing pages of runs are made along the way, a second each; more are the runs' own business
 READING = ("Mean ± standard deviation (number of seeds) where a configuration ran with several; percentages are of the "
            "dense model; sizes are those that were achieved, whatever was asked for; – means not measured.")
 BOLD = "Bold is the best mean of a column, whether or not it is beyond the seeds' noise."
@@ -105,9 +105,9 @@ def formats(name: str, table: Table | None) -> dict[str, str | None]:
 
 
 def own_pages(runs: list[Finished]) -> None:
-    """Gives runs their own page where that is missing or older than their numbers and their folder can be written."""
+    """Gives a few runs their own page where that is missing or older than their numbers and their folder can be written."""
     old = [run for run in runs if not current(run) and os.access(run.run.folder, os.W_OK)]
-    for run in old[:OWN_PAGES]:
+    for run in old if len(old) <= OWN_PAGES else ():
         write_page(run)
 
 
@@ -157,8 +157,16 @@ def figures(drawings: list[tuple[Chart | Matrix, Drawing]]) -> list[str]:
     """Each drawn already, for where no script runs and for print; the script puts what moves in its place."""
     shown = (f'<figure><h3>{page.escape(chart.title)}</h3><div class="plot" id="plot-{page.escape(chart.name)}" role="img" '
              f'aria-label="{page.escape(chart.alt)}">{drawing.inline}</div>'
-             f"<figcaption>{page.escape(chart.caption)}</figcaption></figure>" for chart, drawing in drawings)
+             f"<figcaption>{page.escape(chart.caption)}{numbered(chart)}</figcaption></figure>"
+             for chart, drawing in drawings)
     return [f'<div class="figures large">{"".join(shown)}</div>'] if drawings else []
+
+
+def numbered(chart: Chart | Matrix) -> str:
+    """The names that an axis only counts."""
+    if isinstance(chart, Chart) or not chart.numbered:
+        return ""
+    return f"<ol>{''.join(f'<li>{page.text(label)}</li>' for label in chart.labels)}</ol>"
 
 
 def sample_section(grid: samples.Samples) -> list[str]:

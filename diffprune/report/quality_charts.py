@@ -78,6 +78,9 @@ def against_option(found: list[Point], quantity: Quantity, option: str) -> Chart
         return None
     names = [" ".join([curve[0].family, *rest]) for curve, rest in zip(curves, titles(
         [{key: value for key, value in curve[0].options.items() if key != option} for curve in curves]), strict=True)]
+    names = [name.replace("pruner.", "") for name in names]
+    own = len({curve[0].family for curve in curves}) == len(curves)     # then each has its family's colour
+    colours = {members[0].family: colour for colour, members in families(found)}
     short, word = plain(quantity.title), option.rpartition(".")[2]
     return Chart(
         f"{short_key(quantity)}-{word}", f"{short} against the {word}", "Mean over seeds; bars are one standard deviation."
@@ -85,7 +88,8 @@ def against_option(found: list[Point], quantity: Quantity, option: str) -> Chart
         f"{short} against the {word}. " + said([point for curve in curves for point in curve], quantity, lambda _: ""),
         OPTIONS[option], quantity.title,
         log_y=wide([point.row.values[quantity.key].mean for curve in curves for point in curve]), series=[
-         drawn(curve, quantity, None, option, 1.0, i, names[i]) for i, curve in enumerate(curves)])
+         drawn(curve, quantity, None, option, 1.0, colours[curve[0].family] if own else i, names[i])
+         for i, curve in enumerate(curves)])
 
 
 def wide(values: list[float]) -> bool:

@@ -121,7 +121,7 @@ def pictures(grid: Samples) -> dict[str, bytes | str]:
     out: dict[str, bytes | str] = {}
     pixels, vectors = io.BytesIO(), io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "diffprune"}):
-        drawing.savefig(pixels, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+        drawing.savefig(pixels, format="png", dpi=120, facecolor="white", metadata={"Software": None})
         drawing.savefig(vectors, format="svg", transparent=True, metadata=SVG_METADATA)
     out[f"{name}.png"], out[f"{name}.svg"] = pixels.getvalue(), vectors.getvalue()
     return out

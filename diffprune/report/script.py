@@ -95,8 +95,10 @@ function drawChart(place, chart) {
     textangle: -90, showarrow: false, xanchor: "right", yanchor: "bottom", font: {size: 10, color: colour("--quiet")}}));
   const ticks = chart.ticks.length ?
     {tickvals: chart.ticks.map(tick => tick[0]), ticktext: chart.ticks.map(tick => plain(tick[1])), tickangle: -90} : {};
+  const many = chart.series.length > 1;
   Plotly.react(place, chart.series.map(series => curve(chart, series)), layout(chart, {
-    shapes: stops, annotations: names, showlegend: chart.series.length > 1, height: 320 + 10 * chart.series.length,
+    shapes: stops, annotations: names, showlegend: many && chart.series.length <= 16,
+    height: 320 + (chart.series.length <= 16 ? 10 * chart.series.length : 0),
     xaxis: axis(chart.x, ticks),
     yaxis: axis(chart.y, chart.log_y ? {type: "log", dtick: "D2"} : chart.ticks.length ? {rangemode: "tozero"} : {})}),
     {displayModeBar: false, responsive: true});
@@ -107,11 +109,12 @@ function drawMatrix(place, matrix) {
   const cells = matrix.values.map((row, i) => row.map((value, j) => [names[i], names[j], said(value)].join("<br>")));
   const written = matrix.values.flatMap((row, i) => row.map((value, j) => ({x: j, y: i, showarrow: false,
     text: value === null ? "–" : value.toFixed(2), font: {size: 11, color: colour("--ink")}})));
-  const ticks = {tickvals: names.map((_, i) => i), ticktext: names, showgrid: false, ticks: ""};
+  const ticktext = matrix.numbered ? names.map((_, i) => String(i + 1)) : names;
+  const ticks = {tickvals: names.map((_, i) => i), ticktext, showgrid: false, ticks: ""};
   Plotly.react(place, [{type: "heatmap", z: matrix.values, text: cells, hoverinfo: "text", zmin: 0, zmax: 1,
     colorscale: [[0, low], [1, mixed(low, high, 0.45)]], showscale: false, xgap: 1, ygap: 1}],
     layout(matrix, {annotations: written, height: 190 + 34 * names.length,
-      xaxis: axis("", {...ticks, tickangle: -45}), yaxis: axis("", {...ticks, autorange: "reversed"})}),
+      xaxis: axis("", {...ticks, tickangle: matrix.numbered ? 0 : -45}), yaxis: axis("", {...ticks, autorange: "reversed"})}),
     {displayModeBar: false, responsive: true});
 }
 function mixed(low, high, share) {

@@ -60,6 +60,7 @@ th[aria-sort=descending] button::after { content: "\\a0▼"; opacity: 1; }
 td b { font-weight: 700; }
 .figures.large { grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); }
 figure h3 { margin: 0 0 .25rem; }
+figcaption ol { margin: .5rem 0; padding-left: 1.6rem; columns: 2 14rem; }
 .plot { min-height: 12rem; }
 .plot .js-plotly-plot { width: 100%; }
 .samples td, .samples th { padding: 1px; border: 0; text-align: center; }

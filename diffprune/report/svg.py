@@ -17,7 +17,6 @@ INK, GRID, DENSE, PRUNED, MARK = "#010101", "#020202", "#030303", "#040404", "#0
 SERIES = tuple(f"#06060{i}" for i in range(1, 8))
 COLOURS = {INK: "currentColor", GRID: "var(--grid)", DENSE: "var(--dense)", PRUNED: "var(--pruned)",
            MARK: "var(--mark)"} | {code: f"var(--c{i})" for i, code in enumerate(SERIES)}
-CODES = {code: code for code in COLOURS}
 # What a file shows, which knows no page: the light page's colours.
 LIGHT = {INK: "#1c1f24", GRID: "#dde0e5", DENSE: "#6b7280", PRUNED: "#0072b2", MARK: "#b84e00"} | dict(
     zip(SERIES, PALETTE_LIGHT, strict=True))
@@ -55,10 +54,3 @@ def embedded(svg: str, name: str, description: str) -> str:
     head, rest = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     return f'<svg role="img" aria-label="{escape(description)}" {box.group() if box else ""}>{rest}'
-
-
-def coloured(svg: str) -> str:
-    """A standalone SVG file in the colours of a light page."""
-    for drawn, shown in LIGHT.items():
-        svg = svg.replace(drawn, shown)
-    return svg
