@@ -520,7 +520,8 @@ def test_five_hundred_runs_take_seconds_and_little_memory(tmp_path: Path) -> Non
     script = ("import resource, sys; from diffprune.report.__main__ import main; "
               "assert main([sys.argv[1], '--out', sys.argv[2]]) == 0; usage = resource.getrusage(resource.RUSAGE_SELF); "
               "print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)")
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "runs", tmp_path / "out"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "runs", tmp_path / "out"], capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     seconds, megabytes = map(float, done.stdout.splitlines()[-1].split())   # of the processor: others may use the machine
     assert seconds < 20

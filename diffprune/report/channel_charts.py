@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from statistics import fmean
+from typing import Any
 
 from diffprune.report.chart import DENSE, Chart, Matrix, Series
 from diffprune.report.figures import block_labels, in_order
@@ -57,8 +58,17 @@ def jaccard(one: Removed, other: Removed) -> float:
 
 
 def widths(named: Named) -> Chart | None:
-    """Output channels of every convolution and linear layer; configurations of equal widths share a line."""
-    known = [(title, layer_widths(runs[0])) for title, runs in named if runs[0].is_pruned and runs[0].pruning.get("layers")]
+    """The width of every layer of each pruned configuration's first seed; None where nothing was pruned."""
+    return width_chart([(title, runs[0].pruning["layers"]) for title, runs in named
+                        if runs[0].is_pruned and runs[0].pruning.get("layers")])
+
+
+def width_chart(pruned: list[tuple[str, dict[str, Any]]]) -> Chart | None:
+    """Output channels of every convolution and linear layer; configurations of equal widths share a line.
+
+    `pruned` are titles with {layer: its weight's shape `before` and `after`}.
+    """
+    known = [(title, layer_widths(layers)) for title, layers in pruned]
     if not known:
         return None
     names = list(known[0][1])
@@ -80,9 +90,9 @@ def widths(named: Named) -> Chart | None:
         ticks=block_labels(names))
 
 
-def layer_widths(run: Finished) -> dict[str, tuple[int, int]]:
+def layer_widths(layers: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """{layer: its output channels before and after}, in network order."""
-    return {name: (shape["before"][0], shape["after"][0]) for name, shape in in_order(run.pruning["layers"])
+    return {name: (shape["before"][0], shape["after"][0]) for name, shape in in_order(layers)
             if len(shape["before"]) > 1}
 
 

@@ -107,14 +107,15 @@ function drawMatrix(place, matrix) {
   const names = matrix.labels.map(plain), low = colour("--paper"), high = colour("--c0");
   const said = value => plain(matrix.unit) + ": " + (value === null ? "–" : value.toFixed(3));
   const cells = matrix.values.map((row, i) => row.map((value, j) => [names[i], names[j], said(value)].join("<br>")));
-  const written = matrix.values.flatMap((row, i) => row.map((value, j) => ({x: j, y: i, showarrow: false,
+  const written = names.length > 10 ? [] : matrix.values.flatMap((row, i) => row.map((value, j) => ({x: j, y: i, showarrow: false,
     text: value === null ? "–" : value.toFixed(2), font: {size: 11, color: colour("--ink")}})));
   const ticktext = matrix.numbered ? names.map((_, i) => String(i + 1)) : names;
   const ticks = {tickvals: names.map((_, i) => i), ticktext, showgrid: false, ticks: ""};
   Plotly.react(place, [{type: "heatmap", z: matrix.values, text: cells, hoverinfo: "text", zmin: 0, zmax: 1,
     colorscale: [[0, low], [1, mixed(low, high, 0.45)]], showscale: false, xgap: 1, ygap: 1}],
     layout(matrix, {annotations: written, height: 190 + 34 * names.length,
-      xaxis: axis("", {...ticks, tickangle: matrix.numbered ? 0 : -45}), yaxis: axis("", {...ticks, autorange: "reversed"})}),
+      xaxis: axis("", {...ticks, tickangle: matrix.numbered ? 0 : -45}),
+      yaxis: axis("", {...ticks, autorange: "reversed"})}),
     {displayModeBar: false, responsive: true});
 }
 function mixed(low, high, share) {

@@ -75,7 +75,7 @@ dialog { border: 1px solid var(--grid); border-radius: .4rem; background: var(--
   max-width: min(96vw, 70rem); max-height: 92vh; overflow: auto; padding: 1rem; }
 dialog::backdrop { background: rgb(0 0 0 / 60%); }
 dialog .large { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: .75rem; }
-dialog figure { width: min(100%, 15rem); }
+dialog figure { width: min(calc(50% - .5rem), 15rem); }
 dialog img { width: 100%; height: auto; display: block; }
 dialog .close { float: right; color: var(--link); }
 .command { white-space: normal; overflow-wrap: anywhere; text-align: left; min-width: 20rem;
