@@ -49,11 +49,12 @@ class WandbTracker(Tracker):
     def __init__(self, project: str, entity: str | None, group: str | None, artifacts: bool = False,
                  patience: float = 10.0) -> None:
         self.project, self.entity, self.group, self.artifacts, self.patience = project, entity, group, artifacts, patience
-        self.cfg, self.folder, self.run = None, None, None
+        self.cfg, self.folder = None, None
+        self.run = self.open = None     # where numbers go, which ends with the first failure; what must be closed
 
     def start(self, cfg: DictConfig, run: Run) -> None:
         self.cfg, self.folder = cfg, run
-        self.run = self.guarded("start", lambda: self.opened(cfg, run))
+        self.run = self.open = self.guarded("start", lambda: self.opened(cfg, run))
 
     def opened(self, cfg: DictConfig, run: Run) -> Any:
         """The open W&B run: online where somebody is logged in and the server answers, else offline."""
@@ -67,6 +68,8 @@ class WandbTracker(Tracker):
             if mode == "offline":
                 raise
             log.warning("W&B does not answer (%s): this run is kept offline", first_line(error))
+            import wandb
+            wandb.teardown()        # what was begun holds the id
             mode, opened = "offline", self.init(cfg, run, folder, "offline")
         describe(opened)
         if mode == "offline":
@@ -111,8 +114,9 @@ class WandbTracker(Tracker):
     def finish(self, failed: bool = False) -> None:
         self.send("what was pruned", self.pruning)
         self.send("artifacts", self.lineage)
-        self.send("the end", lambda: self.run.finish(exit_code=int(failed)))
-        self.run = None
+        if self.open is not None:
+            self.guarded("the end", lambda: self.open.finish(exit_code=int(failed)))
+        self.run = self.open = None
 
     def send(self, what: str, work: Callable[[], Any]) -> None:
         """Nothing where there is no open run."""
@@ -134,7 +138,8 @@ class WandbTracker(Tracker):
         """Every stage's output that there is as an artifact of the run, which says what it was made from."""
         previous = None
         if self.cfg.model.checkpoint is not None:
-            self.run.use_artifact(self.artifact(f"{self.cfg.model.name}-dense", "model", None, None))
+            if not self.run.offline:    # an offline run can only say what it used
+                self.run.use_artifact(self.artifact(f"{self.cfg.model.name}-dense", "model", None, None))
             previous = f"{self.cfg.model.name}-dense"
         for stage, kind, path in outputs(self.folder):
             name = f"{self.run.id}-{stage}"[-128:]      # the service takes no longer names

@@ -107,7 +107,8 @@ function drawMatrix(place, matrix) {
   const names = matrix.labels.map(plain), low = colour("--paper"), high = colour("--c0");
   const said = value => plain(matrix.unit) + ": " + (value === null ? "–" : value.toFixed(3));
   const cells = matrix.values.map((row, i) => row.map((value, j) => [names[i], names[j], said(value)].join("<br>")));
-  const written = names.length > 10 ? [] : matrix.values.flatMap((row, i) => row.map((value, j) => ({x: j, y: i, showarrow: false,
+  const room = names.length <= 10;
+  const written = !room ? [] : matrix.values.flatMap((row, i) => row.map((value, j) => ({x: j, y: i, showarrow: false,
     text: value === null ? "–" : value.toFixed(2), font: {size: 11, color: colour("--ink")}})));
   const ticktext = matrix.numbered ? names.map((_, i) => String(i + 1)) : names;
   const ticks = {tickvals: names.map((_, i) => i), ticktext, showgrid: false, ticks: ""};
