@@ -166,7 +166,7 @@ def numbered(chart: Chart | Matrix) -> str:
     """The names that an axis only counts."""
     if isinstance(chart, Chart) or not chart.numbered:
         return ""
-    return f"<ol>{''.join(f'<li>{page.text(label)}</li>' for label in chart.labels)}</ol>"
+    return f"<ol>{''.join(f'<li>{page.name(label)}</li>' for label in chart.labels)}</ol>"
 
 
 def sample_section(grid: samples.Samples) -> list[str]:
@@ -186,7 +186,7 @@ def notes(shown: Comparison) -> list[str]:
         out.append(f"Made with different versions: {sentence(versions)}.")
     if shown.published and any("published" in title for title in shown.tables["table"].header):
         stated = dict.fromkeys(shown.published.protocol(run) for run in shown.runs)
-        out += [f"Published numbers were made under another protocol: {text}." for text in stated if text]
+        out += [f"Published numbers are those of their authors' protocol: {text}." for text in stated if text]
     return out
 
 

@@ -75,21 +75,26 @@ def sortable(shown: Table, kind: str = "") -> str:
 
 def cell(shown: Table, i: int, j: int) -> str:
     """One cell; `data-value` is the number to sort by."""
-    content = text(shown.body[i][j])
     if j == 0:
-        return f'<th scope="row">{content}</th>'
+        return f'<th scope="row">{name(shown.body[i][j])}</th>'
+    content = text(shown.body[i][j])
     number = shown.numbers[i][j] if shown.numbers else None
     value = "" if number is None else f' data-value="{number!r}"'
     return f"<td{value}><b>{content}</b></td>" if (i, j) in shown.best else f"<td{value}>{content}</td>"
 
 
-def line(name: str, *cells: str) -> str:
-    return f'<tr><th scope="row">{text(name)}</th>' + "".join(f"<td>{text(cell)}</td>" for cell in cells) + "</tr>"
+def line(title: str, *cells: str) -> str:
+    return f'<tr><th scope="row">{text(title)}</th>' + "".join(f"<td>{text(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def text(cell: str) -> str:
-    """An arrow never stands alone on a line, and long names may break after an underscore."""
-    return escape(cell).replace(" ↑", "&nbsp;↑").replace(" ↓", "&nbsp;↓").replace("_", "_<wbr>")
+    """An arrow never stands alone on a line."""
+    return escape(cell).replace(" ↑", "&nbsp;↑").replace(" ↓", "&nbsp;↓")
+
+
+def name(cell: str) -> str:
+    """A configuration's name, which may break after an underscore where there is little room."""
+    return text(cell).replace("_", "_<wbr>")
 
 
 def facts(title: str, known: Mapping[str, Any]) -> str:

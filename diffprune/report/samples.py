@@ -15,7 +15,7 @@ from diffprune.report.comparison import grouped, protocol_of
 from diffprune.report.drawn import file_name
 from diffprune.report.finished import Finished
 from diffprune.report.grid import rows_of
-from diffprune.report.page import text
+from diffprune.report.page import name
 from diffprune.report.svg import SVG_METADATA
 
 ROWS, COLUMNS = 8, 24   # noises and models in one grid
@@ -88,7 +88,7 @@ def cut_out(run: Finished) -> dict[str, list[Image.Image]]:
 
 def table(grid: Samples) -> str:
     """The grid as a table whose images open larger."""
-    head = "".join(f'<th scope="col">{text(column.title)}</th>' for column in grid.columns)
+    head = "".join(f'<th scope="col">{name(column.title)}</th>' for column in grid.columns)
     body = "\n".join(f'<tr><th scope="row">{i}</th>{"".join(cells(grid, i))}</tr>'
                      for i in range(max(len(column.images) for column in grid.columns)))
     return (f'<div class="scroll" tabindex="0"><table class="samples"><thead><tr><td></td>{head}</tr></thead>'
@@ -117,13 +117,13 @@ def address(image: Image.Image) -> str:
 
 def pictures(grid: Samples) -> dict[str, bytes | str]:
     """{file: content} of the grid as one picture, PNG and SVG, with the models' names above the columns."""
-    name, drawing = file_name(f"samples-{grid.title.replace(' on ', '-')}"), figure(grid)
+    stem, drawing = file_name(f"samples-{grid.title.replace(' on ', '-')}"), figure(grid)
     out: dict[str, bytes | str] = {}
     pixels, vectors = io.BytesIO(), io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "diffprune"}):
         drawing.savefig(pixels, format="png", dpi=120, facecolor="white", metadata={"Software": None})
         drawing.savefig(vectors, format="svg", transparent=True, metadata=SVG_METADATA)
-    out[f"{name}.png"], out[f"{name}.svg"] = pixels.getvalue(), vectors.getvalue()
+    out[f"{stem}.png"], out[f"{stem}.svg"] = pixels.getvalue(), vectors.getvalue()
     return out
 
 
