@@ -17,6 +17,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
+PATIENCE = 180_000      # milliseconds: other tests may keep the machine busy
 FIDS = {"random": 9.5, "taylor": 10.25, "diff_pruning": 5.5}
 
 pytestmark = pytest.mark.slow
@@ -67,6 +68,7 @@ def opened(browser: Any, index: Path) -> Iterator[Callable[..., Any]]:
 
     def opening(size: str = "desktop", scheme: str = "light", script: bool = True) -> Any:
         context = browser.new_context(viewport=SIZES[size], color_scheme=scheme, java_script_enabled=script)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: requests.append(request.url))
