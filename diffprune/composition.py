@@ -49,7 +49,7 @@ RANGES = (
     ("sampler.guidance", 0, math.inf), ("sampler.processes", 1, math.inf),
     ("evaluate.images", 2, math.inf), ("evaluate.batch", 1, math.inf), ("evaluate.ssim_window", 3, math.inf),
     ("evaluate.subset", 2, math.inf), ("evaluate.kid_subset", 2, math.inf), ("evaluate.neighbours", 1, math.inf),
-    ("dataset.workers", 0, math.inf), ("dataset.memory_gb", 0, math.inf),
+    ("logger.patience", 0, math.inf), ("dataset.workers", 0, math.inf), ("dataset.memory_gb", 0, math.inf),
 )
 
 

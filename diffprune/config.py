@@ -178,6 +178,8 @@ class WandbLogger(Logger):
     project: str = MISSING
     entity: str | None = MISSING
     group: str | None = MISSING
+    artifacts: bool = MISSING
+    patience: float = MISSING
 
 
 @dataclass

@@ -5,6 +5,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from scipy.linalg import eigh, eigvalsh
 
 from diffprune.errors import UserError
@@ -56,7 +57,8 @@ class Moments:
         moved = features - self.origin
         self.count += len(features)
         self.first += moved.sum(0)
-        self.second += moved.T @ moved
+        rows = torch.from_numpy(moved)      # by torch, whose threads are awake: numpy's would wait for them to rest
+        self.second += (rows.T @ rows).numpy()
 
     def statistics(self) -> Statistics:
         """Of everything added so far; raises ValueError for fewer than two images."""

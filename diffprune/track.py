@@ -2,18 +2,22 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config import masked
+from diffprune.files import read_json
 from diffprune.run import Run
 
 log = logging.getLogger(__name__)
 
-
 ID_LENGTH = 64      # the service takes no longer ones; a name's end is its hash
+SIZES = ("params", "macs")
+SPEEDS = ("images_per_second", "images_per_second_dense", "speedup")
+T = TypeVar("T")
 
 
 class Tracker:
@@ -36,43 +40,192 @@ class Tracker:
 
 
 class WandbTracker(Tracker):
-    """One Weights & Biases run per run folder, under an id made from its name, so that a resumed run goes on there."""
+    """One Weights & Biases run per run folder, under an id made from its name, so that a resumed run goes on there.
 
-    def __init__(self, project: str, entity: str | None, group: str | None) -> None:
-        self.project, self.entity, self.group, self.run = project, entity, group, None
+    Whatever fails there is said once, and the run goes on without it; a silent server holds it up `patience` seconds at
+    the start and at the end. `artifacts` uploads models, scores and images too, which are only named otherwise.
+    """
+
+    def __init__(self, project: str, entity: str | None, group: str | None, artifacts: bool = False,
+                 patience: float = 10.0) -> None:
+        self.project, self.entity, self.group, self.artifacts, self.patience = project, entity, group, artifacts, patience
+        self.cfg, self.folder = None, None
+        self.run = self.open = None     # where numbers go, which ends with the first failure; what must be closed
 
     def start(self, cfg: DictConfig, run: Run) -> None:
-        import wandb
-        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        self.cfg, self.folder = cfg, run
+        self.run = self.open = self.guarded("start", lambda: self.opened(cfg, run))
+
+    def opened(self, cfg: DictConfig, run: Run) -> Any:
+        """The open W&B run: online where somebody is logged in and the server answers, else offline."""
         folder = Path(cfg.paths.runs)
         folder.mkdir(parents=True, exist_ok=True)
-        self.run = wandb.init(
-            project=self.project, entity=self.entity, group=self.group or cfg.dataset.name, name=run.name,
-            id=run.name[-ID_LENGTH:], config=flat(cfg), tags=[cfg.dataset.name, cfg.pruner.name], dir=folder, mode=mode,
-            resume="allow", reinit="finish_previous", settings=wandb.Settings(silent=True, console="off"))
-        self.run.define_metric("train/*", step_metric="train/step")
+        write_below(folder)
+        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        try:
+            opened = self.init(cfg, run, folder, mode)
+        except Exception as error:
+            if mode == "offline":
+                raise
+            log.warning("W&B does not answer (%s): this run is kept offline", first_line(error))
+            import wandb
+            wandb.teardown()        # what was begun holds the id
+            mode, opened = "offline", self.init(cfg, run, folder, "offline")
+        describe(opened)
         if mode == "offline":
-            log.info("W&B offline: `wandb sync %s` sends this run later", Path(self.run.dir).parent)
+            log.info("W&B offline: `wandb sync --id %s %s` sends this run later", opened.id,
+                     folder / "wandb" / f"offline-run-*-{opened.id}")
+        return opened
+
+    def init(self, cfg: DictConfig, run: Run, folder: Path, mode: str) -> Any:
+        import wandb
+        settings = wandb.Settings(silent=True, console="off", init_timeout=self.patience, finish_timeout=self.patience,
+                                  finish_timeout_raises=False, x_graphql_timeout_seconds=self.patience)
+        return wandb.init(
+            project=self.project, entity=self.entity, group=self.group or cfg.dataset.name, name=run.name,
+            id=run.name[-ID_LENGTH:], job_type=job_type(cfg), config=flat(cfg) | asked(cfg),
+            tags=[cfg.dataset.name, cfg.pruner.name, cfg.model.name], dir=folder, mode=mode, resume="allow",
+            reinit="finish_previous", settings=settings)
+
+    def guarded(self, what: str, work: Callable[[], T]) -> T | None:
+        """What `work` gives; after an error, which is logged, nothing more is sent."""
+        try:
+            return work()
+        except Exception as error:
+            log.warning("W&B: %s failed (%s); the run goes on without it, its folder has everything", what,
+                        first_line(error))
+            self.run = None
+            return None
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        self.run.log({f"train/{name}": value for name, value in values.items()} | {"train/step": step})
+        named = {f"train/{name}": value for name, value in values.items()} | {"train/step": step}
+        self.send("logging", lambda: self.run.log(named, step=step))
 
     def image(self, name: str, path: Path, step: int | None = None) -> None:
-        import wandb
-        self.run.log({name: wandb.Image(str(path))} | ({} if step is None else {"train/step": step}))
+        def work() -> None:
+            import wandb
+            at = {} if step is None else {"train/step": step}
+            self.run.log({f"images/{name}": wandb.Image(str(path))} | at, step=step)
+        self.send("an image", work)
 
     def summary(self, values: dict[str, Any]) -> None:
-        self.run.summary.update(values)
+        self.send("the summary", lambda: self.run.summary.update(grouped(values)))
 
     def finish(self, failed: bool = False) -> None:
+        self.send("what was pruned", self.pruning)
+        self.send("artifacts", self.lineage)
+        if self.open is not None:
+            self.guarded("the end", lambda: self.open.finish(exit_code=int(failed)))
+        self.run = self.open = None
+
+    def send(self, what: str, work: Callable[[], Any]) -> None:
+        """Nothing where there is no open run."""
         if self.run is not None:
-            self.run.finish(exit_code=int(failed))
+            self.guarded(what, work)
+
+    def pruning(self) -> None:
+        """What pruning achieved, and the width of every layer as a figure."""
+        if not self.folder.prune_report.exists():
+            return
+        import wandb
+        report = read_json(self.folder.prune_report)
+        self.run.summary.update(grouped({name: report[name] for size in SIZES for name in (size, f"{size}_dense")}))
+        picture = widths_picture(self.cfg.pruner.name, report) if self.cfg.pruner.ratio else None
+        if picture is not None:
+            self.run.log({"images/widths": wandb.Image(picture)})
+
+    def lineage(self) -> None:
+        """Every stage's output that there is as an artifact of the run, which says what it was made from."""
+        previous = None
+        if self.cfg.model.checkpoint is not None:
+            if not self.run.offline:    # an offline run can only say what it used
+                self.run.use_artifact(self.artifact(f"{self.cfg.model.name}-dense", "model", None, None))
+            previous = f"{self.cfg.model.name}-dense"
+        for stage, kind, path in outputs(self.folder):
+            name = f"{self.run.id}-{stage}"[-128:]      # the service takes no longer names
+            self.run.log_artifact(self.artifact(name, kind, path, previous))
+            previous = name
+
+    def artifact(self, name: str, kind: str, path: Path | None, made_from: str | None) -> Any:
+        """Metrics go with their content; what is large only where `artifacts` asks for it, else by where it lies."""
+        import wandb
+        out = wandb.Artifact(name, kind, metadata={"made_from": made_from, "path": None if path is None else str(path)})
+        if path is None:
+            out.metadata["checkpoint"] = self.cfg.model.checkpoint
+        elif self.artifacts or kind == "metrics":
+            (out.add_dir if path.is_dir() else out.add_file)(str(path))
+        else:
+            out.add_reference(path.absolute().as_uri(), name=path.name, checksum=False)
+        return out
+
+
+def outputs(run: Run) -> list[tuple[str, str, Path]]:
+    """(stage, kind, path) of every stage's output that exists, each made from the one before."""
+    known = (("scores", "scores", run.scores), ("pruned", "model", run.pruned), ("finetuned", "model", run.finetuned),
+             ("samples", "images", run.images), ("metrics", "metrics", run.metrics))
+    return [output for output in known if output[2].exists()]
+
+
+def describe(run: Any) -> None:
+    """What is drawn over what, and which of a quantity's values a table of runs shows."""
+    run.define_metric("train/step", hidden=True)
+    for name, summary in (("train/loss", "min,last"), ("train/lr", "last"), ("train/seconds", "max"), ("train/*", "last")):
+        run.define_metric(name, step_metric="train/step", summary=summary)
+    run.define_metric("images/preview", step_metric="train/step")
+
+
+def grouped(values: dict[str, Any]) -> dict[str, Any]:
+    """`achieved/macs_ratio`, `quality/fid`, `speed/speedup`: the final numbers under what they are about."""
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        about = "achieved" if name.removesuffix("_dense") in SIZES else "speed" if name in SPEEDS else "quality"
+        out[f"{about}/{name}"] = value
+    for size in SIZES:
+        if values.get(size) and values.get(f"{size}_dense"):
+            out[f"achieved/{size}_ratio"] = values[size] / values[f"{size}_dense"]
+    return out
+
+
+def asked(cfg: DictConfig) -> dict[str, Any]:
+    """What cells of a sweep differ in, under short names of one group."""
+    return {"prune/criterion": cfg.pruner.name, "prune/ratio": cfg.pruner.ratio,
+            "prune/threshold": cfg.pruner.get("threshold"), "train/steps": cfg.schedule.steps}
+
+
+def job_type(cfg: DictConfig) -> str:
+    if cfg.pruner.ratio:
+        return "scratch" if cfg.pruner.reinitialise else "prune"
+    return "train" if cfg.schedule.steps else "dense"
+
+
+def widths_picture(name: str, report: dict[str, Any]) -> Any:
+    """The width of every layer, dense and pruned, as a PIL image; None where the report names no layer."""
+    import io
+
+    from PIL import Image
+
+    from diffprune.report.channel_charts import width_chart
+    from diffprune.report.drawn import drawn
+    chart = width_chart([(name, report["layers"])])
+    return None if chart is None else Image.open(io.BytesIO(drawn(chart).png))
+
+
+def write_below(folder: Path) -> None:
+    """Lets the client keep its own files in `folder` where it cannot in the home folder."""
+    home = Path(os.path.expanduser("~"))
+    if not (home.is_dir() and os.access(home, os.W_OK)):
+        for kind in ("CACHE", "DATA", "CONFIG"):
+            os.environ.setdefault(f"WANDB_{kind}_DIR", str((folder / "wandb" / kind.lower()).absolute()))
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def logged_in() -> bool:
-    """Whether an API key is at hand, found without asking anybody."""
+    """Whether an API key is at hand, found without asking anybody, the server included."""
     import wandb
-    return bool(wandb.login(prompt=False))
+    return bool(wandb.login(prompt=False, verify=False))
 
 
 def flat(cfg: DictConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from diffprune.report.paired import Difference, compare_paired, holm, paired_t_t
 from diffprune.report.quantities import Quantity
 from diffprune.report.table import Table
 from diffprune.run import Run
-from tests.test_report import References, cells, make_run
+from tests.test_report import References, cells, make_run, undrawn  # noqa: F401  (a fixture, used by every test here)
 
 FID = Quantity("fid_digits-cnn", "Fréchet distance (digits-cnn features) ↓")
 
@@ -134,7 +134,7 @@ def test_one_configuration_has_nothing_to_be_compared_with(tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "paired.md").write_text("of an earlier report")
     report([tmp_path / "runs"], tmp_path / "out")
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["index.html", "table.csv", "table.md", "table.tex"]
+    assert not list((tmp_path / "out").glob("paired*"))
 
 
 def test_different_protocols_are_never_subtracted(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from diffprune.errors import UserError
-from diffprune.report import figures, run_table, svg, terminal_table, write_report
+from diffprune.report import comparison_page, figures, run_table, svg, terminal_table, write_report
 from diffprune.report.__main__ import main, report
 from diffprune.report.comparison import compare
+from diffprune.report.drawn import Drawing
 from diffprune.report.finished import Finished, Scoring, find
 from diffprune.report.grid import strips
 from diffprune.report.quantities import MAIN
@@ -55,6 +56,14 @@ METRICS: dict[str, Any] = {
 DENSE = {"pruner": {"name": "none", "ratio": 0.0}, "schedule": {"name": "none", "steps": 0}}
 DENSE_METRICS = {"params": 35_746_307, "macs": 6_065_500_000, "fid": 4.194, "ssim": 1.0, "images_per_second": 100.0,
                  "speedup": 1.0, "fid_before_healing": None, "ssim_before_healing": None}
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons without their figures, whose drawing takes seconds and has tests of its own."""
+    blank = Drawing('<svg role="img" aria-label="blank"></svg>', "<svg/>", b"")
+    monkeypatch.setattr(comparison_page, "drawn", lambda chart: blank)
+    monkeypatch.setattr(comparison_page.samples, "pictures", lambda grid: {})
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -481,7 +490,7 @@ def test_the_comparison_links_to_each_runs_own_page_and_loads_nothing(tmp_path: 
     make_run(tmp_path / "runs" / "a b#1")
     report([tmp_path / "runs"], tmp_path / "out")
     page = References((tmp_path / "out" / "index.html").read_text())
-    links = [address for address in page.addresses if not address.startswith("data:")]
+    links = [address for address in page.addresses if not address.startswith(("data:", "#"))]
     assert links == ["../runs/a%20b%231/report.html"]
     assert (tmp_path / "runs" / "a b#1" / "report.html").exists()
     assert not page.unnamed
@@ -507,5 +516,21 @@ def test_a_report_needs_no_torch(tmp_path: Path) -> None:
 def test_the_loss_figure_shades_what_counted() -> None:
     loss = np.ones(6)
     assert figures.spans(Scoring(loss, 0.05, 4)) == [(0, 4)]
-    assert figures.spans(Scoring(loss, 0.0, 3, np.array([0, 1, 0.5, 0, 0, 2.0]))) == [(1, 3), (5, 6)]
-    assert figures.spans(Scoring(loss, 0.0, 6, np.ones(6))) == [(0, 6)]
+    assert figures.spans(Scoring(loss, 0.0, 3, alpha=np.array([0, 1, 0.5, 0, 0, 2.0]))) == [(1, 3), (5, 6)]
+    assert figures.spans(Scoring(loss, 0.0, 6, alpha=np.ones(6))) == [(0, 6)]
+
+
+@pytest.mark.slow
+def test_five_hundred_runs_take_seconds_and_little_memory(tmp_path: Path) -> None:
+    for i in range(500):
+        make_run(tmp_path / "runs" / f"r{i}", {"seed": i % 5, "pruner": {"ratio": 0.1 + 0.005 * (i // 5)}}, fid=5 + i / 50)
+    script = ("import resource, sys; from diffprune.report.__main__ import main; "
+              "assert main([sys.argv[1], '--out', sys.argv[2]]) == 0; usage = resource.getrusage(resource.RUSAGE_SELF); "
+              "print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)")
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "runs", tmp_path / "out"], capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    seconds, megabytes = map(float, done.stdout.splitlines()[-1].split())   # of the processor: others may use the machine
+    assert seconds < 20
+    assert megabytes < 1024
+    assert len(cells((tmp_path / "out" / "table.md").read_text())) == 1 + 1 + 100

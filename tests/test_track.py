@@ -1,14 +1,22 @@
 """Trackers: the real client, offline, read back from its own files."""
 
 import json
+import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
+import wandb
+from omegaconf import DictConfig
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
+from diffprune.files import write_json
 from diffprune.run import Run
 from diffprune.track import Tracker, WandbTracker, flat
 
@@ -58,40 +66,195 @@ def log_entries(content: bytes, header: int = 7, block: int = 32768) -> Iterator
             parts = []
 
 
+def opened(cfg: DictConfig, **options: Any) -> WandbTracker:
+    tracker = WandbTracker("diffprune", None, options.pop("group", None), **options)
+    tracker.start(cfg, Run.of(cfg))
+    return tracker
+
+
+def written(folder: Path, name: str) -> list:
+    """The records of the only offline run of that id; its writer, another process, is waited for."""
+    wandb.teardown()
+    (file,) = (folder / "runs" / "wandb").glob(f"offline-run-*/run-{name[-64:]}.wandb")
+    return records(file)
+
+
+def of_kind(logged: list, kind: str) -> list:
+    return [getattr(record, kind) for record in logged if record.WhichOneof("record_type") == kind]
+
+
+def items(entries: Iterable) -> dict[str, Any]:
+    return {entry.key or "/".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
+
+
 @pytest.mark.slow
 def test_without_a_login_a_run_is_kept_offline_and_complete(config, tmp_path: Path, offline: None) -> None:
     cfg = config()
     run = Run.of(cfg)
-    tracker = WandbTracker("diffprune", None, None)
-    tracker.start(cfg, run)
+    write_json(run.prune_report, {"params": 30, "macs": 20, "params_dense": 60, "macs_dense": 50, "layers": {
+        "conv_in": {"before": [8, 1, 3, 3], "after": [6, 1, 3, 3]},
+        "conv_out": {"before": [1, 8, 3, 3], "after": [1, 6, 3, 3]}}})
+    write_json(run.metrics, {"fid": 12.5})
+    run.scores.write_bytes(b"scores")
+    tracker = opened(cfg, group="table1")
     tracker.log({"loss": 2.5, "lr": 1e-4}, 10)
     Image.new("L", (4, 4)).save(tmp_path / "p.png")
     tracker.image("preview", tmp_path / "p.png", 10)
-    tracker.summary({"fid": 12.5})
+    tracker.image("samples", tmp_path / "p.png")
+    tracker.summary({"fid": 12.5, "speedup": 1.5, "params": 30, "params_dense": 60})
     tracker.finish()
-    (file,) = (tmp_path / "runs" / "wandb").glob(f"offline-run-*/run-{run.name[-64:]}.wandb")
-    logged = records(file)
-    started = next(r.run for r in logged if r.WhichOneof("record_type") == "run")
-    assert started.display_name == run.name
-    assert started.run_id == run.name[-64:]
-    assert {item.key: json.loads(item.value_json) for item in started.config.update}["pruner/ratio"] == 0.3
-    history = {("/".join(i.nested_key) or i.key): i.value_json for r in logged
-               if r.WhichOneof("record_type") == "history" for i in r.history.item}
-    assert json.loads(history["train/loss"]) == 2.5
-    assert json.loads(history["train/step"]) == 10
-    assert "preview" in " ".join(history)
-    summary = {i.key or "/".join(i.nested_key): i.value_json for r in logged
-               if r.WhichOneof("record_type") == "summary" for i in r.summary.update}
-    assert json.loads(summary["fid"]) == 12.5
-    assert [r for r in logged if r.WhichOneof("record_type") == "exit"]
+    logged = written(tmp_path, run.name)
+
+    (started, *_) = of_kind(logged, "run")
+    assert (started.display_name, started.run_id) == (run.name, run.name[-64:])
+    assert (started.run_group, started.job_type) == ("table1", "prune")
+    assert set(started.tags) == {"digits", "diff_pruning", "ddpm_digits"}
+    asked = items(started.config.update)
+    assert asked.items() >= {"pruner/ratio": 0.3, "prune/ratio": 0.3, "prune/threshold": 0.05, "seed": 0,
+                             "prune/criterion": "diff_pruning", "train/steps": 300}.items()
+
+    history = items(item for entry in of_kind(logged, "history") for item in entry.item)
+    assert (history["train/loss"], history["train/lr"], history["train/step"]) == (2.5, 1e-4, 10)
+    assert {f"images/{name}" for name in ("preview", "samples", "widths")} <= {key.partition("/_")[0] for key in history}
+    media = {path.name.rpartition("_")[0] for path in (tmp_path / "runs").rglob("media/images/**/*.png")}
+    assert any(name.startswith("widths") for name in media)
+    assert any(name.startswith("preview") for name in media)
+
+    summary = items(item for entry in of_kind(logged, "summary") for item in entry.update)
+    assert summary.items() >= {"quality/fid": 12.5, "speed/speedup": 1.5, "achieved/params": 30,
+                               "achieved/params_ratio": 0.5, "achieved/macs_ratio": 0.4}.items()
+    metrics = {metric.name or metric.glob_name: metric for metric in of_kind(logged, "metric")}
+    assert metrics["train/loss"].step_metric == "train/step"
+    assert metrics["train/loss"].summary.min
+    kinds = {artifact.name: artifact for artifact in of_kind(logged, "artifact")}
+    assert {name.removeprefix(f"{run.name[-64:]}-") for name in kinds} == {"scores", "metrics"}
+    made_from = {name: json.loads(artifact.metadata)["made_from"] for name, artifact in kinds.items()}
+    assert set(made_from.values()) == {"ddpm_digits-dense", f"{run.name[-64:]}-scores"}
+    assert of_kind(logged, "exit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("upload", [False, True])
+def test_large_files_are_uploaded_only_where_that_was_asked_for(
+        config, tmp_path: Path, offline: None, upload: bool) -> None:
+    cfg = config()
+    run = Run.of(cfg)
+    run.folder.mkdir(parents=True)
+    run.scores.write_bytes(b"scores")
+    opened(cfg, artifacts=upload).finish()
+    (artifact,) = (entry for entry in of_kind(written(tmp_path, run.name), "artifact") if entry.type == "scores")
+    (content,) = artifact.manifest.contents
+    assert (content.ref == "") == upload
+    assert upload or content.ref == run.scores.absolute().as_uri()
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_under_its_id_and_its_steps(config, tmp_path: Path, offline: None,
+                                                          caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    cfg = config()
+    for step in (10, 20):
+        tracker = opened(cfg)
+        tracker.log({"loss": 1.0}, step)
+        tracker.finish()
+        wandb.teardown()
+        if step == 10:      # a folder's name has the second in which it began
+            (first,) = (tmp_path / "runs" / "wandb").glob("offline-run-*")
+            first.rename(first.with_name(first.name.replace("offline-run-", "offline-run-0")))
+    files = sorted((tmp_path / "runs" / "wandb").glob(f"offline-run-*-{Run.of(cfg).name[-64:]}/*.wandb"))
+    assert len(files) == 2
+    steps = [next(entry.step.num for entry in of_kind(records(file), "history")) for file in files]
+    assert steps == [10, 20]
+    command = f"wandb sync --id {Run.of(cfg).name[-64:]} {tmp_path}/runs/wandb/offline-run-*-{Run.of(cfg).name[-64:]}"
+    assert command in caplog.text
 
 
 @pytest.mark.slow
 def test_two_runs_in_one_process_are_two_runs(config, tmp_path: Path, offline: None) -> None:
     for seed in (0, 1):
-        cfg = config(f"seed={seed}")
-        tracker = WandbTracker("diffprune", None, None)
-        tracker.start(cfg, Run.of(cfg))
+        tracker = opened(config(f"seed={seed}"))
         tracker.log({"loss": float(seed)}, 1)
         tracker.finish()
     assert len(list((tmp_path / "runs" / "wandb").glob("offline-run-*"))) == 2
+
+
+@pytest.mark.slow
+def test_a_home_that_cannot_be_written_costs_nothing(config, tmp_path: Path, offline: None, caplog: pytest.LogCaptureFixture,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("CACHE", "DATA", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{kind}_DIR", "x")    # put back afterwards
+        monkeypatch.delenv(f"WANDB_{kind}_DIR")
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    cfg = config()
+    write_json(Run.of(cfg).metrics, {"fid": 1.0})
+    opened(cfg).finish()
+    assert [entry for entry in of_kind(written(tmp_path, Run.of(cfg).name), "artifact") if entry.type == "metrics"]
+    assert "failed" not in caplog.text
+
+
+class Failing(BaseHTTPRequestHandler):
+    """A server that has nothing to give, as at an outage or a full quota."""
+
+    def do_POST(self) -> None:
+        self.send_response(403)
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(params=["silent", "failing"])
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """The address of a stand-in for the service, at which somebody is logged in."""
+    if request.param == "silent":
+        listening = socket.create_server(("127.0.0.1", 0))      # connections are taken, and nobody ever answers
+        port, close = listening.getsockname()[1], listening.close
+    else:
+        serving = HTTPServer(("127.0.0.1", 0), Failing)
+        Thread(target=serving.serve_forever, daemon=True).start()
+        port, close = serving.server_port, lambda: (serving.shutdown(), serving.server_close())
+    wandb.teardown()
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    yield request.param
+    wandb.teardown()
+    close()
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_work_stalls_nobody(config, tmp_path: Path, server: str,
+                                                   caplog: pytest.LogCaptureFixture) -> None:
+    cfg, start = config(), time.monotonic()
+    tracker = opened(cfg, patience=3)
+    tracker.log({"loss": 2.5}, 10)
+    tracker.finish()
+    assert time.monotonic() - start < 20
+    assert caplog.text.count("W&B does not answer") == 1
+    assert items(item for entry in of_kind(written(tmp_path, Run.of(cfg).name), "history") for item in entry.item)[
+        "train/loss"] == 2.5
+
+
+def test_what_fails_is_said_once_and_the_run_goes_on(
+        config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    class Broken:
+        finished = False
+
+        def log(self, *_: Any, **__: Any) -> None:
+            raise OSError(28, "no space left on device")
+
+        def finish(self, **_: Any) -> None:
+            self.finished = True
+
+    broken = Broken()
+    monkeypatch.setattr(WandbTracker, "opened", lambda self, cfg, run: broken)
+    tracker = opened(config())
+    for step in (1, 2, 3):
+        tracker.log({"loss": 1.0}, step)
+        tracker.summary({"fid": 1.0})
+    tracker.finish()
+    assert caplog.text.count("no space left on device") == 1
+    assert len(caplog.records) == 1
+    assert broken.finished

@@ -7,8 +7,9 @@ from pathlib import Path
 from diffprune.errors import UserError
 from diffprune.report.comparison import compare
 from diffprune.report.comparison_page import write_comparison
-from diffprune.report.finished import Finished, find
+from diffprune.report.finished import find, reached, read_all
 from diffprune.report.paired import compare_paired
+from diffprune.report.published import Published
 from diffprune.report.quantities import MAIN
 
 
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, or 1 after one sentence about what the user can mend."""
     asked = parser().parse_args(arguments)
     try:
-        print(report(asked.runs, asked.out, asked.mixed_protocols, asked.baseline))
+        print(report(asked.runs, asked.out, asked.mixed_protocols, asked.baseline, asked.published))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -28,24 +29,29 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders above them")
     out.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
     out.add_argument("--mixed-protocols", action="store_true", help="line up runs whose numbers do not compare")
+    out.add_argument("--published", type=Path, metavar="FILE", help="a YAML file of published numbers, to stand beside ours "
+                     "(the paper's: experiments/published.yaml)")
     out.add_argument("--baseline", metavar="TEXT", help="the configuration, by its name in the table or a part of it, that "
                      "the others are compared with seed by seed (default: the best Fréchet distance)")
     return out
 
 
-def report(paths: list[Path], out: Path, mixed_protocols: bool = False, baseline: str | None = None) -> str:
+def report(paths: list[Path], out: Path, mixed_protocols: bool = False, baseline: str | None = None,
+           published: Path | None = None) -> str:
     """Compares every finished run in or below `paths`, in files below `out`; returns the main tables as text.
 
     Raises UserError where there is no finished run, where the runs do not compare, or for an unknown `baseline`.
     """
+    known = Published.read(published) if published is not None else None
     finished, unfinished = find(paths)
-    for folder in unfinished:
-        print(f"skipped {folder}: not finished, it has no metrics.json", file=sys.stderr)
-    if not finished:
+    runs, skipped = read_all(finished)
+    skipped += [(folder, reached(folder)) for folder in unfinished]
+    for folder, reason in skipped:
+        print(f"skipped {folder}: {reason}", file=sys.stderr)
+    if not runs:
         raise UserError(f"no finished run in {', '.join(map(str, paths))}: a finished run has a metrics.json")
-    runs = [Finished.of(folder) for folder in finished]
-    write_comparison(runs, out, mixed_protocols, baseline)
-    tables = (compare(runs, mixed_protocols, MAIN), compare_paired(runs, baseline))
+    write_comparison(runs, out, mixed_protocols, baseline, known, [(folder.name, reason) for folder, reason in skipped])
+    tables = (compare(runs, mixed_protocols, MAIN, known), compare_paired(runs, baseline))
     return "\n\n".join([*(table.text() for table in tables if table is not None), str(out / "index.html")])
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from diffprune.errors import UserError
 from diffprune.report.finished import Finished
+from diffprune.report.published import Published
 from diffprune.report.quantities import REPORT
 from diffprune.report.rows import Numbers, Row, compared, dense
 from diffprune.report.table import Table, listed
@@ -19,10 +20,12 @@ UNTRAINED = ("ema",)    # what of a run's protocol does not apply to the dense m
 T = TypeVar("T")
 
 
-def compare(runs: list[Finished], mixed_protocols: bool = False, level: int = REPORT) -> Table:
+def compare(runs: list[Finished], mixed_protocols: bool = False, level: int = REPORT,
+            published: Published | None = None) -> Table:
     """The comparison of `runs`; with `mixed_protocols`, what differs in the protocols becomes columns.
 
-    `level` MAIN leaves out what is measured beside Fréchet distance, SSIM, sizes and speed.
+    `level` MAIN leaves out what is measured beside Fréchet distance, SSIM, sizes and speed. `published` numbers stand
+    beside those they belong to.
 
     Raises UserError for the same run twice and, without `mixed_protocols`, for runs under different protocols.
     """
@@ -31,7 +34,7 @@ def compare(runs: list[Finished], mixed_protocols: bool = False, level: int = RE
     if differing and not mixed_protocols:
         raise UserError(f"these runs were made under different protocols ({sentence(differing)}), so their numbers do "
                         "not compare: name fewer runs, or add --mixed-protocols to see them with what differs")
-    rows = [*dense_rows(runs, list(differing)), *configuration_rows(runs, list(differing))]
+    rows = [*dense_rows(runs, list(differing), published), *configuration_rows(runs, list(differing), published)]
     return listed(rows, [name for name in differing if name != "features"], level)
 
 
@@ -68,7 +71,7 @@ def sentence(differing: dict[str, list[Any]]) -> str:
     return "; ".join(f"{name} is {' or '.join(map(str, values))}" for name, values in differing.items())
 
 
-def dense_rows(runs: list[Finished], differing: list[str]) -> list[Row]:
+def dense_rows(runs: list[Finished], differing: list[str], published: Published | None = None) -> list[Row]:
     """The unpruned, untrained model of each (data set, model, protocol), from every run that measured it.
 
     All of them drew the same images with it, so equal distances are one measurement, not several seeds.
@@ -81,7 +84,8 @@ def dense_rows(runs: list[Finished], differing: list[str]) -> list[Row]:
 
     groups = grouped([run for run in runs if run.knows_dense], lambda run: (model(run), protocol(run)))
     names = titles([model(group[0]) for group in groups])
-    return [Row.of(" ".join(["dense", *name]), once_each([dense(run) for run in group]), protocol(group[0]))
+    return [Row.of(" ".join(["dense", *name]), once_each([dense(run) for run in group]), protocol(group[0]),
+                   published.dense(group[0]) if published else None)
             for name, group in zip(names, groups, strict=True)]
 
 
@@ -95,9 +99,10 @@ def once_each(measured: list[Numbers]) -> list[Numbers]:
     return kept
 
 
-def configuration_rows(runs: list[Finished], differing: list[str]) -> list[Row]:
+def configuration_rows(runs: list[Finished], differing: list[str], published: Published | None = None) -> list[Row]:
     """One row per configuration."""
-    return [Row.of(title, [compared(run) for run in group], parts_of(group[0], differing))
+    return [Row.of(title, [compared(run) for run in group], parts_of(group[0], differing),
+                   published.of(group[0]) if published else None)
             for title, group in configurations(runs, differing)]
 
 

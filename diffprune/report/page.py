@@ -1,31 +1,55 @@
-"""The pieces of which pages are made: plain HTML, everything inside the file, nothing to load and nothing to run."""
+"""The pieces of which pages are made: plain HTML, everything inside the file, nothing to load.
 
-from collections.abc import Iterable, Mapping
+What runs on a page lies in it too, and its policy lets exactly that run.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 from urllib.parse import quote
 
 from diffprune.report.grid import Strip
 from diffprune.report.style import CSS
-from diffprune.report.table import MISSING
+from diffprune.report.table import MISSING, Table
 
 PIXELATED_BELOW = 1000  # pixels; narrower strips are enlarged, and small images keep their pixels then
 
 
-def document(title: str, body: Iterable[str]) -> str:
-    """A whole page; its policy forbids the browser to load anything from anywhere."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+def document(title: str, body: Iterable[str], scripts: Sequence[str] = ()) -> str:
+    """A whole page; its policy forbids the browser to load anything from anywhere, and to run anything but `scripts`."""
+    allowed = f"; script-src {' '.join(map(fingerprint, scripts))}" if scripts else ""
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:{allowed}"
     return "\n".join([
         "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         f"<title>{escape(title)}</title>", f"<style>{CSS}</style>", "</head>", "<body>", "<main>",
-        f"<h1>{escape(title)}</h1>", *body, "</main>", "</body>", "</html>", ""])
+        f"<h1>{escape(title)}</h1>", *body, "</main>", *(f"<script>{script}</script>" for script in scripts),
+        "</body>", "</html>", ""])
+
+
+def fingerprint(script: str) -> str:
+    """The script as a content security policy names it (file:// pages have no origin that a policy could name)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def section(title: str, *content: str) -> str:
     """With a heading; empty when there is nothing in it."""
-    return "\n".join([f"<section>\n<h2>{escape(title)}</h2>", *content, "</section>"]) if any(content) else ""
+    head = f'<section id="{anchor(title)}">\n<h2>{escape(title)}</h2>'
+    return "\n".join([head, *content, "</section>"]) if any(content) else ""
+
+
+def anchor(title: str) -> str:
+    """What a link within the page calls the section."""
+    return "-".join(word for word in "".join(c if c.isalnum() else " " for c in title.lower()).split())
+
+
+def contents(titles: Iterable[str]) -> str:
+    """Links to the sections."""
+    links = "".join(f'<a href="#{anchor(title)}">{escape(title)}</a>' for title in titles)
+    return f'<nav aria-label="Contents">{links}</nav>'
 
 
 def paragraph(content: str, kind: str = "") -> str:
@@ -40,13 +64,37 @@ def table(header: list[str], body: Iterable[Iterable[str]], kind: str = "") -> s
     return f'<div class="scroll {kind}" tabindex="0"><table>{head}<tbody>\n{lines}\n</tbody></table></div>'
 
 
-def line(name: str, *cells: str) -> str:
-    return f'<tr><th scope="row">{text(name)}</th>' + "".join(f"<td>{text(cell)}</td>" for cell in cells) + "</tr>"
+def sortable(shown: Table, kind: str = "") -> str:
+    """A whole table, which the page's script makes sortable, with what is best in bold."""
+    head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in shown.header)
+    lines = "\n".join(f"<tr>{''.join(cell(shown, i, j) for j in range(len(entries)))}</tr>"
+                      for i, entries in enumerate(shown.body))
+    return (f'<div class="scroll {kind}" tabindex="0"><table class="sortable"><thead><tr>{head}</tr></thead>'
+            f"<tbody>\n{lines}\n</tbody></table></div>")
+
+
+def cell(shown: Table, i: int, j: int) -> str:
+    """One cell; `data-value` is the number to sort by."""
+    if j == 0:
+        return f'<th scope="row">{name(shown.body[i][j])}</th>'
+    content = text(shown.body[i][j])
+    number = shown.numbers[i][j] if shown.numbers else None
+    value = "" if number is None else f' data-value="{number!r}"'
+    return f"<td{value}><b>{content}</b></td>" if (i, j) in shown.best else f"<td{value}>{content}</td>"
+
+
+def line(title: str, *cells: str) -> str:
+    return f'<tr><th scope="row">{text(title)}</th>' + "".join(f"<td>{text(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def text(cell: str) -> str:
     """An arrow never stands alone on a line."""
     return escape(cell).replace(" ↑", "&nbsp;↑").replace(" ↓", "&nbsp;↓")
+
+
+def name(cell: str) -> str:
+    """A configuration's name, which may break after an underscore where there is little room."""
+    return text(cell).replace("_", "_<wbr>")
 
 
 def facts(title: str, known: Mapping[str, Any]) -> str:

@@ -28,11 +28,34 @@ class Quantity:
         spread = row.values.get(self.key)
         if spread is None:
             return MISSING
-        places = decimals(spread.mean * self.scale, self.decimals)
-        text = f"{spread.mean * self.scale:.{places}f}"
+        places, text = decimals(spread.mean * self.scale, self.decimals), self.mean(row)
         if spread.std is not None and (spread.std or self.share is None):
             text += f" ± {spread.std * self.scale:.{places}f} ({spread.n})"
         return f"{text} ({row.values[self.share].mean:.1f} %)" if self.share else text
+
+
+    def mean(self, row: Row) -> str:
+        """The mean as it is printed; the row must have the quantity."""
+        value = row.values[self.key].mean * self.scale
+        return f"{value:.{decimals(value, self.decimals)}f}"
+
+    @property
+    def arrow(self) -> str:
+        """Where better values lie: ↑, ↓, or nothing."""
+        return self.title[-1] if self.title[-1] in "↑↓" else ""
+
+    @property
+    def published_title(self) -> str:
+        """`SSIM to dense, published ↑`"""
+        name, _, rest = self.title.partition(" [")
+        if rest:
+            return f"{name}, published [{rest}"
+        name, _, rest = self.title.rpartition(" (") if " (" in self.title else (self.title.rstrip(" ↑↓"), "", "")
+        return f"{name}, published {self.arrow}".rstrip()
+
+    def published_cell(self, row: Row) -> str:
+        """As published, which is how many digits there are."""
+        return f"{row.published[self.key] * self.scale:.6g}" if self.key in row.published else MISSING
 
 
 def decimals(value: float, least: int) -> int:

@@ -29,17 +29,23 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one model or configuration; a quantity that was not is absent from `values`."""
+    """What was measured of one model or configuration; a quantity that was not is absent from `values`.
+
+    `published` are others' numbers for the same, {quantity: value}, where any have been seen.
+    """
     title: str
     values: Mapping[str, Spread]
     about: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, title: str, measured: list[Numbers], about: Mapping[str, Any] | None = None) -> "Row":
+    def of(cls, title: str, measured: list[Numbers], about: Mapping[str, Any] | None = None,
+           published: Mapping[str, float] | None = None) -> "Row":
         """Over the models in `measured`, each of another seed."""
         names = dict.fromkeys(name for numbers in measured for name in numbers)
         spreads = {name: Spread.of(numbers.get(name) for numbers in measured) for name in names}
-        return cls(title, {name: spread for name, spread in spreads.items() if spread is not None}, about or {})
+        return cls(title, {name: spread for name, spread in spreads.items() if spread is not None}, about or {},
+                   published or {})
 
 
 def states(run: Finished) -> list[Row]:
@@ -79,14 +85,16 @@ def dense(run: Finished) -> Numbers:
         rate = known.get("images_per_second") if rate is None else rate
     return sizes(run, known["params_dense"], known["macs_dense"]) | of_dense(run) | {
         distance(run): fid, "ssim": None if known.get("ssim") is None else 1.0, "images_per_second": rate,
-        "speedup": None if known.get("speedup") is None else 1.0}
+        "speedup": None if known.get("speedup") is None else 1.0,
+        "latency_percent": None if known.get("speedup") is None else 100.0}
 
 
 def final(run: Finished) -> Numbers:
     known = run.metrics
     return sizes(run, known["params"], known["macs"]) | further(run) | {
         distance(run): known["fid"], "ssim": known.get("ssim"),
-        "images_per_second": known.get("images_per_second"), "speedup": known.get("speedup")}
+        "images_per_second": known.get("images_per_second"), "speedup": known.get("speedup"),
+        "latency_percent": 100 / known["speedup"] if known.get("speedup") else None}
 
 
 def compared(run: Finished) -> Numbers:

@@ -1,11 +1,20 @@
 """The style sheet of every page, light and dark, wide and narrow, in the colours of Okabe and Ito."""
 
+# Okabe and Ito's colours, those that are too pale for a line on white made darker; on a dark page, as they are.
+PALETTE_LIGHT = ("#0072b2", "#d55e00", "#007a5a", "#a8527f", "#8a6a00", "#2f88b8", "#444b57")
+PALETTE_DARK = ("#56b4e9", "#e69f00", "#2cc295", "#d995bb", "#f0e442", "#ff8a3d", "#c3c9d4")
+
+
+def variables(palette: tuple[str, ...]) -> str:
+    return " ".join(f"--c{i}: {colour};" for i, colour in enumerate(palette))
+
+
 CSS = """
 :root { color-scheme: light dark; --paper: #ffffff; --panel: #f5f6f8; --ink: #1c1f24; --quiet: #5a6270; --grid: #dde0e5;
-  --dense: #6b7280; --pruned: #0072b2; --mark: #b84e00; --link: #005f96; }
+  --dense: #6b7280; --pruned: #0072b2; --mark: #b84e00; --link: #005f96; LIGHT }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14171c; --panel: #1e2229; --ink: #e8eaee; --quiet: #a2aab8; --grid: #363c47;
-    --dense: #9aa3b2; --pruned: #56b4e9; --mark: #e69f00; --link: #7cc4f0; } }
+    --dense: #9aa3b2; --pruned: #56b4e9; --mark: #e69f00; --link: #7cc4f0; DARK } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); 
   font: 16px/1.5 system-ui, "Liberation Sans", sans-serif; }
@@ -26,7 +35,7 @@ tbody th:first-child { position: sticky; left: 0; background: var(--paper); whit
 .prose td { text-align: left; white-space: normal; }
 .prose th { text-align: left; }
 .wide thead th { white-space: normal; min-width: 6rem; }
-.wide td:first-child, .wide th:first-child { min-width: 9rem; white-space: normal; overflow-wrap: anywhere; }
+.wide td:first-child, .wide th:first-child { min-width: 9rem; white-space: normal; overflow-wrap: break-word; }
 .figures { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; max-width: 40rem; }
@@ -42,4 +51,34 @@ pre { background: var(--panel); padding: .75rem 1rem; border-radius: .4rem; whit
 .facts table { width: 100%; }
 details { margin: .75rem 0; }
 summary { cursor: pointer; color: var(--link); }
-"""
+nav { font-size: .9rem; color: var(--quiet); margin: 1rem 0; display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
+button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; text-align: inherit; }
+button:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
+th[aria-sort] button::after { content: "\\a0⇅"; opacity: .4; font-weight: 400; }
+th[aria-sort=ascending] button::after { content: "\\a0▲"; opacity: 1; }
+th[aria-sort=descending] button::after { content: "\\a0▼"; opacity: 1; }
+td b { font-weight: 700; }
+.figures.large { grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); }
+figure h3 { margin: 0 0 .25rem; }
+figcaption ol { margin: .5rem 0; padding-left: 1.6rem; columns: 2 14rem; }
+.plot { min-height: 12rem; }
+.plot .js-plotly-plot { width: 100%; }
+.samples td, .samples th { padding: 1px; border: 0; text-align: center; }
+.samples tbody th:first-child { min-width: 2rem; text-align: right; padding-right: .5rem; color: var(--quiet);
+  font-weight: 400; font-size: .85rem; z-index: 1; }
+.samples thead th { white-space: normal; font-size: .8rem; font-weight: 500; overflow-wrap: break-word;
+  max-width: 4.5rem; vertical-align: bottom;
+  padding: 0 .25rem .35rem; border: 0; }
+.samples img { display: block; width: 4.5rem; height: auto; }
+.samples button { display: block; cursor: zoom-in; }
+dialog { border: 1px solid var(--grid); border-radius: .4rem; background: var(--paper); color: var(--ink);
+  max-width: min(96vw, 70rem); max-height: 92vh; overflow: auto; padding: 1rem; }
+dialog::backdrop { background: rgb(0 0 0 / 60%); }
+dialog .large { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: .75rem; }
+dialog figure { width: min(calc(50% - .5rem), 15rem); }
+dialog img { width: 100%; height: auto; display: block; }
+dialog .close { float: right; color: var(--link); }
+.command { white-space: normal; overflow-wrap: anywhere; text-align: left; min-width: 20rem;
+  font: .8rem/1.4 ui-monospace, "Liberation Mono", monospace; }
+@media print { .samples button { cursor: auto; } nav, .modebar { display: none; } }
+""".replace("LIGHT", variables(PALETTE_LIGHT)).replace("DARK", variables(PALETTE_DARK))

@@ -10,10 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from diffprune.report.style import PALETTE_LIGHT
+
 # Drawn in the key, shown in the value: the page's style sheet defines each for light and for dark.
 INK, GRID, DENSE, PRUNED, MARK = "#010101", "#020202", "#030303", "#040404", "#050505"
+SERIES = tuple(f"#06060{i}" for i in range(1, 8))
 COLOURS = {INK: "currentColor", GRID: "var(--grid)", DENSE: "var(--dense)", PRUNED: "var(--pruned)",
-           MARK: "var(--mark)"}
+           MARK: "var(--mark)"} | {code: f"var(--c{i})" for i, code in enumerate(SERIES)}
+# What a file shows, which knows no page: the light page's colours.
+LIGHT = {INK: "#1c1f24", GRID: "#dde0e5", DENSE: "#6b7280", PRUNED: "#0072b2", MARK: "#b84e00"} | dict(
+    zip(SERIES, PALETTE_LIGHT, strict=True))
+SVG_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 INCHES = (4.8, 3.0)
 LOOK = {
     "svg.fonttype": "none", "svg.hashsalt": "diffprune", "font.size": 9,
@@ -34,8 +41,7 @@ def inline(name: str, description: str, draw: Callable[[Axes], None]) -> str:
         FigureCanvasSVG(figure)
         draw(figure.subplots())
         out = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+        figure.savefig(out, format="svg", transparent=True, metadata=SVG_METADATA)
     return embedded(out.getvalue(), name, description)
 
 

@@ -1,0 +1,35 @@
+"""The loss at every timestep, and where each threshold ends the walk."""
+
+from itertools import groupby
+
+from diffprune.report.chart import Chart, Series, Stop
+from diffprune.report.finished import Finished
+
+
+def loss_per_timestep(runs: list[Finished]) -> list[Chart]:
+    """L_t of each model that was scored, on the first seed's batch and noise, with where each threshold stops."""
+    scored = sorted((run for run in runs if run.scoring is not None),
+                    key=lambda run: (model_of(run), run.options["seed"], -len(run.scoring.stops)))
+    return [loss_chart(model, next(members)) for model, members in groupby(scored, key=model_of)]
+
+
+def model_of(run: Finished) -> str:
+    return f"{run.options['model']['name']} on {run.options['dataset']['name']}"
+
+
+def loss_chart(model: str, run: Finished) -> Chart:
+    """Stops at which every timestep is kept are named in the caption alone."""
+    loss, total = run.scoring.loss, len(run.scoring.loss)
+    gates = {float(text): stop for text, stop in run.scoring.stops.items() if float(text) > 0}
+    inside = {T: stop for T, stop in sorted(gates.items(), reverse=True) if stop < total}
+    whole = [f"{T:g}" for T, stop in gates.items() if stop >= total]
+    return Chart(
+        "loss-" + model.replace(" on ", "-"), f"Loss per timestep: {model}",
+        "Squared error on one calibration batch and noise. A threshold T stops at the first timestep whose loss is below T "
+        "times the largest so far; the gradients before it are summed."
+        + (f" T = {', '.join(whole)} keeps all {total}." if whole else ""),
+        f"Loss per timestep from {loss[0]:.3g} at t = 0 to {loss[-1]:.3g} at t = {total - 1}. "
+        + "; ".join(f"T = {T:g} stops at {stop}" for T, stop in inside.items()),
+        "timestep t", "squared error, summed over pixels",
+        [Series("loss L(t)", list(range(total)), [float(value) for value in loss], line=True, marks=False)],
+        [Stop(stop, f"T = {T:g}") for T, stop in inside.items()], log_y=bool((loss > 0).all()))

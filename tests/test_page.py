@@ -1,0 +1,198 @@
+"""The comparison's page in a real browser: it sorts, hovers, enlarges, loads nothing and complains of nothing."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from diffprune.report.__main__ import report
+from diffprune.run import Run
+from tests.test_report import LAYERS, OPTIONS, make_run, merged
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
+PATIENCE = 180_000      # milliseconds: other tests may keep the machine busy
+FIDS = {"random": 9.5, "taylor": 10.25, "diff_pruning": 5.5}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page over three criteria, two seeds, two ratios and two thresholds; one run is half finished."""
+    folder = tmp_path_factory.mktemp("page")
+    rng = np.random.default_rng(0)
+    for name, fid in FIDS.items():
+        for seed in (0, 1):
+            variant(folder / "runs" / f"{name}-{seed}", rng, fid + seed / 4, {"pruner": {"name": name}, "seed": seed})
+    variant(folder / "runs" / "ratio", rng, 20.0, {"pruner": {"ratio": 0.5}}, params=9e6, macs=1.5e9, speedup=2.0)
+    variant(folder / "runs" / "threshold", rng, 6.0, {"pruner": {"threshold": 0.02}})
+    make_run(folder / "runs" / "half", {"seed": 7}, finished=False)
+    report([folder / "runs"], folder / "out")
+    return folder / "out" / "index.html"
+
+
+def variant(folder: Path, rng: np.random.Generator, fid: float, options: dict[str, Any], **metrics: Any) -> None:
+    """A run whose removed channels and loss are its own, as a real one's are."""
+    run = Run(make_run(folder, options, fid=fid, ssim=1 - fid / 100, **metrics))
+    groups = [{"root": layer, "before": 128, "after": 96, "removed": sorted(map(int, rng.permutation(128)[:32]))}
+              for layer in LAYERS]
+    content = run.prune_report.read_text()
+    run.prune_report.write_text(content.replace('"groups": []', f'"groups": {groups}'.replace("'", '"')))
+    if merged(OPTIONS, options)["pruner"]["name"] != "diff_pruning":
+        save_file({"terms/w2/conv_in": np.zeros((4, 1), np.float32)}, run.scores, {"about": '{"seconds": 1}'})
+    run.report.touch()
+
+
+@pytest.fixture
+def opened(browser: Any, index: Path) -> Iterator[Callable[..., Any]]:
+    """Opens the page; at the end, nothing was asked of any machine and the console is empty."""
+    contexts, requests, complaints = [], [], []
+
+    def opening(size: str = "desktop", scheme: str = "light", script: bool = True) -> Any:
+        context = browser.new_context(viewport=SIZES[size], color_scheme=scheme, java_script_enabled=script)
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(index.as_uri())
+        if script:
+            page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        return page
+
+    yield opening
+    for context in contexts:
+        context.close()
+    assert [url for url in requests if not url.startswith("data:")] == [index.as_uri()] * len(contexts)
+    assert complaints == []
+
+
+def column(page: Any, title: str) -> list[str]:
+    """The cells of the main table's column whose heading starts with `title`, from the top."""
+    return page.evaluate("""title => {
+        const table = document.querySelector("#results table"), heads = [...table.tHead.rows[0].cells];
+        const i = heads.findIndex(cell => cell.textContent.startsWith(title));
+        return [...table.tBodies[0].rows].map(row => row.cells[i].textContent);
+    }""", title)
+
+
+def numbers(cells: list[str]) -> list[float]:
+    return [float(cell.split()[0]) for cell in cells if cell != "–"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_the_page_fits_its_screen_and_every_figure_moves(opened: Callable, size: str, scheme: str) -> None:
+    page = opened(size, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator(".plot").count() == page.locator(".plot.js-plotly-plot").count() >= 9
+    ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
+    brightness = [sum(map(int, colour[4:-1].split(","))) for colour in (ink, paper)]
+    assert (brightness[0] < brightness[1]) == (scheme == "light")
+
+
+def test_a_click_on_a_heading_sorts_by_its_numbers_and_another_turns_them_round(opened: Callable) -> None:
+    page = opened()
+    heading = page.locator("#results th button", has_text="Fréchet distance (digits").first
+    heading.click()
+    up = numbers(column(page, "Fréchet distance (digits"))
+    assert up == sorted(up)
+    assert len(up) > 4
+    assert page.locator("#results th[aria-sort=ascending]").count() == 1
+    heading.click()
+    down = numbers(column(page, "Fréchet distance (digits"))
+    assert down == up[::-1]
+    heading.press("Enter")     # the keyboard does the same
+    assert numbers(column(page, "Fréchet distance (digits")) == up
+
+
+def test_what_was_not_measured_stays_last_and_names_sort_as_names(opened: Callable) -> None:
+    page = opened()
+    heading = page.locator("#results th button", has_text="SSIM before healing")
+    for _ in range(2):
+        heading.click()
+        assert column(page, "SSIM before healing")[-1] == "–"      # the dense model
+    page.locator("#results th button", has_text="configuration").click()
+    names = column(page, "configuration")
+    assert names == sorted(names)
+
+
+def test_a_point_says_which_configuration_it_is(opened: Callable) -> None:
+    page = opened()
+    place = page.locator("#plot-fid-digits-cnn-macs")
+    place.scroll_into_view_if_needed()
+    box = place.locator(".scatterlayer .trace .points path").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    place.locator(".hoverlayer .hovertext").wait_for()
+    assert "4.19" in place.locator(".hoverlayer").text_content()        # the dense model's distance
+
+
+def test_an_image_opens_larger_beside_the_others_of_its_noise(opened: Callable) -> None:
+    page = opened()
+    button = page.locator("table.samples tbody tr").nth(2).locator("button").nth(1)
+    before = button.locator("img").bounding_box()["width"]
+    button.click()
+    dialog = page.locator("dialog[open]")
+    assert dialog.locator("strong").text_content() == "Noise 2"
+    assert dialog.locator("figcaption").first.text_content() == "dense"
+    assert dialog.locator("img").count() == page.locator("table.samples thead th").count()
+    assert dialog.locator("img").nth(1).bounding_box()["width"] > 1.5 * before
+    page.keyboard.press("Escape")
+    assert page.locator("dialog").count() == 0
+    assert page.evaluate("document.activeElement.matches('button.enlarge')")
+
+
+def test_figures_follow_when_the_evening_comes(opened: Callable) -> None:
+    page = opened()
+    colour = ("() => getComputedStyle(document.querySelector('#plot-widths .scatterlayer .trace:last-child path.js-line'))"
+              ".stroke")
+    light = page.evaluate(colour)
+    page.emulate_media(color_scheme="dark")
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate(colour) != light
+
+
+def test_without_scripts_the_figures_are_there_and_still(opened: Callable) -> None:
+    page = opened(script=False)
+    assert page.locator(".plot > svg").count() == page.locator(".plot").count() >= 9
+    assert page.locator("#results tbody tr").count() > 4
+
+
+def test_everything_has_a_name_and_the_half_finished_run_a_reason(opened: Callable) -> None:
+    page = opened()
+    assert page.locator("img:not([alt]), img[alt='']").count() == 0
+    assert page.locator(".plot:not([aria-label]), .plot[aria-label='']").count() == 0
+    assert all(page.locator(".plot").nth(i).get_attribute("aria-label").count(" ") > 5
+               for i in range(page.locator(".plot").count()))
+    text = page.locator("#what-is-missing").text_content()
+    assert "half" in text
+    assert "scored, pruned, in training at step 400" in text
+
+
+def test_every_figure_is_there_as_png_and_svg(index: Path) -> None:
+    names = {path.stem for path in (index.parent / "figures").iterdir()}
+    assert {"fid-digits-cnn-macs", "fid-digits-cnn-latency", "fid-digits-cnn-ratio", "fid-digits-cnn-threshold", "ssim-macs",
+            "loss-ddpm_digits-digits", "overlap", "widths", "samples-ddpm_digits-digits"} <= names
+    for name in names:
+        assert (index.parent / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (index.parent / "figures" / f"{name}.svg").read_text()
+        assert "var(--" not in (index.parent / "figures" / f"{name}.svg").read_text()

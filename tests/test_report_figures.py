@@ -1,0 +1,211 @@
+"""What a comparison's figures say, checked on their content before anything is drawn; and published numbers, bold, gaps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from diffprune.errors import UserError
+from diffprune.report import samples
+from diffprune.report.__main__ import main
+from diffprune.report.channel_charts import overlap, widths
+from diffprune.report.chart import DENSE, Chart, Matrix, Series, Stop
+from diffprune.report.comparison import compare, configurations
+from diffprune.report.drawn import drawn
+from diffprune.report.finished import Finished, find, read_all
+from diffprune.report.published import Published
+from diffprune.report.quality_charts import quality_charts
+from diffprune.report.svg import LIGHT
+from diffprune.report.timestep_charts import loss_per_timestep
+from diffprune.run import Run
+from tests.test_report import DENSE as DENSE_OPTIONS
+from tests.test_report import DENSE_METRICS, cells, make_run, undrawn  # noqa: F401  (a fixture, used by every test here)
+
+PAPER = """
+digits:
+  protocol: 50000 images
+  rows:
+    - {method: dense, params: 35.7, macs: 6.07, fid: 4.19, ssim: 1.0}
+    - {method: diff_pruning, threshold: 0.02, params: 19.8, macs: 3.4, fid: 5.44, steps: 400}
+    - {method: diff_pruning, threshold: 0.05, params: 19.8, macs: 3.4, fid: 5.29, ssim: 0.932, steps: 400}
+    - {method: random, params: 30.0, macs: 5.0, fid: 5.62}
+"""
+
+
+def runs_in(folder: Path) -> list[Finished]:
+    return [Finished.of(path) for path in find([folder])[0]]
+
+
+def charts(folder: Path) -> dict[str, Chart]:
+    return {chart.name: chart for chart in quality_charts(runs_in(folder), [])}
+
+
+def cut(folder: Path, removed: dict[str, list[int]], **options: Any) -> None:
+    """A run that removed these channels of groups of ten."""
+    run = Run(make_run(folder, options))
+    report = json.loads(run.prune_report.read_text())
+    report["groups"] = [{"root": root, "before": 10, "removed": channels} for root, channels in removed.items()]
+    run.prune_report.write_text(json.dumps(report))
+
+
+# --- figures
+
+def test_quality_lies_over_what_was_achieved_with_the_dense_model_apart(tmp_path: Path) -> None:
+    for seed, fid in enumerate((5.0, 6.0)):
+        make_run(tmp_path / f"a{seed}", {"seed": seed}, fid=fid)
+    make_run(tmp_path / "b", {"pruner": {"name": "random"}}, fid=9.0, macs=2e9)
+    chart = charts(tmp_path)["fid-digits-cnn-macs"]
+    assert {series.name: (series.x, series.y, series.colour) for series in chart.series} == {
+        "dense": ([pytest.approx(6.0655)], [4.194], DENSE), "diff_pruning": ([pytest.approx(3.3928)], [5.5], 0),
+        "random": ([2.0], [9.0], 1)}
+    assert chart.series[1].y_error == [pytest.approx(0.5 ** 0.5)]
+    assert "random 9.00 at 2" in chart.alt
+    assert "[G]" in chart.x
+
+
+def test_latency_is_what_was_measured_beside_the_dense_model(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", speedup=1.25)
+    chart = charts(tmp_path)["ssim-latency"]
+    assert [(series.name, list(series.x)) for series in chart.series] == [("dense", [100.0]), ("diff_pruning", [80.0])]
+
+
+def test_a_curve_joins_what_differs_in_one_option_alone(tmp_path: Path) -> None:
+    for ratio in (0.5, 0.1, 0.3):
+        make_run(tmp_path / f"r{ratio}", {"pruner": {"ratio": ratio}}, fid=10 * ratio)
+    make_run(tmp_path / "T", {"pruner": {"threshold": 0.2}}, fid=7.0)
+    make_run(tmp_path / "lone", {"pruner": {"name": "random"}})
+    found = charts(tmp_path)
+    (by_ratio,), (by_threshold,) = found["fid-digits-cnn-ratio"].series, found["fid-digits-cnn-threshold"].series
+    assert (by_ratio.x, by_ratio.y) == ([0.1, 0.3, 0.5], [1.0, 3.0, 5.0])
+    assert (by_threshold.x, by_threshold.y) == ([0.05, 0.2], [3.0, 7.0])
+
+
+def test_without_two_values_of_an_option_there_is_no_curve_of_it(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    assert not [name for name in charts(tmp_path) if name.endswith(("-ratio", "-threshold"))]
+
+
+def test_overlap_is_what_both_removed_of_what_either_did_over_all_groups(tmp_path: Path) -> None:
+    cut(tmp_path / "a", {"x": [0, 1], "y": [0]}, pruner={"name": "random"})
+    cut(tmp_path / "b", {"x": [1, 2], "y": [0]}, pruner={"name": "taylor"})
+    cut(tmp_path / "c", {"x": [9], "y": []}, pruner={"name": "magnitude"}, seed=5)
+    matrix = overlap(configurations(runs_in(tmp_path), []))
+    assert matrix.labels == ["magnitude", "random", "taylor"]
+    assert matrix.values == [[1.0, None, None], [None, 1.0, 0.5], [None, 0.5, 1.0]]
+
+
+def test_configurations_of_equal_widths_share_a_line(tmp_path: Path) -> None:
+    for name in ("random", "taylor"):
+        make_run(tmp_path / name, {"pruner": {"name": name}})
+    chart = widths(configurations(runs_in(tmp_path), []))
+    assert [series.name for series in chart.series] == ["dense", "random and taylor"]
+    assert set(chart.series[1].y) == {96}
+
+
+def test_the_loss_has_the_stop_of_every_threshold_that_stops(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    (chart,) = loss_per_timestep(runs_in(tmp_path))
+    assert chart.stops == [Stop(249, "T = 0.05")]
+    assert len(chart.series[0].y) == 1000
+
+
+def test_a_drawing_is_themed_on_the_page_and_plain_in_its_files() -> None:
+    series = [Series("a", [1.0], [2.0]), Series("b", [2.0], [1.0])]
+    chart = Chart("n", "title", "caption", "what one sees", "x [G]", "y", series)
+    for shown in (chart, Matrix("m", "t", "c", "what one sees", "index", ["a", "b" * 30], [[1.0, None], [None, 1.0]])):
+        drawing = drawn(shown)
+        assert 'aria-label="what one sees"' in drawing.inline
+        assert "var(--pruned)" in drawing.inline
+        assert not [colour for colour in LIGHT.values() if colour in drawing.inline]
+        assert "var(--" not in drawing.svg
+        assert drawing.png.startswith(b"\x89PNG")
+
+
+def test_samples_are_cut_so_that_rows_share_noise_and_the_dense_model_comes_first(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", {"pruner": {"name": "random"}})
+    (grid,) = samples.sample_grids(configurations(runs_in(tmp_path), []))
+    assert [column.title for column in grid.columns] == ["dense", "diff_pruning", "random"]
+    assert [column.images[3].getpixel((0, 0)) for column in grid.columns] == [50, 100, 100]
+    assert {image.size for column in grid.columns for image in column.images} == {(8, 8)}
+
+
+def test_another_sampler_is_another_grid_and_a_broken_picture_none(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", {"sampler": {"steps": 100}}, protocol={"steps": 100})
+    Run(make_run(tmp_path / "c", {"pruner": {"name": "random"}})).grid.write_bytes(b"\x89PNG")
+    grids = samples.sample_grids(configurations(runs_in(tmp_path), ["steps"]))
+    assert [len(grid.columns) for grid in grids] == [2, 2]
+
+
+def test_large_images_are_stored_small(tmp_path: Path) -> None:
+    assert samples.address(Image.new("L", (32, 32))).startswith("data:image/png")
+    assert samples.address(Image.new("RGB", (256, 256))).startswith("data:image/jpeg")
+
+
+# --- published numbers, bold
+
+def test_published_numbers_stand_beside_those_of_the_same_method_size_and_training(tmp_path: Path) -> None:
+    (tmp_path / "paper.yaml").write_text(PAPER)
+    make_run(tmp_path / "runs" / "a", features="inception")
+    make_run(tmp_path / "runs" / "b", {"pruner": {"name": "random"}}, features="inception", fid=7.0)
+    table = compare(runs_in(tmp_path / "runs"), published=Published.read(tmp_path / "paper.yaml"))
+    shown = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.body}
+    fid, ssim = "Fréchet distance, published ↓", "SSIM to dense, published ↑"
+    assert {name: (row[fid], row[ssim]) for name, row in shown.items()} == {
+        "dense": ("4.19", "1"), "diff_pruning": ("5.29", "0.932"), "random": ("–", "–")}     # random's sizes are others
+    assert shown["diff_pruning"]["MACs, published [G]"] == "3.4"
+    assert table.records[1]["fid_inception_published"] == 5.29
+
+
+def test_a_distance_on_other_features_has_no_published_one(tmp_path: Path) -> None:
+    (tmp_path / "paper.yaml").write_text(PAPER)
+    make_run(tmp_path / "runs" / "a")
+    table = compare(runs_in(tmp_path / "runs"), published=Published.read(tmp_path / "paper.yaml"))
+    assert not [title for title in table.header if title.startswith("Fréchet distance, published")]
+
+
+@pytest.mark.parametrize("content", [None, "a: [", "- 1"])
+def test_a_file_without_published_numbers_is_one_sentence(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "paper.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"paper\.yaml"):
+        Published.read(tmp_path / "paper.yaml")
+
+
+def test_the_best_means_are_bold_and_the_dense_model_does_not_compete(tmp_path: Path) -> None:
+    for name, fid, ssim in (("random", 9.0, 0.8), ("taylor", 3.0, 0.9), ("magnitude", 5.0, 0.9)):
+        make_run(tmp_path / name, {"pruner": {"name": name}}, fid=fid, ssim=ssim)
+    table = compare(runs_in(tmp_path))
+    assert {(table.body[i][0], table.header[j]) for i, j in table.best} == {
+        ("taylor", "Fréchet distance (digits-cnn features) ↓"), ("taylor", "SSIM to dense ↑"),
+        ("magnitude", "SSIM to dense ↑")}
+    assert "**3.00**" in table.markdown(bold=True)
+    assert "**" not in table.markdown()
+    assert r"\textbf{3.00}" in table.latex()
+
+
+# --- what is missing
+
+def test_a_copy_that_was_cut_off_is_skipped_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_run(tmp_path / "runs" / "a")
+    Run(make_run(tmp_path / "runs" / "b", {"seed": 1})).metrics.write_text('{"fid": 5')
+    Run(make_run(tmp_path / "runs" / "c", {"seed": 2})).scores.write_bytes(b"\x10")
+    runs, unreadable = read_all(find([tmp_path / "runs"])[0])
+    assert [run.run.name for run in runs] == ["a"]
+    assert [folder.name for folder, _ in unreadable] == ["b", "c"]
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    assert "cannot be read" in capsys.readouterr().err
+    missing = cells((tmp_path / "out" / "missing.md").read_text())
+    assert [line[0] for line in missing[1:]] == ["b", "c"]
+
+
+def test_how_each_number_was_made_is_a_table_of_its_own(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", DENSE_OPTIONS, **DENSE_METRICS)
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    header, line = cells((tmp_path / "out" / "runs.md").read_text())
+    made = dict(zip(header, line, strict=True))
+    assert (made["score [s]"], made["commit"], made["seed"]) == ("7.5", "0123abc", "0")
+    assert made["command"].startswith("python -m diffprune")
