@@ -17,6 +17,7 @@ from diffprune.errors import UserError
 from diffprune.progress import duration
 from experiments import declared
 from experiments.cells import Cell, Plan, check_ready, elsewhere, plan
+from experiments.dashboard import PROJECT
 
 STATES = ("done", "running", "waiting", "failed", "stopped")
 
@@ -45,13 +46,14 @@ def understood(arguments: list[str] | None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser("python -m experiments", description=__doc__)
-    commands = out.add_subparsers(required=True, metavar="list | plan | run | status | retry | report")
+    commands = out.add_subparsers(required=True, metavar="list | plan | run | status | retry | report | dashboard")
     commands.add_parser("list", help="the tables there are").set_defaults(does=list_tables)
     for name, does, about in (("plan", show_plan, "each cell's command, folder and estimate"),
                               ("run", run_cells, "does what is missing, here or with launcher=slurm"),
                               ("status", show_status, "done, running, waiting, failed, stopped: from the run folders alone"),
                               ("retry", retry_cells, "does again what failed or was stopped"),
-                              ("report", report, "ours beside the published numbers: Markdown, CSV, picture, page")):
+                              ("report", report, "ours beside the published numbers: Markdown, CSV, picture, page"),
+                              ("dashboard", dashboard, "the runs as a Weights & Biases workspace")):
         one = commands.add_parser(name, help=about, description=about)
         one.add_argument("words", nargs="+", metavar="NAME | OPTION=VALUE",
                          help="tables, and options on top of every cell's (paths.runs=… dataset.path=… logger=none)")
@@ -68,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
         if name == "report":
             one.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
             one.add_argument("--no-page", action="store_true", help="leave out the page with every run's samples")
+        if name == "dashboard":
+            one.add_argument("--project", default=PROJECT, help=f"the W&B project (default: {PROJECT})")
+            one.add_argument("--entity", help="the W&B user or team (default: one's own)")
+            one.add_argument("--out", type=Path, metavar="FILE", help="where the specification goes without a login "
+                             "(default: dashboard-NAME.json)")
         one.set_defaults(does=does)
     return out
 
@@ -191,6 +198,17 @@ def report(asked: argparse.Namespace) -> int:
     everything = planned(asked)
     for name in dict.fromkeys(table.name for table, _, _ in everything.rows):
         print(write_report(everything, name, asked.out, page=not asked.no_page))
+    return 0
+
+
+def dashboard(asked: argparse.Namespace) -> int:
+    """The workspace of a table's runs, the dense one as baseline; sent, or written where nobody is logged in."""
+    from experiments.dashboard import Dashboard, id_of, send
+    name, cells = "-".join(parted(asked.words)[0]), planned(asked).cells
+    dense = [cell for cell in cells if not cell.options["pruner"]["ratio"] and not cell.options["schedule"]["steps"]]
+    runs = [cell.run.name for cell in cells]
+    shown = Dashboard(name, asked.project, asked.entity, runs, id_of(dense[0].run.name) if dense else None)
+    print(send(shown, asked.out or Path(f"dashboard-{name}.json")))
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffprune.errors import UserError
 from diffprune.files import write_json
-from diffprune.report.finished import Finished, find, read_all
+from diffprune.report.finished import find, read_all
 from diffprune.track import ID_LENGTH, first_line, logged_in
 
 PROJECT = "diffprune"
@@ -38,7 +38,7 @@ class Dashboard:
             raise UserError(f"no finished run in {', '.join(map(str, folders))}: a dashboard shows finished runs")
         dense = sorted((run for run in finished if run.is_dense), key=lambda run: run.options["seed"])
         return cls(folders[0].resolve().name, project, entity, [run.run.name for run in finished],
-                   run_id(dense[0]) if dense else None)
+                   id_of(dense[0].run.name) if dense else None)
 
     def workspace(self) -> Any:
         """The workspace, not yet sent; raises nothing for a run that the service does not know."""
@@ -81,9 +81,9 @@ def sections() -> list[Any]:
     ]
 
 
-def run_id(run: Finished) -> str:
-    """The id under which the tracker keeps the run."""
-    return run.run.name[-ID_LENGTH:]
+def id_of(name: str) -> str:
+    """The id under which the tracker keeps the run of that name."""
+    return name[-ID_LENGTH:]
 
 
 def send(dashboard: Dashboard, out: Path) -> str:

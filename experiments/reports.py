@@ -8,10 +8,12 @@ from diffprune.files import appearing
 from diffprune.report import write_comparison
 from diffprune.report.comparison import protocol_differences
 from diffprune.report.finished import Finished
+from diffprune.report.published import Published
 from experiments.beside import RULE, Line, markdown, quantities, records
 from experiments.cells import Plan
 from experiments.declared import Table
 from experiments.picture import picture
+from experiments.published import FILE as PUBLISHED
 
 
 def write_report(plan: Plan, name: str, out: Path, page: bool = True) -> str:
@@ -29,8 +31,16 @@ def write_report(plan: Plan, name: str, out: Path, page: bool = True) -> str:
                 partial.write_text(text, encoding="utf-8")
     finished = [Finished.of(cell.folder) for line in lines for cell in line.cells if cell.run.metrics.exists()]
     if page and finished:
-        write_comparison(finished, out / name, bool(protocol_differences(finished)))
+        write_comparison(finished, out / name, bool(protocol_differences(finished)), published=Published.read(PUBLISHED),
+                         missing=missing(lines), title=f"{table.name}: {table.about}")
     return f"{body}\n{out / name}.md" + (f"\n{out / name / 'index.html'}" if page and finished else "")
+
+
+def missing(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """(cell, why) for every cell without numbers."""
+    cells = [cell for line in lines for cell in line.cells if not cell.run.metrics.exists()]
+    return [(cell.name, f"{now.state}: {now.reason}" if now.reason else now.state)
+            for cell, now in ((cell, cell.standing) for cell in cells)]
 
 
 def document(table: Table, lines: Sequence[Line], body: str, pictured: bool) -> str:

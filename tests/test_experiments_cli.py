@@ -103,3 +103,15 @@ def test_a_mistake_is_one_sentence(arguments: list[str], words: str) -> None:
         main(arguments)
     assert str(ended.value).startswith("error: ")
     assert words in str(ended.value)
+
+
+def test_a_table_is_a_dashboard_of_its_runs_beside_the_dense_one(tmp_path, capsys, monkeypatch) -> None:
+    from experiments import dashboard
+    monkeypatch.setattr(dashboard, "logged_in", lambda: False)
+    file = tmp_path / "spec.json"
+    assert main(["dashboard", "table1_digits", "--out", str(file), f"paths.runs={tmp_path}/runs"]) == 0
+    assert "nobody is logged in" in capsys.readouterr().out
+    runs = json.loads(file.read_text())["spec"]["section"]["runSets"][0]
+    (selected,) = runs["filters"]["filters"]
+    assert len(selected["value"]) == 22
+    assert "ddpm_digits-none-" in json.dumps(runs)

@@ -15,6 +15,7 @@ from experiments.cells import Cell
 from experiments.declared import Row, table
 from experiments.estimate import estimates
 from experiments.picture import picture
+from experiments.reports import missing
 from tests.conftest import ROOT
 
 FID, SSIM = QUALITY[:2]
@@ -157,3 +158,9 @@ def test_the_kept_table_is_that_of_the_kept_runs(tmp_path: Path, capsys) -> None
     assert "diff_pruning" in capsys.readouterr().out
     for name in ("table1_digits.md", "table1_digits.csv", "table1_digits.svg"):
         assert (tmp_path / name).read_text() == (kept / name).read_text()
+
+
+def test_a_page_names_the_cells_that_are_not_done_and_why(tmp_path: Path) -> None:
+    done, waiting = cell(tmp_path / "a"), cell(tmp_path / "b", seed=1)
+    finished(done, 5.3)
+    assert missing([line(done, waiting)]) == [(waiting.name, "waiting")]
