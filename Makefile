@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export DIFFPRUNE_SHARED ?= ../shared
+# Two processes of one thread each: the files of tests are shared out, those that use the cluster stay together.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
 
 .PHONY: run test test-fast test-slurm lint clean
 
@@ -11,10 +13,10 @@ run: $(STAMP)
 	$(BIN)/python -m diffprune
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # On two Slurm nodes of its own; without Slurm's packages they are skipped (`tests/slurm/cluster.py up` installs them).
 test-slurm: $(STAMP)

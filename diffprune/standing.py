@@ -1,6 +1,7 @@
 """How a run stands, told by its folder alone: `status.json`, whose time of change is the heartbeat of a run at work."""
 
 import os
+import re
 import resource
 import socket
 import sys
@@ -139,7 +140,14 @@ def heartbeat(path: Path) -> Iterator[None]:
 
 def peak_memory() -> tuple[int, int]:
     """Bytes that this process held at most so far, of main memory and of its GPU's."""
-    unit = 1 if sys.platform == "darwin" else 1024
     torch: Any = sys.modules.get("torch")       # never imported for this
     on_gpu = torch is not None and torch.cuda.is_initialized()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, torch.cuda.max_memory_allocated() if on_gpu else 0
+    return peak_resident(), torch.cuda.max_memory_allocated() if on_gpu else 0
+
+
+def peak_resident() -> int:
+    """Bytes of main memory: Linux' `getrusage` would begin with what the parent held when it started this process."""
+    try:
+        return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    except (OSError, TypeError):                # no such file, or no such line
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from diffprune.draw import one_thread
 from diffprune.files import write_json
 from diffprune.run import Run
 from diffprune.stages import finetune
@@ -41,9 +42,10 @@ def ready(folder: Path, *more: str) -> tuple[DictConfig, Run]:
 
 
 def alone(folder: Path, *more: str) -> Run:
-    """What one process makes of it, here."""
+    """What one process makes of it, here; with one thread, as `start` gives to each."""
     cfg, run = ready(folder, *more)
-    finetune.stage(cfg, run, Tracker())
+    with one_thread(torch.device("cpu")):
+        finetune.stage(cfg, run, Tracker())
     return run
 
 

@@ -19,6 +19,7 @@ from diffprune.composition import check
 from diffprune.config import run_name, science
 from diffprune.criteria import Magnitude
 from diffprune.diffusion_model import DiffusionModel
+from diffprune.draw import one_thread
 from diffprune.errors import UserError
 from diffprune.importance import layer_terms
 from diffprune.interrupt import Interrupted
@@ -228,7 +229,8 @@ def test_a_run_that_is_to_end_early_ends_in_its_last_round(asked) -> None:
 @pytest.mark.slow
 def test_two_processes_heal_every_round_together(asked, tmp_path: Path) -> None:
     cfg, one = asked("one", "schedule.accumulate=2")
-    reproduce(cfg, one)
+    with one_thread(torch.device("cpu")):     # as `start` gives to each process
+        reproduce(cfg, one)
     command = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "diffprune")
     code, said = ended(start(*command, *options(tmp_path / "dense", tmp_path / "two")))
     assert code == 0, said

@@ -13,7 +13,8 @@ import pytest
 from diffprune import standing as module
 from diffprune.errors import UserError
 from diffprune.run import Run
-from diffprune.standing import STALE, Standing, heartbeat, note, put, standing
+from diffprune.standing import STALE, Standing, heartbeat, note, peak_memory, put, standing
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -161,3 +162,11 @@ def test_ten_thousand_folders_are_listed_in_seconds(tmp_path: Path) -> None:
     assert time.process_time() - start < 5
     assert sum(now.state == "failed" for now in states) == 5000
     assert states[9999].reason == "reason 9999"
+
+
+def test_the_peak_of_a_process_is_not_that_of_its_parent() -> None:
+    held = bytearray(os.urandom(1)) * 400_000_000
+    said = subprocess.run([sys.executable, "-c", "from diffprune.standing import peak_memory; print(peak_memory()[0])"],
+                          capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert 5e6 < int(said) < 200e6
+    assert peak_memory()[0] > len(held)
