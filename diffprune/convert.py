@@ -4,11 +4,11 @@ import argparse
 import json
 import pickle
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffprune.command import one_sentence
 from diffprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,13 +26,11 @@ LIGHTNING_KEY = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; a user's mistake ends it with one sentence and a non-zero exit."""
     options = parser().parse_args(arguments)
-    try:
+    with one_sentence():
         check_out(options.out, options.original, options.overwrite)
         model = read_model(options.original, options.format, options.config, options.resolution, options.weights)
         from diffprune.checkpoint import save_model
         save_model(model, options.out)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print(f"{options.out}: {summary(model)}")
 
 

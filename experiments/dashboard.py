@@ -5,12 +5,12 @@ Without a login the specification goes into a file, and what sends it is said.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffprune.command import one_sentence
 from diffprune.errors import UserError
 from diffprune.files import write_json
 from diffprune.report.finished import find, read_all
@@ -98,10 +98,10 @@ def send(dashboard: Dashboard, out: Path) -> str:
     return f"{reason}: the specification is in {out}. `wandb login`, then the same command, sends it."
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 1 after one sentence about what the user can mend."""
+def main(arguments: list[str] | None = None) -> None:
+    """Builds what the command line names; a user's mistake ends it with one sentence and exit status 1."""
     asked = parser().parse_args(arguments)
-    try:
+    with one_sentence():
         folders = [Path(what) for what in asked.what]
         if all(folder.is_dir() for folder in folders):
             dashboard = Dashboard.of(folders, asked.project, asked.entity)
@@ -110,10 +110,6 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             raise UserError(f"{', '.join(map(str, folders))} are not all folders: name run folders, or one experiment")
         print(send(dashboard, asked.out or Path(f"dashboard-{dashboard.name}.json")))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,4 +125,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

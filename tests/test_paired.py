@@ -102,11 +102,11 @@ def test_the_baseline_can_be_named_by_a_part_of_its_name(tmp_path: Path) -> None
         paired(tmp_path, "aylor")
 
 
-def test_an_unknown_baseline_is_one_sentence_and_nothing_is_written(tmp_path: Path,
-                                                                    capsys: pytest.CaptureFixture) -> None:
+def test_an_unknown_baseline_is_one_sentence_and_nothing_is_written(tmp_path: Path) -> None:
     make(tmp_path, "taylor", {0: 5.0})
-    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--baseline", "nobody"]) == 1
-    assert capsys.readouterr().err == "error: --baseline 'nobody' names no configurations: give one of taylor\n"
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--baseline", "nobody"])
+    assert str(ended.value) == "error: --baseline 'nobody' names no configurations: give one of taylor"
     assert not (tmp_path / "out").exists()
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffprune.command import one_sentence
 from diffprune.errors import UserError
 from diffprune.report.comparison import compare
 from diffprune.report.comparison_page import write_comparison
@@ -13,15 +14,11 @@ from diffprune.report.published import Published
 from diffprune.report.quantities import MAIN
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 1 after one sentence about what the user can mend."""
+def main(arguments: list[str] | None = None) -> None:
+    """Reports what the command line names; a user's mistake ends it with one sentence and exit status 1."""
     asked = parser().parse_args(arguments)
-    try:
+    with one_sentence():
         print(report(asked.runs, asked.out, asked.mixed_protocols, asked.baseline, asked.published))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,4 +53,4 @@ def report(paths: list[Path], out: Path, mixed_protocols: bool = False, baseline
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
