@@ -1,7 +1,7 @@
 """What several test files share: the reference folder, composed configurations, a tiny UNet."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -80,6 +80,34 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("inception") / "random.pth"
     torch.save(network.state_dict(), path)
     return path
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons without their figures, whose drawing takes seconds and has tests of its own."""
+    from diffprune.report import comparison_page
+    from diffprune.report.drawn import Drawing
+    blank = Drawing('<svg role="img" aria-label="blank"></svg>', "<svg/>", b"")
+    monkeypatch.setattr(comparison_page, "drawn", lambda chart: blank)
+    monkeypatch.setattr(comparison_page.samples, "pictures", lambda grid: {})
+
+
+@pytest.fixture
+def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Has something happen when the data of a step is asked for, once."""
+    from diffprune.data.images import Images
+
+    def arranged(step: int, happens: Callable[[], None]) -> None:
+        usual = Images.batches
+
+        def batches(self: Images, start: int, *rest) -> Iterator:
+            for number, batch in enumerate(usual(self, start, *rest), start):
+                if number == step:
+                    monkeypatch.setattr(Images, "batches", usual)
+                    happens()
+                yield batch
+        monkeypatch.setattr(Images, "batches", batches)
+    return arranged
 
 
 def tiny_unet(widths: tuple[int, ...] = (8, 16), groups: int = 4, layers: int = 1, attention: bool = True,

@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 
 from diffprune import state
 from diffprune.checkpoint import save_model
-from diffprune.data.images import Images
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.errors import UserError
 from diffprune.files import write_json
@@ -59,22 +58,6 @@ def digest(run: Run) -> str:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What a run comes to that nothing ever happened to."""
     return heal(tuned(*SHORT), pruned(tmp_path_factory.mktemp("whole")))
-
-
-@pytest.fixture
-def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Has something happen when the data of a step is asked for, once."""
-    def arranged(step: int, happens: Callable[[], None]) -> None:
-        usual = Images.batches
-
-        def batches(self: Images, start: int, *rest) -> Iterator:
-            for number, batch in enumerate(usual(self, start, *rest), start):
-                if number == step:
-                    monkeypatch.setattr(Images, "batches", usual)
-                    happens()
-                yield batch
-        monkeypatch.setattr(Images, "batches", batches)
-    return arranged
 
 
 def ask(number: int) -> Callable[[], None]:

@@ -14,8 +14,9 @@ from diffprune.report.paired import Difference, compare_paired, holm, paired_t_t
 from diffprune.report.quantities import Quantity
 from diffprune.report.table import Table
 from diffprune.run import Run
-from tests.test_report import References, cells, make_run, undrawn  # noqa: F401  (a fixture, used by every test here)
+from tests.test_report import References, cells, make_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 FID = Quantity("fid_digits-cnn", "Fréchet distance (digits-cnn features) ↓")
 
 

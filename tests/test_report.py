@@ -18,15 +18,15 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from diffprune.errors import UserError
-from diffprune.report import comparison_page, figures, run_table, svg, terminal_table, write_report
+from diffprune.report import figures, run_table, svg, terminal_table, write_report
 from diffprune.report.__main__ import main, report
 from diffprune.report.comparison import compare
-from diffprune.report.drawn import Drawing
 from diffprune.report.finished import Finished, Scoring, find
 from diffprune.report.grid import strips
 from diffprune.report.quantities import MAIN
 from diffprune.run import Run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 RESOLUTION, COLUMNS = 8, 16
 LAYERS = ["conv_in", "time_embedding.linear_1", "time_embedding.linear_2",
           *(f"{side}_blocks.{i}.resnets.{j}.{layer}" for side in ("down", "up") for i in range(2) for j in range(2)
@@ -56,14 +56,6 @@ METRICS: dict[str, Any] = {
 DENSE = {"pruner": {"name": "none", "ratio": 0.0}, "schedule": {"name": "none", "steps": 0}}
 DENSE_METRICS = {"params": 35_746_307, "macs": 6_065_500_000, "fid": 4.194, "ssim": 1.0, "images_per_second": 100.0,
                  "speedup": 1.0, "fid_before_healing": None, "ssim_before_healing": None}
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comparisons without their figures, whose drawing takes seconds and has tests of its own."""
-    blank = Drawing('<svg role="img" aria-label="blank"></svg>', "<svg/>", b"")
-    monkeypatch.setattr(comparison_page, "drawn", lambda chart: blank)
-    monkeypatch.setattr(comparison_page.samples, "pictures", lambda grid: {})
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from diffprune.report.svg import LIGHT
 from diffprune.report.timestep_charts import loss_per_timestep
 from diffprune.run import Run
 from tests.test_report import DENSE as DENSE_OPTIONS
-from tests.test_report import DENSE_METRICS, cells, make_run, undrawn  # noqa: F401  (a fixture, used by every test here)
+from tests.test_report import DENSE_METRICS, cells, make_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 PAPER = """
 digits:
   protocol: 50000 images

@@ -34,7 +34,7 @@ from diffprune.stages import finetune
 from diffprune.surgery import cut, shapes
 from diffprune.track import Tracker
 from tests.conftest import tiny_unet, tuned
-from tests.test_finetune import SHORT, ask, before_step, pruned  # noqa: F401
+from tests.test_finetune import SHORT, ask, pruned
 from tests.test_heads import MODELS, gated
 from tests.test_processes import ended, start
 
@@ -186,7 +186,7 @@ def weights(run: Run) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 6])
-def test_a_run_stopped_in_either_round_ends_as_one_that_never_was(asked, before_step, step: int) -> None:  # noqa: F811
+def test_a_run_stopped_in_either_round_ends_as_one_that_never_was(asked, before_step, step: int) -> None:
     (cfg, whole), (other, stopped) = asked("whole"), asked("stopped")
     reproduce(cfg, whole)
     before_step(step, ask(signal.SIGTERM))
