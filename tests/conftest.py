@@ -17,6 +17,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_SILENT"] = "true"
 
 
+@pytest.hookimpl(tryfirst=True)       # before the plugin reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests, one file stays in one of them; so do all that use the cluster."""
     for item in items:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,12 @@ def line(tmp_path: Path, *overrides: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     return os.environ | {"WANDB_MODE": "offline", "PYTHONUNBUFFERED": "1"}
+
+
+def processor_seconds() -> float:
+    """What processes this one started and waited for have used so far: a wall clock also counts what others do."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def only_run(tmp_path: Path) -> Path:
@@ -83,22 +90,22 @@ def test_nothing_is_made_before_a_mistake_is_found(diffprune: Command, tmp_path:
 
 
 def test_help_is_quick_and_needs_no_torch(diffprune: Command) -> None:
-    start = time.monotonic()
+    start = processor_seconds()
     done = diffprune("--help")
     assert done.returncode == 0
     assert "pruner: " in done.stdout
-    assert time.monotonic() - start < 3
+    assert processor_seconds() - start < 3
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
     """One finished smoke run with the default logger, shared by the tests below: (its temporary folder, the process)."""
     folder = tmp_path_factory.mktemp("smoke")
-    start = time.monotonic()
+    start = processor_seconds()
     done = subprocess.run(line(folder, "experiment=smoke"), cwd=ROOT, capture_output=True, text=True, env=environment(),
                           check=False)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start < 60
+    assert processor_seconds() - start < 60
     return folder, done
 
 
@@ -162,10 +169,10 @@ def test_repeating_a_finished_run_touches_nothing_but_its_log(smoke: tuple) -> N
         return {str(f): (f.stat().st_mtime_ns, f.read_bytes()) for f in smoke[0].rglob("*")
                 if f.is_file() and f.name != "diffprune.log" and f.suffix != ".lock"}
 
-    before, start = states(), time.monotonic()
+    before, start = states(), processor_seconds()
     done = subprocess.run(line(smoke[0], "experiment=smoke"), cwd=ROOT, capture_output=True, text=True,
                           env=environment(), check=True)
-    assert time.monotonic() - start < 10
+    assert processor_seconds() - start < 10
     assert states() == before
     assert str(run) in done.stdout
 
