@@ -12,6 +12,7 @@ from diffprune.data.decoding import BadImage, decoded
 from diffprune.data.sources.folder import walk
 from diffprune.errors import UserError
 from diffprune.features.extractor import batches
+from diffprune.files import found, is_folder
 from diffprune.run import Run
 
 
@@ -26,11 +27,11 @@ class Pictures(Protocol):
 def pictures(path: Path) -> Pictures:
     """The images of a run folder, of a `.npy` file or of a folder of image files; raises UserError for anything else."""
     path = path.expanduser()
-    if (stored := Run(path).images).exists():
+    if found(stored := Run(path).images):
         path = stored
     if path.suffix == ".npy":
         return Stored(read_array(path))
-    if path.is_dir():
+    if is_folder(path):
         files = [path / name for name in walk(str(path))]
         if files:
             return Folder(files)

@@ -448,3 +448,18 @@ def test_a_picture_of_any_kind_becomes_rgb_or_grey(data: bytes, expected: tuple[
 def test_sixteen_bits_are_scaled_to_eight() -> None:
     levels = Image.fromarray(np.array([[0, 128, 129, 257, 32896, 65406, 65407, 65535]], np.uint16))
     assert np.asarray(converted(levels, "L")).tolist() == [[0, 0, 1, 1, 128, 254, 255, 255]]
+
+
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "x.png").mkdir()
+    made.picture(7, (8, 8)).save(tmp_path / "x.png" / "a.png")
+    images = image_folder.load(str(tmp_path), 8, 3, flip=False)
+    assert red(images) == [7]
+    assert images.labels.tolist() == [0]
+
+
+def test_cifar10_in_one_parquet_file(tmp_path: Path) -> None:
+    file = made.table(tmp_path / "cifar.parquet", 5, "img", size=(32, 32))
+    assert red(cifar10.load(str(file), flip=False)) == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match=r"holds no test\*\.parquet"):
+        cifar10.load(str(file), flip=False, split="test")

@@ -158,7 +158,7 @@ class Entry:
     def __init__(self, name: str, folder: bool) -> None:
         self.name, self.folder = name, folder
 
-    def is_dir(self) -> bool:
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         return self.folder
 
 

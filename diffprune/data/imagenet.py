@@ -15,6 +15,7 @@ from diffprune.data.sources.names import classes, unpacked
 from diffprune.data.sources.table import TableSource
 from diffprune.data.transforms import ShorterSide
 from diffprune.errors import UserError
+from diffprune.files import is_folder
 
 TRAINING = ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "train")    # below the usual copies' top
 
@@ -38,14 +39,14 @@ def source(path: Path) -> tuple[Source, torch.Tensor | None]:
     if files:
         table = TableSource.of(files)
         return table, table.labels()
-    below = next((path / name for name in TRAINING if (path / name).is_dir()), path)
+    below = next((path / name for name in TRAINING if is_folder(path / name)), path)
     images = tree(str(below))
     return images, classes(images.names)
 
 
 def tables(path: Path) -> list[Path]:
     """The Parquet files of the training split in `path` or its folder `data`, else every one there, by name."""
-    found = [file for folder in (path, path / "data") for file in sorted(folder.glob("*.parquet"))]
+    found = [file for folder in (path, path / "data") if is_folder(folder) for file in sorted(folder.glob("*.parquet"))]
     return [file for file in found if file.name.startswith("train")] or found
 
 
