@@ -37,8 +37,10 @@ class Portrait:
     def of(cls, extractor: Extractor, images: Iterable[np.ndarray], count: int, kept: int, what: str) -> "Portrait":
         """One pass over `images` (batches of uint8 [B, H, W, C], `count` in all), of which only one is in memory.
 
-        At most `kept` images' features stay. Raises UserError when the images are not as many as said.
+        At most `kept` images' features stay. Raises UserError for fewer than two images, and for another number than said.
         """
+        if count < 2:
+            raise UserError(f"{what}: there are {count} images, a distance between sets takes at least 2 of each")
         moments, score, chosen, rows, done = Moments(), InceptionScore(count), drawn(count, kept), [], 0
         for batch in progress(images, f"features, {what}", count, size=len):
             if done + len(batch) > count:

@@ -66,7 +66,7 @@ def test_another_folder_of_images_is_another_experiment(config, tmp_path: Path, 
 
     def name(path: str, *overrides: str) -> str:
         return run_name(config("dataset=image_folder", "dataset.resolution=32", "model=ddpm_cifar10",
-                               f"dataset.path={path}", *overrides))
+                               f"dataset.path='{path}'", *overrides))
 
     assert name("cats") != name("dogs")
     assert name("cats") == name(f"{tmp_path}/cats/") == name("~/cats") == name("kittens")
