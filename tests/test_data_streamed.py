@@ -122,6 +122,8 @@ def test_reading_into_memory_shows_progress(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("diffprune.data.loading.progress", progress)
     monkeypatch.setattr("diffprune.data.loading.CHUNK", 5)
     images = folder(tmp_path, workers=workers)
+    assert not seen         # nothing is decoded before the first use
+    images.calibration(2, 0)
     assert seen == [("reading images", 12, list(range(12)))]
     assert np.array_equal(np.concatenate(list(folder(tmp_path, memory_gb=0).chunks(3))), next(images.chunks(12)))
 
