@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from diffprune.data import celeba, cifar10, image_folder, imagenet, lsun
 from diffprune.data.decoding import converted, decoded
@@ -348,7 +349,46 @@ def test_grey_images_may_be_asked_for(tmp_path: Path) -> None:
     assert imagenet.load(str(tmp_path), 8, flip=True, channels=1).pixels.shape == (12, 1, 8, 8)
 
 
-@pytest.mark.parametrize("content", ["490\n361\n171\n822\n", "ILSVRC2012_val_00000000 3\n", ""])
+def kit(folder: Path, numbers: str = "3\n1\n3\n2\n") -> Path:
+    """The development kit's files: leaves numbered in another order than their synsets', above them one that is none."""
+    folder.mkdir(exist_ok=True)
+    rows = [(1, "n00000009", 0), (2, "n00000003", 0), (3, "n00000005", 0), (4, "n00000001", 3)]
+    synsets = np.array(rows, dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)])
+    savemat(folder / "meta.mat", {"synsets": synsets.reshape(-1, 1)})
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(numbers)
+    return folder / "ILSVRC2012_validation_ground_truth.txt"
+
+
+def validation(folder: Path, first: int = 1) -> Path:
+    folder.mkdir()
+    for number in range(first, first + 4):
+        made.picture(number, (8, 8)).save(folder / f"ILSVRC2012_val_{number:08d}.JPEG")
+    return folder
+
+
+def test_the_validation_folder_takes_its_classes_from_the_development_kit(tmp_path: Path) -> None:
+    places, file = validation(tmp_path / "val"), kit(tmp_path / "kit")
+    assert imagenet.load(str(places), 8, flip=True, labels=str(file)).labels.tolist() == [1, 2, 1, 0]
+
+
+@pytest.mark.parametrize(("first", "numbers"), [(0, "3\n1\n3\n2\n"), (2, "3\n1\n3\n2\n"), (1, "3\n4\n3\n2\n")])
+def test_an_image_that_the_kit_has_no_class_for_is_named(tmp_path: Path, first: int, numbers: str) -> None:
+    places, file = validation(tmp_path / "val", first), kit(tmp_path / "kit", numbers)
+    with pytest.raises(UserError, match=r"ground_truth\.txt has no class for ILSVRC2012_val_0000000\d\.JPEG"):
+        imagenet.load(str(places), 8, flip=True, labels=str(file))
+
+
+def test_the_kits_numbers_alone_are_not_enough(tmp_path: Path) -> None:
+    places, file = validation(tmp_path / "val"), kit(tmp_path / "kit")
+    (tmp_path / "kit" / "meta.mat").write_bytes(b"no such file")
+    with pytest.raises(UserError, match=r"meta\.mat is no readable meta\.mat"):
+        imagenet.load(str(places), 8, flip=True, labels=str(file))
+    (tmp_path / "kit" / "meta.mat").unlink()
+    with pytest.raises(UserError, match=r"numbers the classes in an order of its own: copy the kit's meta\.mat beside it"):
+        imagenet.load(str(places), 8, flip=True, labels=str(file))
+
+
+@pytest.mark.parametrize("content", ["ILSVRC2012_val_00000000 3\n", ""])
 def test_a_file_that_leaves_images_without_class_is_refused(tmp_path: Path, content: str) -> None:
     for i in range(4):
         made.picture(i, (8, 8)).save(tmp_path / f"ILSVRC2012_val_{i:08d}.JPEG")
