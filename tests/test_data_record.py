@@ -77,6 +77,23 @@ def test_kept_statistics_decode_nothing(on, images: Path, monkeypatch: pytest.Mo
     assert "skipped" not in about
 
 
+def test_cifar10_is_not_decoded_for_its_key_alone(config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, usual = made.table(tmp_path / "train.parquet", 5, "img", size=(32, 32)), loading.held
+    cfg, decoded = config("dataset=cifar10", "model=ddpm_cifar10", f"dataset.path={tmp_path}", "dataset.workers=0"), []
+    monkeypatch.setattr(loading, "held", lambda *given: (decoded.append(1), usual(*given))[1])
+
+    def key() -> str:
+        kept.cache_clear()
+        return load_images(cfg, Run(tmp_path / "run")).key
+
+    assert key() == key() == usual(load_images(cfg).readable, flip=True).key
+    assert len(decoded) == 1
+    made.table(file, 6, "img", size=(32, 32))
+    with pytest.raises(UserError, match="was begun with other data"):
+        key()
+    assert len(decoded) == 2
+
+
 def test_all_that_was_left_out_is_listed_with_reasons(on, tmp_path: Path, images: Path) -> None:
     extractor, bad = load_extractor("digits-cnn", None), [images / "class_0" / "001.png", images / "class_1" / "006.png"]
     for file in bad:

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.data.images import ImageSet
-from diffprune.data.record import check_same
+from diffprune.data.record import check_same, recall_key
 from diffprune.run import Run
 
 
@@ -18,6 +18,7 @@ def load_images(cfg: DictConfig, run: Run | None = None) -> ImageSet:
     """
     images = kept(json.dumps(OmegaConf.to_container(cfg.dataset, resolve=True), sort_keys=True))
     if run is not None:
+        recall_key(images, cfg)
         check_same(images, cfg, run)
     return images
 

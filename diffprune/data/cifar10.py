@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from diffprune.data import cifar10_batches
-from diffprune.data.images import Images
-from diffprune.data.loading import held
+from diffprune.data.images import Images, ImageSet
+from diffprune.data.loading import HeldImages
 from diffprune.data.readable import Readable
 from diffprune.data.sources.table import MappedSource, TableSource, columns
 from diffprune.data.transforms import Exact
@@ -21,7 +21,7 @@ HUB = "uoft-cs/cifar10"
 
 
 def load(path: str | None, flip: bool, split: str = "train", resolution: int = 32, workers: int = 0,
-         on_error: str = "stop", **_: Any) -> Images:
+         on_error: str = "stop", **_: Any) -> ImageSet:
     """The images of `split` (train: 50 000, test: 10 000) as [N, 3, 32, 32] with their classes, always in memory.
 
     `path` is a folder of Parquet files, the folder or archive of the authors' batches (for Python or binary), a name on
@@ -35,7 +35,7 @@ def load(path: str | None, flip: bool, split: str = "train", resolution: int = 3
         return Images(pixels, flip, labels)
     here = path is not None and found(place)
     source, labels = stored(place, split) if here else fetched(path or HUB, split)
-    return held(Readable(source, Exact(32), labels, on_error == "skip"), flip, workers)
+    return HeldImages(Readable(source, Exact(32), labels, on_error == "skip"), flip, workers, by_pixels=True)
 
 
 def stored(folder: Path, split: str) -> tuple[TableSource, torch.Tensor | None]:

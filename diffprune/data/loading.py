@@ -37,10 +37,13 @@ def gather(source: Source, transform: Transform, flip: bool, labels: torch.Tenso
 
 
 class HeldImages(ImageSet):
-    """The images of `readable` in memory, all of them decoded at the first use of one, by `workers` processes."""
+    """The images of `readable` in memory, all of them decoded at the first use of one, by `workers` processes.
 
-    def __init__(self, readable: Readable, flip: bool, workers: int = 0) -> None:
-        self.readable, self.flip, self.workers = readable, flip, workers
+    The key is that of the files, or `by_pixels` that of the decoded images, which is the same for every layout.
+    """
+
+    def __init__(self, readable: Readable, flip: bool, workers: int = 0, by_pixels: bool = False) -> None:
+        self.readable, self.flip, self.workers, self.by_pixels = readable, flip, workers, by_pixels
 
     @cached_property
     def images(self) -> Images:
@@ -62,10 +65,10 @@ class HeldImages(ImageSet):
 
     @cached_property
     def key(self) -> str:
-        return self.readable.key()
+        return self.images.key if self.by_pixels else self.readable.key()
 
     def to(self, device: torch.device | str) -> "HeldImages":
-        moved = HeldImages(self.readable, self.flip, self.workers)
+        moved = HeldImages(self.readable, self.flip, self.workers, self.by_pixels)
         moved.images = self.images.to(device)
         return moved
 

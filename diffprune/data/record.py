@@ -1,11 +1,27 @@
 """What a run's folder says of its data: which they are, and which images were left out."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from diffprune.data.images import ImageSet
+from diffprune.data.loading import HeldImages
+from diffprune.data.sources.table import TableSource
 from diffprune.errors import UserError
 from diffprune.files import appearing, read_json, write_json
-from diffprune.run import Run
+from diffprune.run import Cache, Run
+
+
+def recall_key(images: ImageSet, cfg: DictConfig) -> None:
+    """Spares decoding images for their key alone: it is kept in the cache while their files stay untouched."""
+    if not isinstance(images, HeldImages) or not images.by_pixels or not isinstance(images.readable.source, TableSource):
+        return
+    told = [(file.resolve(), file.stat()) for file in images.readable.source.files]
+    files = [(str(file), about.st_size, about.st_mtime_ns) for file, about in told]
+    with Cache(Path(cfg.paths.cache)).entry("keys", {"files": files, "skip": images.readable.skip}, ".json") as path:
+        if not path.exists():
+            write_json(path, images.key)
+        images.key = read_json(path)
 
 
 def check_same(images: ImageSet, cfg: DictConfig, run: Run) -> None:
