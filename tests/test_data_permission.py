@@ -22,6 +22,7 @@ from diffprune import composition
 from diffprune.data import celeba, cifar10, image_folder, imagenet, lsun
 from diffprune.errors import UserError
 from diffprune.pictures import pictures
+from diffprune.portrait import Portrait
 from pathlib import Path
 import pyarrow.parquet, datasets
 
@@ -39,6 +40,7 @@ asks = {
     "composition": lambda place: checked(place + "/inside"),
     "parquet": lambda place: imagenet.load(place + ".parquet", 8, flip=False),
     "parquet of cifar10": lambda place: cifar10.load(place + ".parquet", flip=False),
+    "statistics": lambda place: Portrait.read(Path(place + ".npz")),
     "partition": lambda place: celeba.training(Path(place + ".txt")),
 }
 if os.getuid() == 0:
@@ -63,8 +65,9 @@ def locked() -> Iterator[Path]:
         folder = Path(name) / "locked"
         folder.mkdir()
         made.table(folder.with_suffix(".parquet")).chmod(0)
-        folder.with_suffix(".txt").write_text("000001.jpg 0")
-        folder.with_suffix(".txt").chmod(0)
+        for suffix in (".txt", ".npz"):
+            folder.with_suffix(suffix).write_text("000001.jpg 0")
+            folder.with_suffix(suffix).chmod(0)
         folder.chmod(0)
         yield folder
         folder.chmod(0o700)
@@ -74,7 +77,7 @@ def test_no_permission_is_one_sentence_that_names_the_place(locked: Path) -> Non
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(locked), str(NOBODY)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert len(said) == 10
+    assert len(said) == 11
     for name, sentence in said.items():
         assert str(locked) in sentence, (name, sentence)
         assert "Permission denied" in sentence, (name, sentence)
