@@ -22,6 +22,7 @@ from diffprune.config import (
     run_name,
 )
 from diffprune.errors import UserError
+from diffprune.files import found, is_folder
 
 PAGE = "page:"      # before the address of a page where a person has to click to get a checkpoint
 ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there
@@ -158,7 +159,7 @@ def check_paths(cfg: DictConfig) -> None:
     fetched = {"dataset.path": cfg.dataset.name in ON_THE_HUB, "evaluate.weights": cfg.evaluate.features == "dinov2"}
     for key in ("dataset.path", "dataset.labels", "evaluate.weights", "evaluate.reference"):
         path = OmegaConf.select(cfg, key)
-        if path is not None and not Path(path).expanduser().exists() and not (fetched.get(key) and is_hub_name(path)):
+        if path is not None and not found(Path(path).expanduser()) and not (fetched.get(key) and is_hub_name(path)):
             raise UserError(f"{key}={path} does not exist: give the place of a local copy")
     checkpoint = cfg.model.checkpoint
     if checkpoint is None or checkpoint.startswith("shipped:") or is_url(checkpoint) or is_hub_name(checkpoint):
@@ -166,7 +167,7 @@ def check_paths(cfg: DictConfig) -> None:
     if checkpoint.startswith(PAGE):
         raise UserError(f"the checkpoint of model={cfg.model.name} is published on a page that a program cannot fetch from, "
                         f"{checkpoint.removeprefix(PAGE)} ({origin(cfg.model)}): {by_hand(cfg.model)}")
-    if not Path(checkpoint).expanduser().is_dir():
+    if not is_folder(Path(checkpoint).expanduser()):
         raise UserError(f"model.checkpoint={checkpoint} does not exist: give a model folder, or null for random weights")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,9 @@ OUTSIDE_THE_HASH = (
     "schedule.save_every", "schedule.log_every", "schedule.preview_every", "schedule.accumulate", "schedule.keep_last",
     "model.source.host", "model.source.megabytes", "model.source.licence", "model.source.address", "model.source.convert",
 )
+
+# A data set of which nothing but `dataset.path` says which one it is; under another `dataset.name` the name says that.
+UNNAMED = "image_folder"
 
 # Options that came later, with the value that means what every run did before: at it, older runs keep their names.
 LATER = {
@@ -220,8 +224,11 @@ def science(cfg: DictConfig) -> dict[str, Any]:
 
 def scientific(options: dict[str, Any]) -> dict[str, Any]:
     """Of all of a run's `options` (changed in place) those that change the result."""
+    path = options["dataset"].get("path")
     for key in OUTSIDE_THE_HASH:
         branch_of(options, key).pop(key.rpartition(".")[2], None)
+    if options["dataset"]["name"] == UNNAMED and path is not None:
+        options["dataset"]["path"] = os.path.realpath(os.path.expanduser(path))
     for key, unchanged in LATER.items():
         branch, last = branch_of(options, key), key.rpartition(".")[2]
         if branch.get(last, unchanged) == unchanged:

@@ -1,5 +1,6 @@
 """Drawing images with a model: image i always from the noise of index i."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from diffprune.models import autocast, load_dense
 from diffprune.parts import Parts
 from diffprune.progress import progress
 from diffprune.run import Cache
+
+log = logging.getLogger(__name__)
 
 GAP = 128      # grey: an image's black or white border stays visible
 POLL = 0.2     # seconds between two looks at what other processes have drawn
@@ -67,7 +70,7 @@ def draw_all(model: DiffusionModel, cfg: DictConfig, path: Path, what: str, shar
 
 def drawing(model: DiffusionModel, cfg: DictConfig, parts: Parts, attend: Callable[[], None]) -> Iterator[range]:
     """Draws what is missing and nobody else draws, until the set is whole; yields each part that is new, of any process."""
-    before = parts.missing()
+    before, said = parts.missing(), False
     while not parts.done():
         attend()
         busy = draw_one(model, cfg, parts)
@@ -76,6 +79,9 @@ def drawing(model: DiffusionModel, cfg: DictConfig, parts: Parts, attend: Callab
         if not missing:
             parts.join()
         if not busy:        # others draw, or one of them joins
+            if parts.share is not None and missing and not said:
+                log.info("this part is drawn, waiting for the others to be drawn: --part %s", ", ".join(parts.awaited()))
+                said = True
             time.sleep(POLL)
         before = missing
 

@@ -4,11 +4,14 @@ import errno
 import json
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from diffprune.errors import UserError
 
 
 @contextmanager
@@ -46,6 +49,27 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def found(path: Path, kind: Callable[[int], bool] | None = None) -> bool:
+    """Whether `path` is there, and of a `kind` (stat.S_ISDIR, stat.S_ISREG); UserError where that may not be asked."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UserError(f"{path} cannot be looked at ({error.strerror}): mend that, or give another place") from error
+    return kind is None or kind(mode)
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a file; raises UserError where that may not be asked."""
+    return found(path, stat.S_ISREG)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder; raises UserError where that may not be asked."""
+    return found(path, stat.S_ISDIR)
 
 
 def full(error: OSError) -> bool:

@@ -30,6 +30,8 @@ class Statistics:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 statistics = cls(stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64))
+        except PermissionError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): mend that, or give another file") from error
         except (OSError, KeyError, ValueError, EOFError, BadZipFile, AttributeError) as error:
             raise UserError(f"{path} holds no statistics (mu and sigma in a .npz file): make them anew") from error
         if statistics.mu.ndim != 1 or statistics.sigma.shape != (len(statistics.mu),) * 2:

@@ -1,10 +1,15 @@
 """`python -m diffprune.measure IMAGES REFERENCE`: the scores of any images, however they were made."""
 
 import argparse
+import hashlib
 import json
 import logging
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diffprune.command import one_sentence
 from diffprune.errors import UserError
@@ -12,25 +17,63 @@ from diffprune.features import EXTRACTORS, load_extractor
 from diffprune.features.extractor import Extractor
 from diffprune.metrics import Settings, against
 from diffprune.models import device_named
-from diffprune.pictures import pictures
-from diffprune.portrait import Portrait
+from diffprune.pictures import Pictures, pictures
+from diffprune.portrait import Portrait, drawn_from
 from diffprune.similarity import similarity
 
 
-def paired(images: Path, reference: Path, batch: int, window: int) -> dict[str, float | None]:
-    """SSIM (of `window` pixels), PSNR and RMSE of image i to image i; raises UserError for unequal numbers of images."""
-    a, b = pictures(images), pictures(reference)
-    if len(a) != len(b):
-        raise UserError(f"{images} holds {len(a)} images, {reference} holds {len(b)}: leave --pairs out")
+def paired(images: Path, reference: Path, batch: int, window: int, channels: int = 3) -> dict[str, float | None]:
+    """SSIM (of `window` pixels), PSNR and RMSE of image i to image i; raises UserError for sets that make no pairs."""
+    a, b = pair(images, reference, window, channels)
     return similarity(zip(a.chunks(batch), b.chunks(batch), strict=True), window)
 
 
-def portrait(path: Path, extractor: Extractor, batch: int, kept: int) -> Portrait:
-    """Of the images at `path`, or read from a `.npz` file of statistics."""
+def pair(images: Path, reference: Path, window: int, channels: int) -> tuple[Pictures, Pictures]:
+    """Both sets, files read as `channels` or as the other set's; UserError where image i and image i do not compare."""
+    a = pictures(images, channels)
+    b = pictures(reference, a.shape[2])
+    if a.shape[2] != b.shape[2]:
+        a = pictures(images, b.shape[2])
+    if len(a) != len(b):
+        raise UserError(f"{images} holds {len(a)} images, {reference} holds {len(b)}: leave --pairs out")
+    if a.shape != b.shape:
+        raise UserError(f"{images} holds images of shape {list(a.shape)}, {reference} of {list(b.shape)} (height, width, "
+                        "channels): leave --pairs out")
+    side = min(a.shape[:2])
+    if window > side or window % 2 == 0:
+        raise UserError(f"--pairs {window} does not fit images of {a.shape[1]}x{a.shape[0]} pixels: choose an odd number up "
+                        f"to {side - 1 + side % 2}")
+    return a, b
+
+
+def portrait(path: Path, extractor: Extractor, batch: int, kept: int) -> tuple[Portrait, str]:
+    """Of the images at `path`, or read from a `.npz` file of statistics, and 8 hex digits of the SHA-256 of either."""
     if path.suffix == ".npz":
-        return Portrait.read(path)
-    of = pictures(path)
-    return Portrait.of(extractor, of.chunks(batch), len(of), kept, str(path))
+        read = Portrait.read(path)
+        read.check(extractor, path)
+        return read, hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    of, digest = pictures(path, channels_of(extractor)), hashlib.sha256()
+
+    def noted() -> Iterator[np.ndarray]:
+        for part in of.chunks(batch):
+            digest.update(np.ascontiguousarray(part))
+            yield part
+
+    seen = Portrait.of(extractor, noted(), len(of), kept, str(path))
+    return seen, digest.hexdigest()[:8]
+
+
+def channels_of(extractor: Extractor) -> int:
+    """As how many channels image files are read for it: those that it takes, else colours."""
+    return 3 if extractor.takes is None else extractor.takes[0]
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not re.fullmatch(r"\d+", text) or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text} is outside its range: give a whole number from {low} on")
+        return int(text)
+    return number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,11 +84,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--features", choices=sorted(EXTRACTORS), default="inception")
     options.add_argument("--weights", help="a local weight file (or folder) for the features")
     options.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    options.add_argument("--batch", type=int, default=64)
-    options.add_argument("--subset", type=int, default=10_000, help="images of each set for KID, precision and recall")
-    options.add_argument("--kid-subset", type=int, default=1000, help="images in each of KID's 100 random subsets")
-    options.add_argument("--neighbours", type=int, default=3, help="k of precision and recall")
-    options.add_argument("--pairs", type=int, metavar="WINDOW", help="also SSIM, PSNR and RMSE of image i to i")
+    options.add_argument("--batch", type=at_least(1), default=64)
+    options.add_argument("--subset", type=at_least(2), default=10_000, help="images of each set for KID, precision, recall")
+    options.add_argument("--kid-subset", type=at_least(2), default=1000, help="images in each of KID's 100 random subsets")
+    options.add_argument("--neighbours", type=at_least(1), default=3, help="k of precision and recall")
+    options.add_argument("--pairs", type=at_least(3), metavar="WINDOW", help="also SSIM, PSNR and RMSE of image i to i")
     options.add_argument("--save", type=Path, metavar="NPZ", help="write the images' statistics for later")
     return options
 
@@ -55,7 +98,11 @@ def main() -> None:
     options = parser().parse_args()
     with one_sentence():
         extractor = load_extractor(options.features, options.weights).to(device_named(options.device))
-        seen = portrait(options.images, extractor, options.batch, options.subset)
+        if options.pairs is not None:       # what cannot be is said before the features are computed
+            if options.reference is None:
+                raise UserError("--pairs compares with the images of a REFERENCE: give one, or leave --pairs out")
+            pair(options.images, options.reference, options.pairs, channels_of(extractor))
+        seen, _ = portrait(options.images, extractor, options.batch, options.subset)
         if options.save is not None:
             seen.save(options.save)
         if options.reference is not None:
@@ -64,12 +111,14 @@ def main() -> None:
 
 def scores(options: argparse.Namespace, seen: Portrait, extractor: Extractor) -> dict[str, Any]:
     """Everything that was asked for of the images that were `seen`, with what it was computed on."""
-    reference = portrait(options.reference, extractor, options.batch, options.subset)
+    reference, key = portrait(options.reference, extractor, options.batch, options.subset)
     found: dict[str, Any] = {"features": extractor.name, **extractor.about}
-    found |= {"images": seen.count, "images_reference": reference.count}
+    found |= {"images": seen.count, "images_reference": reference.count, "reference_key": key}
+    found |= {"subset": options.subset, **drawn_from(max(seen.count or 0, reference.count or 0), options.subset),
+              "kid_subset": options.kid_subset, "neighbours": options.neighbours, "ssim_window": options.pairs}
     found |= against(seen, reference, Settings(options.kid_subset, options.neighbours))
     if options.pairs is not None:
-        found |= paired(options.images, options.reference, options.batch, options.pairs)
+        found |= paired(options.images, options.reference, options.batch, options.pairs, channels_of(extractor))
     return found
 
 

@@ -51,6 +51,11 @@ class Parts:
         wanted = set(self.all[index::processes])
         return [part for part in parts if part in wanted]
 
+    def awaited(self) -> list[str]:
+        """The shares, as `i/n`, that have not drawn all of their parts yet."""
+        missing, processes = set(self.missing()), self.share[1] if self.share else 1
+        return [f"{index}/{processes}" for index in range(processes) if missing.intersection(self.all[index::processes])]
+
     def file(self, part: range) -> Path:
         return self.folder / f"{part.start:07d}-{part.stop:07d}.npy"
 

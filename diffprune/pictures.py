@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -12,28 +13,33 @@ from diffprune.data.decoding import BadImage, decoded
 from diffprune.data.sources.folder import walk
 from diffprune.errors import UserError
 from diffprune.features.extractor import batches
+from diffprune.files import found, is_folder
 from diffprune.run import Run
 
 
 class Pictures(Protocol):
-    """`len` images; `chunks` gives them in order, uint8 [B, H, W, C], at most `batch` at a time."""
+    """`len` images of one `shape` (H, W, C); `chunks` gives them in order, uint8 [B, H, W, C], at most `batch` at a time."""
+    shape: tuple[int, ...]
 
     def __len__(self) -> int: ...
 
     def chunks(self, batch: int) -> Iterator[np.ndarray]: ...
 
 
-def pictures(path: Path) -> Pictures:
-    """The images of a run folder, of a `.npy` file or of a folder of image files; raises UserError for anything else."""
+def pictures(path: Path, channels: int = 3) -> Pictures:
+    """The images of a run folder, of a `.npy` file or of a folder of image files, which are read as `channels`, 1 or 3.
+
+    Raises UserError for anything else.
+    """
     path = path.expanduser()
-    if (stored := Run(path).images).exists():
+    if found(stored := Run(path).images):
         path = stored
     if path.suffix == ".npy":
         return Stored(read_array(path))
-    if path.is_dir():
+    if is_folder(path):
         files = [path / name for name in walk(str(path))]
         if files:
-            return Folder(files)
+            return Folder(files, channels)
     raise UserError(f"{path} holds no images: give a folder of images, a .npy file or a run folder")
 
 
@@ -53,6 +59,8 @@ class Stored:
     """Images of an array."""
     images: np.ndarray
 
+    shape = property(lambda self: self.images.shape[1:])
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -64,19 +72,33 @@ class Stored:
 class Folder:
     """Image files of one size; the next batch is decoded while the present one is used."""
     files: list[Path]
+    channels: int = 3
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return self.decode(self.files[0]).shape
 
     def __len__(self) -> int:
         return len(self.files)
 
     def chunks(self, batch: int) -> Iterator[np.ndarray]:
-        shape = decode(self.files[0]).shape
         with ThreadPoolExecutor() as pool:
-            ahead = [pool.submit(decode, file) for file in self.files[:batch]]
+            ahead = [pool.submit(self.decode, file) for file in self.files[:batch]]
             for start in range(0, len(self), batch):
                 images = [decoded.result() for decoded in ahead]
-                ahead = [pool.submit(decode, file) for file in self.files[start + batch:start + 2 * batch]]
-                check_sizes(images, self.files[start:start + batch], shape)
+                ahead = [pool.submit(self.decode, file) for file in self.files[start + batch:start + 2 * batch]]
+                check_sizes(images, self.files[start:start + batch], self.shape)
                 yield np.stack(images)
+
+    def decode(self, file: Path) -> np.ndarray:
+        """uint8 [H, W, C]; raises UserError when the file cannot be read."""
+        try:
+            image = np.asarray(decoded(file.read_bytes(), self.channels))
+        except BadImage as error:
+            raise UserError(f"{file} {error}") from error
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}): mend or remove it") from error
+        return image.reshape(*image.shape[:2], self.channels)
 
 
 def check_sizes(images: list[np.ndarray], files: list[Path], shape: tuple[int, ...]) -> None:
@@ -84,13 +106,3 @@ def check_sizes(images: list[np.ndarray], files: list[Path], shape: tuple[int, .
         if image.shape != shape:
             raise UserError(f"{file} is {image.shape[1]}x{image.shape[0]} pixels, the images before it are "
                             f"{shape[1]}x{shape[0]}: give images of one size")
-
-
-def decode(file: Path) -> np.ndarray:
-    """uint8 [H, W, 3]; raises UserError when the file cannot be read."""
-    try:
-        return np.asarray(decoded(file.read_bytes(), channels=3))
-    except BadImage as error:
-        raise UserError(f"{file} {error}") from error
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): mend or remove it") from error

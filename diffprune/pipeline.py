@@ -75,6 +75,8 @@ def stages(cfg: DictConfig, run: Run) -> Iterator[Stages]:
     with ExitStack() as held:
         if ranks.first:
             held.enter_context(locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name))
+            if run.moved(cfg):      # also where nothing is left to do: the numbers are those of the data it was begun with
+                import_module("diffprune.data").load_images(cfg, run)
             held.enter_context(standing(run, cfg.until))
             run.open(cfg)
         ranks.wait()

@@ -1,7 +1,8 @@
 """What is kept of a set of images, whatever its size, to compare it with another."""
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +14,34 @@ from diffprune.frechet import Moments, Statistics
 from diffprune.inception_score import InceptionScore
 from diffprune.progress import progress
 
+RULE = "PCG64(0)"       # how the images of a subset are drawn: the name changes when the rule does
+
 
 @dataclass(frozen=True)
 class Portrait:
     """A set of `count` images as one extractor sees it.
 
-    `statistics` are those of all of them; `features` float32 [M, D] those of M images spread evenly over the set (None
-    where only statistics are known); `inception_score` is None for an extractor without classes.
+    `statistics` are those of all of them; `features` float32 [M, D] those of M images drawn from the set (None where
+    only statistics are known); `inception_score` is None for an extractor without classes. `made_with` is the
+    extractor's name and what else it says of itself, None where nobody wrote that down; `skipped` has {name: reason} of
+    images that others stood in for.
     """
     count: int | None
     statistics: Statistics
     features: np.ndarray | None = None
     inception_score: float | None = None
+    made_with: dict[str, float | str] | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, extractor: Extractor, images: Iterable[np.ndarray], count: int, kept: int, what: str) -> "Portrait":
         """One pass over `images` (batches of uint8 [B, H, W, C], `count` in all), of which only one is in memory.
 
-        At most `kept` images' features stay. Raises UserError when the images are not as many as said.
+        At most `kept` images' features stay. Raises UserError for fewer than two images, and for another number than said.
         """
-        moments, score, chosen, rows, done = Moments(), InceptionScore(count), spread(count, kept), [], 0
+        if count < 2:
+            raise UserError(f"{what}: there are {count} images, a distance between sets takes at least 2 of each")
+        moments, score, chosen, rows, done = Moments(), InceptionScore(count), drawn(count, kept), [], 0
         for batch in progress(images, f"features, {what}", count, size=len):
             if done + len(batch) > count:
                 raise UserError(f"{what}: more than {count} images were there, {count} are needed")
@@ -45,11 +54,13 @@ class Portrait:
             done += len(found)
         if done != count:
             raise UserError(f"{what}: only {done} images were there, {count} are needed")
-        return cls(count, moments.statistics(), np.concatenate(rows), score.value())
+        return cls(count, moments.statistics(), np.concatenate(rows), score.value(), identity(extractor))
 
     def save(self, path: Path) -> None:
         """Writes a `.npz` file, by rename, which pytorch-fid reads as well (`mu`, `sigma`)."""
-        known = {"count": self.count, "features": self.features, "inception_score": self.inception_score}
+        known = {"count": self.count, "features": self.features, "inception_score": self.inception_score,
+                 "made_with": None if self.made_with is None else json.dumps(self.made_with),
+                 "skipped": json.dumps(self.skipped) if self.skipped else None}
         with appearing(path) as partial, partial.open("wb") as file:
             np.savez(file, mu=self.statistics.mu, sigma=self.statistics.sigma,
                      **{name: np.asarray(value) for name, value in known.items() if value is not None})
@@ -59,13 +70,42 @@ class Portrait:
         """From a file that `save` or pytorch-fid wrote; raises UserError for another."""
         statistics = Statistics.read(path)
         with np.load(path, allow_pickle=False) as stored:
-            known = {name: stored[name] for name in ("count", "features", "inception_score") if name in stored}
-        score = known.get("inception_score")
-        return cls(int(known["count"]) if "count" in known else None, statistics, known.get("features"),
-                   None if score is None else float(score))
+            known = {name: stored[name] for name in ("count", "features", "inception_score", "made_with", "skipped")
+                     if name in stored}
+        number = {name: known[name].item() for name in ("count", "inception_score") if name in known}
+        text = {name: json.loads(str(known[name])) for name in ("made_with", "skipped") if name in known}
+        return cls(number.get("count"), statistics, known.get("features"), number.get("inception_score"),
+                   text.get("made_with"), text.get("skipped", {}))
+
+    def check(self, extractor: Extractor, path: Path) -> None:
+        """Raises UserError where the file `path` says that these are another extractor's features."""
+        if self.made_with is not None and self.made_with != identity(extractor):
+            raise UserError(f"{path} was made with {described(self.made_with)}, these features are "
+                            f"{described(identity(extractor))}: choose the same (--features, evaluate.features), or make "
+                            "the file anew")
 
 
-def spread(count: int, kept: int) -> np.ndarray:
-    """`min(count, kept)` indices of 0 … count-1, evenly spaced, ascending."""
-    kept = min(count, kept)
-    return np.arange(kept) * count // kept
+def identity(extractor: Extractor) -> dict[str, float | str]:
+    return {"features": extractor.name, **extractor.about}
+
+
+def described(made_with: dict[str, float | str]) -> str:
+    """`inception (features_sha256 0123…)`"""
+    about = ", ".join(f"{name} {value}" for name, value in made_with.items() if name != "features")
+    return f"{made_with['features']} ({about})"
+
+
+def drawn(count: int, kept: int) -> np.ndarray:
+    """`min(count, kept)` of the indices 0 … count-1, ascending: those to which PCG64(0) gives the least numbers.
+
+    The same on every machine: NumPy promises the generator's raw numbers for all of its versions. Regular steps through
+    the set would meet the same classes again and again, where image i is of class i modulo their number.
+    """
+    if kept >= count:
+        return np.arange(count)
+    return np.sort(np.argsort(np.random.PCG64(0).random_raw(count), kind="stable")[:kept])
+
+
+def drawn_from(count: int, kept: int) -> dict[str, str]:
+    """The rule by which `kept` of `count` images are drawn, for keys and protocols; nothing where all are kept."""
+    return {"subset_rule": RULE} if kept < count else {}

@@ -51,6 +51,17 @@ class Run:
     metrics = property(lambda self: self.folder / "metrics.json")
     report = property(lambda self: self.folder / "report.html")
     standing = property(lambda self: self.folder / "status.json")
+    data = property(lambda self: self.whole / "data.json")
+    skipped = property(lambda self: self.whole / "skipped.txt")
+
+    @property
+    def whole(self) -> Path:
+        """The folder of the whole run, of which this may be an earlier round."""
+        return self.folder if self.round.last else self.folder.parent.parent
+
+    def moved(self, cfg: DictConfig) -> bool:
+        """Whether the run was begun with data from another place than `cfg` names."""
+        return self.data.exists() and read_json(self.data)["path"] != cfg.dataset.path
 
     def rounds(self, cfg: DictConfig) -> list["Run"]:
         """The `schedule.rounds` rounds in order: the last one's files are those of the run itself."""

@@ -83,7 +83,7 @@ def main() -> None:
         rows = []
         for workers in (0, chosen.workers):
             rows.append(compare(f"CIFAR-10 test into memory, {workers} processes",
-                                lambda w=workers: len(cifar10.load(chosen.cifar10, True, "test", workers=w)),
+                                lambda w=workers: len(cifar10.load(chosen.cifar10, True, "test", workers=w).pixels),
                                 plain("parquet", workers, data_files={"train": f"{chosen.cifar10}/**/test*.parquet"}),
                                 chosen.rounds))
             rows.append(compare(f"256-pixel files streamed, {workers} processes",

@@ -142,7 +142,7 @@ def adopt(donor: Run, run: Run) -> None:
     """Gives `run` the files of the stages up to healing that `donor` has: the same files where the disk can share them."""
     log.info("takes the model of %s", donor.folder)
     for source, target in ((donor.scores, run.scores), (donor.prune_report, run.prune_report), (donor.pruned, run.pruned),
-                           (donor.progress, run.progress), (donor.finetuned, run.finetuned)):
+                           (donor.progress, run.progress), (donor.finetuned, run.finetuned), (donor.data, run.data)):
         if source.exists() and not target.exists():
             with appearing(target) as partial:
                 if source.is_dir():

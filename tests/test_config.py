@@ -59,6 +59,20 @@ def test_how_a_run_is_computed_is_outside_its_name(config, override: str) -> Non
     assert run_name(config(override)) == run_name(config())
 
 
+def test_another_folder_of_images_is_another_experiment(config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "kittens").symlink_to(tmp_path / "cats")
+
+    def name(path: str, *overrides: str) -> str:
+        return run_name(config("dataset=image_folder", "dataset.resolution=32", "model=ddpm_cifar10",
+                               f"dataset.path='{path}'", *overrides))
+
+    assert name("cats") != name("dogs")
+    assert name("cats") == name(f"{tmp_path}/cats/") == name("~/cats") == name("kittens")
+    assert name("cats", "dataset.name=pets") == name("/elsewhere", "dataset.name=pets") != name("cats")
+
+
 def test_what_is_said_of_a_source_is_outside_the_name(config) -> None:
     model = ("model=ddpm_cifar10", "dataset=cifar10")
     assert run_name(config(*model, "model.source.megabytes=7", "model.source.licence=other")) == run_name(config(*model))

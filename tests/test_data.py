@@ -141,7 +141,7 @@ def test_a_bad_folder_is_named(tmp_path: Path, make: str) -> None:
     if make == "corrupt":
         (folder / "broken.png").write_bytes(b"\x89PNG not really")
     with pytest.raises(UserError, match={"missing": "does not exist", "empty": "no image", "corrupt": "broken.png"}[make]):
-        image_folder.load(str(folder), 8, 3, flip=False)
+        image_folder.load(str(folder), 8, 3, flip=False).calibration(1, 0)
 
 
 def test_the_stages_of_a_run_read_a_set_once_and_another_set_anew(config) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from diffprune.data import celeba, cifar10, image_folder, imagenet, lsun
 from diffprune.data.decoding import converted, decoded
@@ -151,7 +152,7 @@ def test_cifar10_is_read_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_images_of_another_size_are_not_cifar10(tmp_path: Path) -> None:
     made.table(tmp_path / "train.parquet", 3, "img", "label", (28, 32))
     with pytest.raises(UserError, match=r"train\.parquet, row 0 is 28x32 pixels, not 32x32"):
-        cifar10.load(str(tmp_path), flip=True)
+        cifar10.load(str(tmp_path), flip=True).calibration(1, 0)
     with pytest.raises(UserError, match=r"dataset\.resolution=64 does not fit CIFAR-10"):
         cifar10.load(str(tmp_path), flip=True, resolution=64)
 
@@ -171,7 +172,7 @@ def test_small_jpegs_are_decoded_as_pillow_does(tmp_path: Path, mode: str) -> No
     assert np.array_equal(pixels, np.stack([np.asarray(decoded(one, 3)) for one in data]))
     parquet.write_table(pa.table({"img": [*data, data[0][:-100]]}), tmp_path / "train.parquet")
     with pytest.raises(UserError, match=r"train\.parquet, row 5 is not a readable image"):
-        cifar10.load(str(tmp_path), flip=True)
+        cifar10.load(str(tmp_path), flip=True).calibration(1, 0)
 
 
 @pytest.mark.slow
@@ -253,7 +254,7 @@ def test_an_incomplete_celeba_is_refused_before_it_is_read(tmp_path: Path) -> No
 def test_photographs_that_are_not_aligned_are_refused(tmp_path: Path) -> None:
     photographs = made.celeba(tmp_path, {"000001.jpg": 0}, (409, 687))
     with pytest.raises(UserError, match=r"000001\.jpg is 409x687 pixels, .* give the folder img_align_celeba"):
-        load_celeba(photographs)
+        load_celeba(photographs).calibration(1, 0)
 
 
 # LSUN
@@ -348,7 +349,46 @@ def test_grey_images_may_be_asked_for(tmp_path: Path) -> None:
     assert imagenet.load(str(tmp_path), 8, flip=True, channels=1).pixels.shape == (12, 1, 8, 8)
 
 
-@pytest.mark.parametrize("content", ["490\n361\n171\n822\n", "ILSVRC2012_val_00000000 3\n", ""])
+def kit(folder: Path, numbers: str = "3\n1\n3\n2\n") -> Path:
+    """The development kit's files: leaves numbered in another order than their synsets', above them one that is none."""
+    folder.mkdir(exist_ok=True)
+    rows = [(1, "n00000009", 0), (2, "n00000003", 0), (3, "n00000005", 0), (4, "n00000001", 3)]
+    synsets = np.array(rows, dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)])
+    savemat(folder / "meta.mat", {"synsets": synsets.reshape(-1, 1)})
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(numbers)
+    return folder / "ILSVRC2012_validation_ground_truth.txt"
+
+
+def validation(folder: Path, first: int = 1) -> Path:
+    folder.mkdir()
+    for number in range(first, first + 4):
+        made.picture(number, (8, 8)).save(folder / f"ILSVRC2012_val_{number:08d}.JPEG")
+    return folder
+
+
+def test_the_validation_folder_takes_its_classes_from_the_development_kit(tmp_path: Path) -> None:
+    places, file = validation(tmp_path / "val"), kit(tmp_path / "kit")
+    assert imagenet.load(str(places), 8, flip=True, labels=str(file)).labels.tolist() == [1, 2, 1, 0]
+
+
+@pytest.mark.parametrize(("first", "numbers"), [(0, "3\n1\n3\n2\n"), (2, "3\n1\n3\n2\n"), (1, "3\n4\n3\n2\n")])
+def test_an_image_that_the_kit_has_no_class_for_is_named(tmp_path: Path, first: int, numbers: str) -> None:
+    places, file = validation(tmp_path / "val", first), kit(tmp_path / "kit", numbers)
+    with pytest.raises(UserError, match=r"ground_truth\.txt has no class for ILSVRC2012_val_0000000\d\.JPEG"):
+        imagenet.load(str(places), 8, flip=True, labels=str(file))
+
+
+def test_the_kits_numbers_alone_are_not_enough(tmp_path: Path) -> None:
+    places, file = validation(tmp_path / "val"), kit(tmp_path / "kit")
+    (tmp_path / "kit" / "meta.mat").write_bytes(b"no such file")
+    with pytest.raises(UserError, match=r"meta\.mat is no readable meta\.mat"):
+        imagenet.load(str(places), 8, flip=True, labels=str(file))
+    (tmp_path / "kit" / "meta.mat").unlink()
+    with pytest.raises(UserError, match=r"numbers the classes in an order of its own: copy the kit's meta\.mat beside it"):
+        imagenet.load(str(places), 8, flip=True, labels=str(file))
+
+
+@pytest.mark.parametrize("content", ["ILSVRC2012_val_00000000 3\n", ""])
 def test_a_file_that_leaves_images_without_class_is_refused(tmp_path: Path, content: str) -> None:
     for i in range(4):
         made.picture(i, (8, 8)).save(tmp_path / f"ILSVRC2012_val_{i:08d}.JPEG")
@@ -448,3 +488,18 @@ def test_a_picture_of_any_kind_becomes_rgb_or_grey(data: bytes, expected: tuple[
 def test_sixteen_bits_are_scaled_to_eight() -> None:
     levels = Image.fromarray(np.array([[0, 128, 129, 257, 32896, 65406, 65407, 65535]], np.uint16))
     assert np.asarray(converted(levels, "L")).tolist() == [[0, 0, 1, 1, 128, 254, 255, 255]]
+
+
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "x.png").mkdir()
+    made.picture(7, (8, 8)).save(tmp_path / "x.png" / "a.png")
+    images = image_folder.load(str(tmp_path), 8, 3, flip=False)
+    assert red(images) == [7]
+    assert images.labels.tolist() == [0]
+
+
+def test_cifar10_in_one_parquet_file(tmp_path: Path) -> None:
+    file = made.table(tmp_path / "cifar.parquet", 5, "img", size=(32, 32))
+    assert red(cifar10.load(str(file), flip=False)) == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match=r"holds no test\*\.parquet"):
+        cifar10.load(str(file), flip=False, split="test")

@@ -15,7 +15,8 @@ import torch
 
 from diffprune.config import run_name
 from diffprune.data import celeba, image_folder, imagenet, load_images, lsun
-from diffprune.data.images import Images, ImageSet
+from diffprune.data.images import ImageSet
+from diffprune.data.loading import HeldImages
 from diffprune.data.readable import Readable
 from diffprune.data.sources.folder import FolderSource
 from diffprune.data.sources.names import classes
@@ -60,7 +61,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("load", [folder, archive, database, table, faces], ids=lambda load: load.__name__)
 def test_a_streamed_set_gives_what_one_in_memory_gives(load: Callable[..., ImageSet], tmp_path: Path) -> None:
     held = load(tmp_path)
-    assert isinstance(held, Images)
+    assert isinstance(held, HeldImages)
     for workers in (0, 2):
         images = load(tmp_path, memory_gb=0, workers=workers)
         assert isinstance(images, StreamedImages)
@@ -100,9 +101,9 @@ def test_memory_decides_and_is_no_part_of_the_experiment(tmp_path: Path, config)
     made.folder(tmp_path / "images", size=(8, 8))
     base = ["dataset=image_folder", "model=ddpm_cifar10", f"dataset.path={tmp_path}/images", "dataset.resolution=8"]
     kept, streamed = config(*base), config(*base, "dataset.memory_gb=2.3e-6", "dataset.workers=3")
-    assert isinstance(load_images(kept), Images)
+    assert isinstance(load_images(kept), HeldImages)
     assert isinstance(load_images(streamed), StreamedImages)
-    assert isinstance(load_images(config(*base, "dataset.memory_gb=2.304e-6")), Images)     # 12 x 3 x 8 x 8 bytes
+    assert isinstance(load_images(config(*base, "dataset.memory_gb=2.304e-6")), HeldImages)     # 12 x 3 x 8 x 8 bytes
     assert run_name(kept) == run_name(streamed)
     assert torch.equal(load_images(kept).batch(5, 7, 0), load_images(streamed).batch(5, 7, 0))
     assert run_name(config(*base, "dataset.on_error=stop")) == run_name(kept)
@@ -121,6 +122,8 @@ def test_reading_into_memory_shows_progress(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("diffprune.data.loading.progress", progress)
     monkeypatch.setattr("diffprune.data.loading.CHUNK", 5)
     images = folder(tmp_path, workers=workers)
+    assert not seen         # nothing is decoded before the first use
+    images.calibration(2, 0)
     assert seen == [("reading images", 12, list(range(12)))]
     assert np.array_equal(np.concatenate(list(folder(tmp_path, memory_gb=0).chunks(3))), next(images.chunks(12)))
 
@@ -157,7 +160,7 @@ class Entry:
     def __init__(self, name: str, folder: bool) -> None:
         self.name, self.folder = name, folder
 
-    def is_dir(self) -> bool:
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         return self.folder
 
 

@@ -96,6 +96,26 @@ def test_a_fixed_share_for_each_process_gives_the_same_set(model: DiffusionModel
     assert np.array_equal(np.load(tmp_path / "shares.npy"), np.load(tmp_path / "alone.npy"))
 
 
+def test_the_share_that_joins_says_once_what_it_waits_for(model: DiffusionModel, config, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch,
+                                                           caplog: pytest.LogCaptureFixture) -> None:
+    """Of three processes the second has drawn its parts, the third joins in after a while."""
+    caplog.set_level("INFO", "diffprune.draw")
+    monkeypatch.setattr(module, "POLL", 0)
+    cfg, looks = config("sampler.steps=2", "sampler.batch=2", "evaluate.images=9"), []
+
+    def attend() -> None:
+        looks.append(len(caplog.messages))
+        if len(looks) == 8:
+            draw_all(model, cfg, tmp_path / "set.npy", "test", share=(2, 3), quiet=True)
+
+    draw_all(model, cfg, tmp_path / "set.npy", "test", share=(1, 3), quiet=True)
+    draw_all(model, cfg, tmp_path / "set.npy", "test", share=(0, 3), quiet=True, attend=attend)
+    assert caplog.messages == ["this part is drawn, waiting for the others to be drawn: --part 2/3"]
+    assert len(looks) >= 8
+    assert np.load(tmp_path / "set.npy").shape == (9, 8, 8, 1)
+
+
 def test_parts_of_another_batch_size_are_not_mixed_in(model: DiffusionModel, config, tmp_path: Path) -> None:
     """The size of a batch decides the last bits of an image."""
     def options(batch: int) -> tuple[str, ...]:

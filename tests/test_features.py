@@ -1,5 +1,6 @@
 """Feature extractors."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from diffprune.cifar_cnn import augmented, load_cifar_cnn
 from diffprune.cifar_cnn import train as train_cifar_cnn
-from diffprune.classifier import SHIPPED, accuracy_of
+from diffprune.classifier import SHIPPED, accuracy_of, save
 from diffprune.digits_cnn import DigitsCNN, held_out, load_digits_cnn, train
 from diffprune.errors import UserError
 from diffprune.features import load_extractor
@@ -46,14 +47,17 @@ def test_training_the_cifar_classifier_is_deterministic_and_learns() -> None:
 
 
 def test_training_images_are_moved_and_mirrored_but_keep_their_pixels() -> None:
-    image = torch.arange(3 * 32 * 32).view(1, 3, 32, 32).remainder(251).to(torch.uint8)
-    moved = augmented(image.expand(40, -1, -1, -1), torch.Generator().manual_seed(0)) * 255
-    assert moved.shape == (40, 3, 32, 32)
-    centre, straight = image[0, 0, 16, 16].item(), 0
-    for picture in moved:
-        assert bool((picture[0] - centre).abs().lt(0.5).any())
-        straight += bool(picture[0, 16, 20] > picture[0, 16, 19])
-    assert 8 < straight < 32
+    """Each is one of the 2 · 81 crops of the image, continued by reflection at its edges, and all come up alike."""
+    image = torch.arange(3 * 32 * 32).view(3, 32, 32).remainder(251).to(torch.uint8)
+    wide = np.pad(image.numpy(), ((0, 0), (4, 4), (4, 4)), mode="reflect")
+    crops = {wide[:, y:y + 32, x:x + 32][:, :, ::step].tobytes(): (y, x, step)
+             for y in range(9) for x in range(9) for step in (1, -1)}
+    assert len(crops) == 162
+    moved = (augmented(image.expand(400, -1, -1, -1), torch.Generator().manual_seed(0)) * 255).round().to(torch.uint8)
+    found = [crops[picture.numpy().tobytes()] for picture in moved]
+    for axis in (0, 1):
+        assert {place[axis] for place in found} == set(range(9))
+    assert 160 < sum(step == -1 for _, _, step in found) < 240
 
 
 def test_the_cifar_features_are_pooled_and_classified() -> None:
@@ -61,7 +65,20 @@ def test_the_cifar_features_are_pooled_and_classified() -> None:
     features = extractor.features(np.zeros((3, 32, 32, 3), np.uint8))
     assert features.shape == (3, 160)
     assert extractor.logits(features).shape == (3, 10)
-    assert extractor.about == {"features_accuracy": load_cifar_cnn()[1]}
+    assert extractor.about["features_accuracy"] == load_cifar_cnn()[1]
+
+
+@pytest.mark.parametrize(("name", "load"), [("digits-cnn", load_digits_cnn), ("cifar-cnn", load_cifar_cnn)])
+def test_two_networks_of_equal_accuracy_are_told_apart(tmp_path: Path, name: str, load: Callable) -> None:
+    network, accuracy = load()
+    save(network, accuracy, tmp_path / "same.safetensors")
+    network.head.bias.data += 1
+    save(network, accuracy, tmp_path / "other.safetensors")
+    shipped, same, other = (load_extractor(name, weights).about for weights in
+                            (None, str(tmp_path / "same.safetensors"), str(tmp_path / "other.safetensors")))
+    assert shipped == same
+    assert shipped["features_accuracy"] == other["features_accuracy"]
+    assert shipped["features_sha256"] != other["features_sha256"]
 
 
 def test_training_it_anew_is_deterministic() -> None:

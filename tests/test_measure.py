@@ -14,7 +14,9 @@ from PIL import Image
 
 from diffprune import measure
 from diffprune.errors import UserError
+from diffprune.features import load_extractor
 from diffprune.pictures import pictures
+from diffprune.portrait import RULE
 from tests.conftest import ROOT
 
 HUB_NAME = "pt_inception-2015-12-05-6726825d.pth"
@@ -105,3 +107,77 @@ def test_pairs_need_equal_numbers(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.npy holds 3 images, .*b\.npy holds 4: leave --pairs out"):
         measure.paired(tmp_path / "a.npy", tmp_path / "b.npy", 2, 7)
     assert measure.paired(tmp_path / "a.npy", tmp_path / "a.npy", 2, 7)["ssim"] == pytest.approx(1, abs=1e-6)
+
+
+def saved(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array)
+    return path
+
+
+@pytest.mark.parametrize(("window", "said"), [
+    (11, r"--pairs 11 does not fit images of 8x8 pixels: choose an odd number up to 7"),
+    (4, r"--pairs 4 does not fit images of 8x8 pixels: choose an odd number up to 7")])
+def test_a_window_that_does_not_fit_is_refused(tmp_path: Path, window: int, said: str) -> None:
+    a = saved(tmp_path / "a.npy", digits(3, 0))
+    with pytest.raises(UserError, match=said):
+        measure.paired(a, a, 2, window)
+
+
+def test_pairs_need_equal_shapes(tmp_path: Path) -> None:
+    a = saved(tmp_path / "a.npy", digits(3, 0))
+    for other in (np.zeros((3, 9, 8, 1), np.uint8), np.zeros((3, 8, 8, 3), np.uint8)):
+        b = saved(tmp_path / "b.npy", other)
+        with pytest.raises(UserError, match=r"a\.npy holds images of shape \[8, 8, 1\], .*b\.npy of .*: leave --pairs out"):
+            measure.paired(a, b, 2, 7)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_grey_array_pairs_with_the_same_images_as_files(tmp_path: Path, turned: bool) -> None:
+    places = saved(tmp_path / "a.npy", digits(3, 0)), folder(tmp_path / "b", digits(3, 0))
+    assert measure.paired(*(places[::-1] if turned else places), 2, 7)["rmse"] == 0
+
+
+def test_grey_files_are_seen_as_the_array_of_their_pixels(tmp_path: Path) -> None:
+    extractor = load_extractor("digits-cnn", None)
+    array, files = saved(tmp_path / "a.npy", digits(12, 0)), folder(tmp_path / "b", digits(12, 0))
+    (one, key), (other, same) = (measure.portrait(path, extractor, 5, 100) for path in (array, files))
+    assert np.array_equal(one.features, other.features)
+    assert key == same
+    assert measure.portrait(saved(tmp_path / "c.npy", digits(12, 1)), extractor, 5, 100)[1] != key
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_set_without_a_covariance_is_refused(tmp_path: Path, count: int) -> None:
+    with pytest.raises(UserError, match=rf"a\.npy: there are {count} images, a distance between sets takes at least 2"):
+        measure.portrait(saved(tmp_path / "a.npy", digits(count, 0)), load_extractor("digits-cnn", None), 4, 100)
+
+
+def commanded(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["measure", *map(str, arguments), "--features", "digits-cnn"])
+    measure.main()
+
+
+def test_the_numbers_come_with_how_they_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture) -> None:
+    a, b = saved(tmp_path / "a.npy", digits(12, 0)), saved(tmp_path / "b.npy", digits(12, 1))
+    commanded(monkeypatch, a, b, "--pairs", 7, "--subset", 10, "--kid-subset", 5, "--neighbours", 2)
+    found = json.loads(capsys.readouterr().out)
+    expected = {"subset": 10, "subset_rule": RULE, "kid_subset": 5, "neighbours": 2, "ssim_window": 7, "images": 12,
+                "reference_key": measure.portrait(b, load_extractor("digits-cnn", None), 64, 10)[1]}
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_pairs_are_checked_before_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "portrait", lambda *_: pytest.fail("computed in vain"))
+    a = saved(tmp_path / "a.npy", digits(12, 0))
+    for arguments in ((a, a, "--pairs", 9), (a, "--pairs", 7)):
+        with pytest.raises(SystemExit, match="error: --pairs"):
+            commanded(monkeypatch, *arguments)
+
+
+@pytest.mark.parametrize("option", ["--batch", "--subset", "--kid-subset", "--neighbours", "--pairs"])
+def test_a_setting_outside_its_range_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+                                              option: str) -> None:
+    with pytest.raises(SystemExit):
+        commanded(monkeypatch, "a.npy", option, 0)
+    assert f"{option}: 0 is outside its range" in capsys.readouterr().err

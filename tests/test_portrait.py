@@ -1,6 +1,7 @@
 """What is kept of a set of images: exact in any batches, bounded, and readable by others."""
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from diffprune.errors import UserError
 from diffprune.features import load_extractor
 from diffprune.features.extractor import Extractor, batches
 from diffprune.frechet import Moments, Statistics
-from diffprune.portrait import Portrait, spread
+from diffprune.portrait import Portrait, drawn
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +46,25 @@ def test_a_portrait_does_not_depend_on_the_batch_size(extractor: Extractor) -> N
     assert one.inception_score == pytest.approx(other.inception_score, rel=1e-5)
 
 
-def test_features_are_kept_of_evenly_spread_images(extractor: Extractor) -> None:
+def test_features_are_kept_of_images_drawn_from_the_set(extractor: Extractor) -> None:
     images = digits_like(50)
     kept = whole(extractor, images, kept=10).features
-    np.testing.assert_allclose(kept, whole(extractor, images).features[::5], rtol=1e-5, atol=1e-5)
-    assert spread(7, 3).tolist() == [0, 2, 4]
-    assert spread(3, 7).tolist() == [0, 1, 2]
+    np.testing.assert_allclose(kept, whole(extractor, images).features[drawn(50, 10)], rtol=1e-5, atol=1e-5)
+
+
+def test_a_subset_is_the_same_everywhere() -> None:
+    """Written down: numbers that others made by the same rule must stay comparable."""
+    assert drawn(50, 10).tolist() == [2, 3, 11, 13, 15, 20, 21, 32, 46, 48]
+    assert drawn(3, 7).tolist() == [0, 1, 2]
+
+
+def test_a_subset_has_images_of_every_class() -> None:
+    """Image i of ImageNet's 50 000 is of class i modulo 1000; regular steps of 5 would meet 200 of them."""
+    chosen = drawn(50_000, 10_000)
+    assert np.array_equal(chosen, np.unique(chosen))
+    assert len(chosen) == 10_000
+    of_class = np.bincount(chosen % 1000, minlength=1000)
+    assert (of_class.min(), of_class.max()) == (3, 18)      # 10 on average
 
 
 @pytest.mark.parametrize(("said", "there"), [(49, "more than 49"), (51, "only 50")])
@@ -78,6 +92,19 @@ def test_a_portrait_outlasts_its_file(extractor: Extractor, tmp_path: Path) -> N
     assert (again.count, again.inception_score) == (30, portrait.inception_score)
     assert np.array_equal(again.statistics.sigma, portrait.statistics.sigma)
     assert np.array_equal(again.features, portrait.features)
+    assert again.made_with == portrait.made_with == {"features": "digits-cnn", **extractor.about}
+    portrait = replace(portrait, skipped={"a.png": "is not a readable image"})
+    portrait.save(tmp_path / "p.npz")
+    assert Portrait.read(tmp_path / "p.npz").skipped == {"a.png": "is not a readable image"}
+
+
+def test_statistics_of_another_extractor_are_refused(extractor: Extractor, tmp_path: Path) -> None:
+    whole(extractor, digits_like(30)).save(tmp_path / "p.npz")
+    portrait = Portrait.read(tmp_path / "p.npz")
+    portrait.check(extractor, tmp_path / "p.npz")
+    other = replace(extractor, about=extractor.about | {"features_sha256": "another"})
+    with pytest.raises(UserError, match=r"p\.npz was made with digits-cnn .*, these features are digits-cnn .*another"):
+        portrait.check(other, tmp_path / "p.npz")
 
 
 def test_pytorch_fid_reads_what_is_saved_and_the_other_way_round(extractor: Extractor, tmp_path: Path) -> None:

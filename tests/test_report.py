@@ -443,6 +443,33 @@ def test_a_different_way_to_measure_is_another_protocol(tmp_path: Path) -> None:
         report([tmp_path / "runs"], tmp_path / "out")
 
 
+@pytest.mark.parametrize("first", [{}, {"guidance": None}, {"guidance": 1.0}])
+def test_what_a_run_does_not_state_is_a_value_too(tmp_path: Path, first: dict) -> None:
+    make_run(tmp_path / "runs" / "a", protocol=first)
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, protocol={"guidance": 3.0})
+    with pytest.raises(UserError, match=r"guidance is 1\.0 or 3\.0"):
+        report([tmp_path / "runs"], tmp_path / "out")
+
+
+def test_a_part_that_one_run_lacks_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a")
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, protocol={"subset_rule": "x"})
+    with pytest.raises(UserError, match="subset_rule is x or not stated"):
+        report([tmp_path / "runs"], tmp_path / "out")
+
+
+def test_no_guidance_is_the_scale_1(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a")
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, protocol={"guidance": 1.0})
+    assert len(compared(tmp_path, tmp_path / "runs")) == 3      # header, dense, both
+
+
+def test_runs_older_than_a_measure_line_up_with_those_that_have_it(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a")
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, kid=0.01, protocol={"kid_subset": 100, "features_sha256": "0"})
+    assert len(compared(tmp_path, tmp_path / "runs")) == 3
+
+
 def test_what_does_not_apply_to_a_run_is_no_difference(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "dense", DENSE, **DENSE_METRICS, protocol={"ema": None})
     make_run(tmp_path / "runs" / "pruned")

@@ -15,6 +15,7 @@ from diffprune.data.sources.archive import ZipSource
 from diffprune.data.sources.folder import FolderSource
 from diffprune.data.transforms import Face
 from diffprune.errors import UserError
+from diffprune.files import found, is_file
 
 PHOTOGRAPHS = "img_align_celeba"
 PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
@@ -29,7 +30,7 @@ def load(path: str, resolution: int, flip: bool, channels: int = 3, **options: A
     """
     place = photographs(Path(path).expanduser())
     wanted = training(partition(place))
-    source = archived(place, wanted) if place.is_file() else unpacked(place, wanted)
+    source = archived(place, wanted) if is_file(place) else unpacked(place, wanted)
     return gather(source, Face(resolution, channels), flip, **options)
 
 
@@ -37,7 +38,7 @@ def photographs(path: Path) -> Path:
     """The folder or the archive of the aligned photographs, at `path` or below."""
     inner = path / PHOTOGRAPHS
     for place in (inner / PHOTOGRAPHS, inner, path / f"{PHOTOGRAPHS}.zip", path):
-        if place.exists():
+        if found(place):
             return place
     raise UserError(f"dataset.path={path} does not exist: give the folder {PHOTOGRAPHS}, or {PHOTOGRAPHS}.zip")
 
@@ -46,7 +47,7 @@ def partition(place: Path) -> Path:
     """The file that says which photograph is for training, where the usual copies of the data set have it."""
     folders = [folder / below for folder in (place, *place.absolute().parents[:3]) for below in ("", "Eval")]
     for folder, name in product(folders, PARTITION):
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return folder / name
     raise UserError(f"{place} has no {PARTITION[0]} beside or above it: copy it there from CelebA's folder Eval, "
                     "it says which photographs are for training")
@@ -57,7 +58,7 @@ def training(file: Path) -> list[str]:
     try:
         rows = [re.split(r"[,\s]+", line.strip()) for line in file.read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: copy it again") from error
+        raise UserError(f"{file} cannot be read ({getattr(error, 'strerror', error)}): copy it again") from error
     wanted = sorted(row[0] for row in rows if len(row) == 2 and row[1] == TRAINING)
     if not wanted:
         raise UserError(f"{file} names no training image (lines like 000001.jpg 0): copy it again")

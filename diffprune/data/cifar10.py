@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from diffprune.data import cifar10_batches
-from diffprune.data.images import Images
-from diffprune.data.loading import held
+from diffprune.data.images import Images, ImageSet
+from diffprune.data.loading import HeldImages
 from diffprune.data.readable import Readable
 from diffprune.data.sources.table import MappedSource, TableSource, columns
 from diffprune.data.transforms import Exact
 from diffprune.errors import UserError
+from diffprune.files import found, is_file
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ HUB = "uoft-cs/cifar10"
 
 
 def load(path: str | None, flip: bool, split: str = "train", resolution: int = 32, workers: int = 0,
-         on_error: str = "stop", **_: Any) -> Images:
+         on_error: str = "stop", **_: Any) -> ImageSet:
     """The images of `split` (train: 50 000, test: 10 000) as [N, 3, 32, 32] with their classes, always in memory.
 
     `path` is a folder of Parquet files, the folder or archive of the authors' batches (for Python or binary), a name on
@@ -29,17 +30,18 @@ def load(path: str | None, flip: bool, split: str = "train", resolution: int = 3
     if resolution != 32:
         raise UserError(f"dataset.resolution={resolution} does not fit CIFAR-10, whose images are 32x32: leave it out")
     place = Path(path or HUB).expanduser()
-    if path is not None and (found := cifar10_batches.find(place)):
-        pixels, labels = cifar10_batches.read(found, split)
+    if path is not None and (batches := cifar10_batches.find(place)):
+        pixels, labels = cifar10_batches.read(batches, split)
         return Images(pixels, flip, labels)
-    here = path is not None and place.exists()
+    here = path is not None and found(place)
     source, labels = stored(place, split) if here else fetched(path or HUB, split)
-    return held(Readable(source, Exact(32), labels, on_error == "skip"), flip, workers)
+    return HeldImages(Readable(source, Exact(32), labels, on_error == "skip"), flip, workers, by_pixels=True)
 
 
 def stored(folder: Path, split: str) -> tuple[TableSource, torch.Tensor | None]:
-    """The rows and classes of every `<split>*.parquet` below `folder`, in file order."""
-    files = sorted(folder.rglob(f"{split}*.parquet"))
+    """The rows and classes of every `<split>*.parquet` below `folder`, in file order; one for training may be named."""
+    single = split == "train" and folder.suffix == ".parquet" and is_file(folder)
+    files = [folder] if single else sorted(folder.rglob(f"{split}*.parquet"))
     if not files:
         raise UserError(f"dataset.path={folder} holds no {split}*.parquet and no batches of CIFAR-10: give a folder with "
                         f"one of them, or {' or '.join(cifar10_batches.ARCHIVES)}")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from diffprune.errors import UserError
+from diffprune.files import is_file, is_folder
 
 PIXELS = 3 * 32 * 32
 FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")
@@ -25,9 +26,9 @@ ARRAYS = {"numpy ndarray", "numpy dtype", "numpy.core.multiarray _reconstruct", 
 def find(path: Path) -> Path | None:
     """The folder or archive of batches at `path` or in it; None where there is none."""
     for place in (path, *(path / name for name in FOLDERS + ARCHIVES)):
-        if place.is_file() and place.name.endswith((".tar.gz", ".tgz")):
+        if place.name.endswith((".tar.gz", ".tgz")) and is_file(place):
             return place
-        if any((place / f"{name}{suffix}").is_file() for name in FIRST.values() for suffix in ("", ".bin")):
+        if any(is_file(place / f"{name}{suffix}") for name in FIRST.values() for suffix in ("", ".bin")):
             return place
     return None
 
@@ -47,7 +48,7 @@ def read(place: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
 def batches(place: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of every batch whose name begins with `prefix`."""
     try:
-        if place.is_dir():
+        if is_folder(place):
             for file in place.glob(f"{prefix}*"):
                 yield str(file), file.read_bytes()
             return

@@ -10,6 +10,7 @@ from diffprune.data.sources.folder import FolderSource
 from diffprune.data.sources.names import classes
 from diffprune.data.transforms import Fit
 from diffprune.errors import UserError
+from diffprune.files import is_file, is_folder
 
 
 def load(path: str, resolution: int, channels: int, flip: bool, **options: Any) -> ImageSet:
@@ -25,8 +26,8 @@ def load(path: str, resolution: int, channels: int, flip: bool, **options: Any) 
 def tree(path: str) -> FolderSource | ZipSource:
     """The images in the folder or zip archive `path`; UserError where there is none."""
     place = Path(path).expanduser()
-    if place.is_file() and place.suffix.lower() == ".zip":
+    if place.suffix.lower() == ".zip" and is_file(place):
         return ZipSource.of(place)
-    if not place.is_dir():
+    if not is_folder(place):
         raise UserError(f"dataset.path={path} does not exist: give a folder with images, or a zip archive of them")
     return FolderSource.of(place)

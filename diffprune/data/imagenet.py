@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from diffprune.data.devkit import classes_of_kit
 from diffprune.data.image_folder import tree
 from diffprune.data.images import ImageSet
 from diffprune.data.loading import gather
@@ -15,6 +16,7 @@ from diffprune.data.sources.names import classes, unpacked
 from diffprune.data.sources.table import TableSource
 from diffprune.data.transforms import ShorterSide
 from diffprune.errors import UserError
+from diffprune.files import is_folder
 
 TRAINING = ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "train")    # below the usual copies' top
 
@@ -38,14 +40,14 @@ def source(path: Path) -> tuple[Source, torch.Tensor | None]:
     if files:
         table = TableSource.of(files)
         return table, table.labels()
-    below = next((path / name for name in TRAINING if (path / name).is_dir()), path)
+    below = next((path / name for name in TRAINING if is_folder(path / name)), path)
     images = tree(str(below))
     return images, classes(images.names)
 
 
 def tables(path: Path) -> list[Path]:
     """The Parquet files of the training split in `path` or its folder `data`, else every one there, by name."""
-    found = [file for folder in (path, path / "data") for file in sorted(folder.glob("*.parquet"))]
+    found = [file for folder in (path, path / "data") if is_folder(folder) for file in sorted(folder.glob("*.parquet"))]
     return [file for file in found if file.name.startswith("train")] or found
 
 
@@ -54,18 +56,20 @@ def assigned(images: Source, file: Path) -> torch.Tensor:
 
     `ILSVRC2012_val_00000001 65`: suffixes are ignored, commas separate too. A class is its number from 0, or its synset
     (`n03995372`): all synsets in the file, sorted, are then the classes 0, 1, …. The development kit's bare list of
-    numbers counts the classes in another order, and is refused.
+    numbers is taken together with its meta.mat.
     """
     try:
         rows = [re.split(r"[,\s]+", line.strip()) for line in file.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"dataset.labels={file} cannot be read: "
+        raise UserError(f"dataset.labels={file} cannot be read ({getattr(error, 'strerror', error)}): "
                         "give a text file with a name and a class per line") from error
+    if not hasattr(images, "names"):
+        raise UserError(f"dataset.labels={file} has no use with Parquet files, which have a column for it: leave it out")
+    if rows and all(len(row) == 1 and row[0].isdigit() for row in rows):
+        return classes_of_kit(images.names, [int(row[0]) for row in rows], file)
     known = {os.path.splitext(row[0])[0]: row[1] for row in rows if len(row) > 1 and re.fullmatch(r"\d+|n\d{8}", row[1])}
     numbers = all(name.isdigit() for name in known.values())
     places = {name: int(name) if numbers else place for place, name in enumerate(sorted(set(known.values())))}
-    if not hasattr(images, "names"):
-        raise UserError(f"dataset.labels={file} has no use with Parquet files, which have a column for it: leave it out")
     found = [known.get(os.path.splitext(os.path.basename(os.fsdecode(name)))[0]) for name in unpacked(images.names)]
     if None in found:
         raise UserError(f"dataset.labels={file} names no class for {images.name(found.index(None))}: "

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -18,14 +18,14 @@ Taken = tuple[Tensor, Tensor | None]        # images uint8 [B, C, H, W] and thei
 
 
 class ImageSet(ABC):
-    """A data set: `flip` says whether a mirrored image is still one of the set; `labels` int64 [N] or None; `skipped` names
-    the images left out so far because they cannot be used, in index order (dataset.on_error=skip).
+    """A data set: `flip` says whether a mirrored image is still one of the set; `labels` int64 [N] or None; `skipped` has
+    {name: reason} of the images left out so far because they cannot be used, in index order (dataset.on_error=skip).
 
     Everything below is made of `take`, so that sets in memory and streamed ones give the same batches, bit for bit.
     """
     flip: bool
     labels: Tensor | None
-    skipped: list[str]
+    skipped: dict[str, str]
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -96,23 +96,17 @@ class ImageSet(ABC):
 
 @dataclass(frozen=True)
 class Images(ImageSet):
-    """A data set in memory: `pixels` uint8 [N, C, H, W].
-
-    `identity`, where given, makes the key; without it the key is the digest of every pixel and label.
-    """
+    """A data set in memory: `pixels` uint8 [N, C, H, W]. The key is the digest of every pixel and label."""
     pixels: Tensor
     flip: bool
     labels: Tensor | None = None
-    identity: Callable[[], str] | None = None
-    skipped: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     @cached_property
     def key(self) -> str:
-        if self.identity is not None:
-            return self.identity()
         digest = hashlib.sha256(np.ascontiguousarray(self.pixels.cpu().numpy()))
         digest.update(str(self.pixels.shape).encode())
         if self.labels is not None:

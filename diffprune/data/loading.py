@@ -2,12 +2,13 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from diffprune.data.images import Images, ImageSet
+from diffprune.data.images import Images, ImageSet, Taken
 from diffprune.data.readable import Readable
 from diffprune.data.sources import Source
 from diffprune.data.streamed import StreamedImages
@@ -23,23 +24,60 @@ def gather(source: Source, transform: Transform, flip: bool, labels: torch.Tenso
            memory_gb: float = math.inf, on_error: str = "stop", **_: Any) -> ImageSet:
     """The images of `source`, in memory up to `memory_gb` (10^9 bytes), else streamed; `workers` processes read.
 
-    Both give the same batches and have the same key. Raises UserError for an image that cannot be used, at once or,
-    when streamed, as it is met; `on_error` "skip" replaces it by the next one.
+    Both give the same batches and have the same key, and neither decodes an image before one is asked for. UserError for
+    an image that cannot be used is raised then; `on_error` "skip" replaces it by the next one.
     """
     readable = Readable(source, transform, labels, on_error == "skip")
     if readable.bytes <= memory_gb * 1e9:
-        return held(readable, flip, workers, readable.key)
+        return HeldImages(readable, flip, workers)
     log.info("%d images are streamed by dataset.workers=%d processes: they take %.1f GB and dataset.memory_gb=%g",
              len(readable), workers, readable.bytes / 1e9, memory_gb)
     readable.source = source.at_random()
     return StreamedImages(readable, flip, workers)
 
 
-def held(readable: Readable, flip: bool, workers: int = 0, identity: Callable[[], str] | None = None) -> Images:
-    """All images decoded into memory, by `workers` processes where there are many.
+class HeldImages(ImageSet):
+    """The images of `readable` in memory, all of them decoded at the first use of one, by `workers` processes.
 
-    Their key is made of the pixels and classes where no `identity` is given.
+    The key is that of the files, or `by_pixels` that of the decoded images, which is the same for every layout.
     """
+
+    def __init__(self, readable: Readable, flip: bool, workers: int = 0, by_pixels: bool = False) -> None:
+        self.readable, self.flip, self.workers, self.by_pixels = readable, flip, workers, by_pixels
+
+    @cached_property
+    def images(self) -> Images:
+        return held(self.readable, self.flip, self.workers)
+
+    pixels = property(lambda self: self.images.pixels)
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """Those of the files; where images may be left out, of what stands in for them, which shows on decoding."""
+        return self.images.labels if self.readable.skip and self.readable.labels is not None else self.readable.labels
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        return self.images.skipped if "images" in self.__dict__ else {}
+
+    def __len__(self) -> int:
+        return len(self.readable)
+
+    @cached_property
+    def key(self) -> str:
+        return self.images.key if self.by_pixels else self.readable.key()
+
+    def to(self, device: torch.device | str) -> "HeldImages":
+        moved = HeldImages(self.readable, self.flip, self.workers, self.by_pixels)
+        moved.images = self.images.to(device)
+        return moved
+
+    def take(self, indices: torch.Tensor) -> Taken:
+        return self.images.take(indices)
+
+
+def held(readable: Readable, flip: bool, workers: int = 0) -> Images:
+    """All images decoded into memory, by `workers` processes where there are many."""
     count, side, channels = len(readable), readable.transform.resolution, readable.transform.channels
     pixels = torch.empty(count, channels, side, side, dtype=torch.uint8)
     labels = None if readable.labels is None else torch.empty_like(readable.labels)
@@ -55,4 +93,4 @@ def held(readable: Readable, flip: bool, workers: int = 0, identity: Callable[[]
 
     for _ in progress(fill(), "reading images", count):
         pass
-    return Images(pixels, flip, labels, identity, stream.skipped)
+    return Images(pixels, flip, labels, stream.skipped)

@@ -10,6 +10,7 @@ from diffprune.data.sources import Source
 from diffprune.data.sources.database import DatabaseSource
 from diffprune.data.transforms import ShorterSide
 from diffprune.errors import UserError
+from diffprune.files import is_file
 
 CATEGORIES = {"lsun_church": "church_outdoor", "lsun_bedroom": "bedroom"}
 
@@ -25,7 +26,7 @@ def load(path: str, name: str, resolution: int, flip: bool, channels: int = 3, *
 def source(path: Path, category: str) -> Source:
     """Where the images are, most official first."""
     for folder in (path, path / f"{category}_train_lmdb"):
-        if (folder / "data.mdb").is_file():
+        if is_file(folder / "data.mdb"):
             return DatabaseSource.of(folder)
     if path.name == f"{category}_train_lmdb.zip":
         raise UserError(f"dataset.path={path} is a packed database, which cannot be read in place: unpack it")

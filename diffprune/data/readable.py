@@ -11,6 +11,8 @@ from diffprune.data.sources import Source
 from diffprune.data.transforms import Transform
 from diffprune.errors import UserError
 
+Bad = tuple[str, str]       # an image's name, and why it cannot be used
+
 
 @dataclass
 class Readable:
@@ -23,7 +25,7 @@ class Readable:
     transform: Transform
     labels: Tensor | None = None
     skip: bool = False
-    bad: dict[int, str] = field(default_factory=dict)       # index and name of what this process found to be bad
+    bad: dict[int, Bad] = field(default_factory=dict)       # what this process found to be bad, by index
 
     def __len__(self) -> int:
         return len(self.source)
@@ -44,7 +46,7 @@ class Readable:
                     if not self.skip:
                         raise UserError(f"{self.source.name(place)} {error} (dataset.on_error=skip leaves such images "
                                         "out)") from error
-                    self.bad[place] = self.source.name(place)
+                    self.bad[place] = self.source.name(place), str(error)
         raise UserError(f"none of the {len(self)} images can be used, {self.source.name(index)} as little as the others: "
                         "copy the data set again")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffprune.data.images import ImageSet, Taken
-from diffprune.data.readable import Readable
+from diffprune.data.readable import Bad, Readable
 from diffprune.data.skipped import Skipped
 from diffprune.errors import UserError
 
@@ -27,7 +27,7 @@ class StreamedImages(ImageSet):
         self._skipped = Skipped()
 
     labels = property(lambda self: self.readable.labels)
-    skipped = property(lambda self: self._skipped.names)
+    skipped = property(lambda self: self._skipped.reasons)
 
     def __len__(self) -> int:
         return len(self.readable)
@@ -75,7 +75,7 @@ class StreamedImages(ImageSet):
 
 
 # Images uint8 [B, C, H, W], the indices they come from, and what was found to be bad; or the mistake to tell the user.
-Answer = tuple[np.ndarray, np.ndarray, dict[int, str]] | UserError
+Answer = tuple[np.ndarray, np.ndarray, dict[int, Bad]] | UserError
 
 
 class Requests(Dataset):
@@ -98,7 +98,7 @@ class Requests(Dataset):
         for place, (_, image) in enumerate(found):
             pixels[place] = image.transpose(2, 0, 1)
         origin = np.array([index for index, _ in found], np.int64)
-        return pixels, origin, {index: name for index, name in self.readable.bad.items() if index not in known}
+        return pixels, origin, {index: why for index, why in self.readable.bad.items() if index not in known}
 
 
 def unchanged(answer: Any) -> Any:

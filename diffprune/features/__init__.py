@@ -2,21 +2,27 @@
 
 from collections.abc import Callable
 
-from diffprune.features.extractor import Extractor
+from diffprune.classifier import Classifier
+from diffprune.features.extractor import Extractor, module_sha256
 
 
 def digits_cnn(weights: str | None) -> Extractor:
     """The digit classifier's penultimate layer, 64 numbers."""
     from diffprune.digits_cnn import load_digits_cnn
     network, accuracy = load_digits_cnn(weights)
-    return Extractor("digits-cnn", network, {"features_accuracy": accuracy}, (1, 8, 8), network.logits)
+    return classifier("digits-cnn", network, accuracy, (1, 8, 8))
 
 
 def cifar_cnn(weights: str | None) -> Extractor:
     """The CIFAR-10 classifier's penultimate layer, 160 numbers."""
     from diffprune.cifar_cnn import load_cifar_cnn
     network, accuracy = load_cifar_cnn(weights)
-    return Extractor("cifar-cnn", network, {"features_accuracy": accuracy}, (3, 32, 32), network.logits)
+    return classifier("cifar-cnn", network, accuracy, (3, 32, 32))
+
+
+def classifier(name: str, network: Classifier, accuracy: float, takes: tuple[int, int, int]) -> Extractor:
+    about = {"features_accuracy": accuracy, "features_sha256": module_sha256(network)}
+    return Extractor(name, network, about, takes, network.logits)
 
 
 def inception(weights: str | None) -> Extractor:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from diffprune.errors import UserError
 from diffprune.features.extractor import Extractor, module_sha256
+from diffprune.files import found, is_folder
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +27,13 @@ def dinov2(weights: str | None) -> Extractor:
     from transformers import Dinov2Model
     place = weights or HUB
     local = Path(place).expanduser()
-    if not local.is_dir():
-        if weights is not None and local.exists():
+    if not is_folder(local):
+        if weights is not None and found(local):
             raise UserError(f"evaluate.weights={weights} is a file: give the folder with its config.json")
         log.info("fetching %s (the large network is about 1.2 GB) from the Hugging Face hub; "
                  "evaluate.weights=<folder> uses a local copy", place)
     try:
-        network = Dinov2Model.from_pretrained(local if local.is_dir() else place, use_safetensors=True).eval()
+        network = Dinov2Model.from_pretrained(local if is_folder(local) else place, use_safetensors=True).eval()
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"no DINOv2 network could be loaded from {place} ({type(error).__name__}): "
                         "give a local folder with evaluate.weights=<folder>") from error

@@ -16,6 +16,7 @@ from torchvision.models.inception import BasicConv2d
 
 from diffprune.errors import UserError
 from diffprune.features.extractor import Extractor, module_sha256
+from diffprune.files import is_file
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def inception_weights(url: str, path: str | None) -> dict[str, Tensor]:
             raise UserError(f"the Inception weights could not be fetched from {url} ({type(error).__name__}): "
                             "give a local copy with evaluate.weights=<file>") from error
     file = Path(path).expanduser()
-    if not file.is_file():
+    if not is_file(file):
         raise UserError(f"evaluate.weights={path} does not exist: give the file of pytorch-fid's Inception weights")
     try:
         return load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)

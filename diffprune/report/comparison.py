@@ -16,6 +16,10 @@ from diffprune.report.table import Table, listed
 NAMING = ("dataset.name", "model.name", "pruner.name", "pruner.threshold", "pruner.ratio", "schedule.name",
           "schedule.steps", "sampler.name", "sampler.spacing", "sampler.steps")
 UNTRAINED = ("ema",)    # what of a run's protocol does not apply to the dense model it started from
+# Parts that a run may lack and agree with any value: it was not trained, or it is older than they are (the last three say
+# how KID, precision and recall were made, which such a run has none of).
+MAY_LACK = (*UNTRAINED, "features_sha256", "subset", "kid_subset", "neighbours")
+UNLESS_STATED = {"guidance": 1.0}       # what the absence of a part means
 
 T = TypeVar("T")
 
@@ -48,9 +52,13 @@ def check_distinct(runs: list[Finished]) -> None:
 def protocol_differences(runs: list[Finished]) -> dict[str, list[Any]]:
     """{part of the protocol: its values}, for the parts that differ.
 
-    A part that a run states as null does not apply to it (an untrained model has no EMA), so it agrees with any value.
+    That a run lacks a part, or states it as null, is a value too, None, but for the parts in MAY_LACK.
     """
-    return differences([protocol_of(run) for run in runs])
+    names = dict.fromkeys(name for run in runs for name in protocol_of(run))
+    statements = [parts_of(run, list(names)) for run in runs]
+    lacking = {name: [None] for name in names if name not in MAY_LACK and any(own[name] is None for own in statements)}
+    found = {name: [*values, *lacking.get(name, [])] for name, values in collected(statements).items()}
+    return {name: values for name, values in found.items() if len(values) > 1}
 
 
 def version_differences(runs: list[Finished]) -> dict[str, list[Any]]:
@@ -59,16 +67,23 @@ def version_differences(runs: list[Finished]) -> dict[str, list[Any]]:
 
 
 def differences(statements: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: values for name, values in collected(statements).items() if len(values) > 1}
+
+
+def collected(statements: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """{name: its distinct values but null} over all statements."""
     values: dict[str, list[Any]] = defaultdict(list)
     for statement in statements:
         for name, value in statement.items():
             if value is not None and value not in values[name]:
                 values[name].append(value)
-    return {name: found for name, found in values.items() if len(found) > 1}
+    return values
 
 
 def sentence(differing: dict[str, list[Any]]) -> str:
-    return "; ".join(f"{name} is {' or '.join(map(str, values))}" for name, values in differing.items())
+    def text(value: Any) -> str:
+        return "not stated" if value is None else str(value)
+    return "; ".join(f"{name} is {' or '.join(map(text, values))}" for name, values in differing.items())
 
 
 def dense_rows(runs: list[Finished], differing: list[str], published: Published | None = None) -> list[Row]:
@@ -144,8 +159,9 @@ def protocol_of(run: Finished) -> dict[str, Any]:
 
 
 def parts_of(run: Finished, names: list[str]) -> dict[str, Any]:
-    """Those parts of the run's protocol; None where one does not apply."""
-    return {name: protocol_of(run).get(name) for name in names}
+    """Those parts of the run's protocol; where it does not state one, what that means, else None."""
+    stated = {name: value for name, value in protocol_of(run).items() if value is not None}
+    return {name: stated.get(name, UNLESS_STATED.get(name)) for name in names}
 
 
 def without_seed(options: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from diffprune.files import read_json, write_json
 from diffprune.latency import hardware
 from diffprune.metrics import Settings, against, fid
 from diffprune.models import device_of, load_dense
-from diffprune.portrait import Portrait
+from diffprune.portrait import Portrait, drawn_from
 from diffprune.provenance import provenance, versions
 from diffprune.reference import reference
 from diffprune.run import Cache, Run
@@ -31,7 +31,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `metrics.json`: achieved sizes, distances, similarity, speed, each with the protocol it was made under."""
     start, device = time.monotonic(), device_of(cfg)
     extractor = load_extractor(cfg.evaluate.features, cfg.evaluate.weights).to(device)
-    compared_with, about = reference(cfg, extractor)
+    compared_with, about = reference(cfg, extractor, run)
     report, images = read_json(run.prune_report), stored_images(cfg, run)
     sizes = {name: report[name] for name in ("params", "macs", "params_dense", "macs_dense")}
     metrics = sizes | {"features": extractor.name, "images": len(images)}
@@ -42,7 +42,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
                 "schedule": cfg.schedule.name, "seed": cfg.seed}
     seconds = run.seconds() | {"evaluate": round(time.monotonic() - start, 3)}
     write_json(run.metrics, identity | metrics | {
-        "protocol": protocol(cfg) | about, "versions": versions(), "seconds": seconds,
+        "protocol": protocol(cfg, compared_with.count) | about, "versions": versions(), "seconds": seconds,
         "device": hardware(device), **provenance()})
     tracker.summary({name: value for name, value in metrics.items() if isinstance(value, int | float)})
 
@@ -88,7 +88,8 @@ def shared(cfg: DictConfig, extractor: Extractor, images: np.ndarray | None, wha
     """The portrait of images that several runs compare with, made once."""
     if images is None:
         return None
-    key = {"images": sha256_of(images), "features": extractor.name, **extractor.about, "subset": cfg.evaluate.subset}
+    key = {"images": sha256_of(images), "features": extractor.name, **extractor.about, "subset": cfg.evaluate.subset,
+           **drawn_from(len(images), cfg.evaluate.subset)}
     with Cache(Path(cfg.paths.cache)).entry("portraits", key, ".npz") as path:
         if not path.exists():
             portrait(cfg, extractor, images, what).save(path)
@@ -109,11 +110,12 @@ def pairs(cfg: DictConfig, images: np.ndarray | None, dense: np.ndarray | None) 
         yield from zip(batches(images, cfg.evaluate.batch), batches(dense, cfg.evaluate.batch), strict=True)
 
 
-def protocol(cfg: DictConfig) -> dict[str, Any]:
-    """What a number must share with another to be compared with it."""
+def protocol(cfg: DictConfig, reference: int | None = None) -> dict[str, Any]:
+    """What a number must share with another to be compared with it; `reference`: number of images that it compares with."""
     sampler = {("sampler" if name == "name" else name): value for name, value in sampler_protocol(cfg).items()}
     recipe = cfg.schedule
     average = recipe.ema if recipe.ema_power is None else f"power {recipe.ema_power:g}"
     return sampler | {"images": cfg.evaluate.images, "ema": average if recipe.steps else None,
                       "ssim_window": cfg.evaluate.ssim_window, "kid_subset": cfg.evaluate.kid_subset,
-                      "subset": cfg.evaluate.subset, "neighbours": cfg.evaluate.neighbours, "precision": cfg.precision}
+                      "subset": cfg.evaluate.subset, "neighbours": cfg.evaluate.neighbours, "precision": cfg.precision,
+                      **drawn_from(max(cfg.evaluate.images, reference or 0), cfg.evaluate.subset)}

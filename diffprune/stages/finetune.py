@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from diffprune.checkpoint import load_model, save_model
 from diffprune.data import load_images
 from diffprune.data.images import ImageSet
+from diffprune.data.record import list_skipped
 from diffprune.draw import Preview
 from diffprune.files import remove
 from diffprune.interrupt import Interrupt, Interrupted
@@ -33,7 +34,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     training = Training(placed(load_model(run.pruned), cfg), cfg, present(), before)
     keeper = Keeper(cfg, run, training, tracker)
     keeper.go_on()
-    images = load_images(cfg).to(training.model.device)
+    images = load_images(cfg, run if training.ranks.first else None).to(training.model.device)
     training.ranks.wait()
     with Interrupt() as interrupt, training.ranks.company():
         if training.ranks.first:
@@ -42,6 +43,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
         else:
             train(cfg, training, images, keeper, interrupt)
     if training.ranks.first:
+        list_skipped(images.skipped, run)
         training.swap()
         save_model(training.model, run.finetuned)
         for state in run.states:

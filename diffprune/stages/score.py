@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffprune.criteria import Criterion
 from diffprune.data import load_images
+from diffprune.data.record import list_skipped
 from diffprune.diffusion import Stream, generator
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.errors import UserError
@@ -40,7 +41,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     tensors, about = {}, {"criterion": cfg.pruner.name}
     if criterion.gradient:
         policy = policy_of(cfg, criterion)
-        loss, total, factor = shared_walk(cfg, model, criterion, policy)
+        loss, total, factor = shared_walk(cfg, run, model, criterion, policy)
         gradients = {layer: g * factor for layer, g in total.gradients.items()}
         tensors = {"loss": loss * factor} | flat(layer_terms(model.unet, criterion.terms, gradients))
         kept = int(torch.count_nonzero(total.alpha))
@@ -77,14 +78,14 @@ def policy_of(cfg: DictConfig, criterion: Criterion) -> Policy:
         raise UserError(str(error.__cause__ or error)) from error
 
 
-def shared_walk(cfg: DictConfig, model: DiffusionModel, criterion: Criterion,
+def shared_walk(cfg: DictConfig, run: Run, model: DiffusionModel, criterion: Criterion,
                 policy: Policy) -> tuple[Tensor, GradientSum, float]:
     """Loss, the policy's sum of gradients, and the factor that makes both those of the criterion's loss.
 
     They come from the cache, or are walked now for all of `pruner.thresholds` too. Raises UserError where the policy
     counts no timestep.
     """
-    images = load_images(cfg)
+    images = load_images(cfg, run)
     mean_apart, factor = mean_loss_apart(cfg, model, criterion)
     others = [Gate(T, criterion.inclusive) for T in cfg.pruner.thresholds or ()]
     key = {"model": model.key, "data": images.key, "batch": cfg.pruner.calibration_batch, "seed": cfg.seed,
@@ -92,6 +93,7 @@ def shared_walk(cfg: DictConfig, model: DiffusionModel, criterion: Criterion,
     with Cache(Path(cfg.paths.cache)).entry("walks", key, "") as folder:
         device, size = device_of(cfg), cfg.pruner.calibration_batch
         batch, labels = images.calibration(size, cfg.seed), images.calibration_labels(size, cfg.seed)
+        list_skipped(images.skipped, run)
         model.to(device)
         with autocast(cfg, device):
             x_0, context = model.to_latent(batch.to(device)), model.context(labels)

@@ -68,13 +68,13 @@ def size(path: bytes) -> int:
 def walk(folder: str, prefix: str = "") -> Iterator[str]:
     """Relative paths of the image files below `folder`, in path order whatever the file system lists.
 
-    Hidden entries are passed over, links to folders followed. Nothing is asked of a file but its name.
+    Hidden entries are passed over, links to folders followed. Nothing is asked of a file but what the listing says.
     """
     try:
         with os.scandir(folder) as entries:
             folders, names = set(), []
             for entry in entries:
-                if is_image(entry.name):
+                if is_image(entry.name) and not entry.is_dir(follow_symlinks=False):
                     names.append(entry.name)
                 elif not entry.name.startswith(".") and entry.is_dir():
                     folders.add(entry.name)

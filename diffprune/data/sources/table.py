@@ -145,7 +145,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as images in Parquet: copy it again") from error
+        reason = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
+        raise UserError(f"{path} cannot be read as images in Parquet ({reason}): copy it again") from error
 
 
 def present(data: bytes | None) -> bytes:

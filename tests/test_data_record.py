@@ -1,0 +1,129 @@
+"""What a run's folder says of its data."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from diffprune.data import kept, load_images, loading
+from diffprune.data.record import list_skipped
+from diffprune.errors import UserError
+from diffprune.features import load_extractor
+from diffprune.pipeline import stages
+from diffprune.reference import reference
+from diffprune.run import Run
+from diffprune.stages import score
+from tests import made
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return made.folder(tmp_path / "images", size=(8, 8))
+
+
+@pytest.fixture
+def on(config, tmp_path: Path):
+    def composed(path: Path, *overrides: str) -> DictConfig:
+        kept.cache_clear()
+        return config("dataset=image_folder", "model=ddpm_digits", "schedule=finetune_digits", "sampler=digits",
+                      "evaluate=digits", "dataset.resolution=8", "dataset.channels=1", f"dataset.path={path}", *overrides)
+    return composed
+
+
+def test_a_run_goes_on_with_the_same_data_at_another_place(on, tmp_path: Path, images: Path) -> None:
+    run = Run(tmp_path / "run")
+    load_images(on(images), run)
+    images.rename(tmp_path / "moved")
+    cfg = on(tmp_path / "moved")
+    assert run.moved(cfg)
+    load_images(cfg, run)
+    assert not run.moved(cfg)
+
+
+def test_a_run_does_not_go_on_with_other_data(on, tmp_path: Path, images: Path) -> None:
+    run = Run(tmp_path / "run")
+    load_images(on(images), run)
+    (images / "class_0" / "000.png").unlink()
+    with pytest.raises(UserError) as caught:
+        load_images(on(images), run)
+    assert str(caught.value) == (
+        f"{run.folder} was begun with other data (12 images, dataset.path={images}) than dataset.path={images} holds "
+        "(11 images): give those, or delete the folder")
+
+
+def test_a_finished_run_is_not_shown_for_other_data(on, tmp_path: Path, images: Path) -> None:
+    named = "dataset.name=pets"
+    cfg = on(images, named)
+    with stages(cfg, Run.of(cfg)):
+        load_images(cfg, Run.of(cfg))
+    other = on(made.folder(tmp_path / "other", count=20, size=(8, 8)), named)
+    assert Run.of(other).folder == Run.of(cfg).folder
+    with pytest.raises(UserError, match="was begun with other data"), stages(other, Run.of(other)):
+        pytest.fail("goes on, though nothing is left to do")
+    assert "other" not in Run.of(cfg).config.read_text()
+
+
+def test_the_rounds_of_a_run_share_one_record(on, tmp_path: Path) -> None:
+    first, last = Run(tmp_path / "run").rounds(on(tmp_path, "schedule.rounds=2"))
+    assert first.data == last.data == tmp_path / "run" / "data.json"
+
+
+def test_kept_statistics_decode_nothing(on, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extractor = load_extractor("digits-cnn", None)
+    first, about = reference(on(images), extractor)
+    monkeypatch.setattr(loading, "held", lambda *_: pytest.fail("decoded though the statistics are there"))
+    again, known = reference(on(images), extractor)
+    assert (first.count, about) == (again.count, known)
+    assert "skipped" not in about
+
+
+def test_cifar10_is_not_decoded_for_its_key_alone(config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, usual = made.table(tmp_path / "train.parquet", 5, "img", size=(32, 32)), loading.held
+    cfg, decoded = config("dataset=cifar10", "model=ddpm_cifar10", f"dataset.path={tmp_path}", "dataset.workers=0"), []
+    monkeypatch.setattr(loading, "held", lambda *given: (decoded.append(1), usual(*given))[1])
+
+    def key() -> str:
+        kept.cache_clear()
+        return load_images(cfg, Run(tmp_path / "run")).key
+
+    assert key() == key() == usual(load_images(cfg).readable, flip=True).key
+    assert len(decoded) == 1
+    made.table(file, 6, "img", size=(32, 32))
+    with pytest.raises(UserError, match="was begun with other data"):
+        key()
+    assert len(decoded) == 2
+
+
+def test_all_that_was_left_out_is_listed_with_reasons(on, tmp_path: Path, images: Path) -> None:
+    extractor, bad = load_extractor("digits-cnn", None), [images / "class_0" / "001.png", images / "class_1" / "006.png"]
+    for file in bad:
+        file.write_bytes(b"no image")
+    lines = [f"{file} is not a readable image: remove it or copy it again" for file in bad]
+    for name in ("first", "from the cache"):
+        run = Run(tmp_path / name)
+        _, about = reference(on(images, "dataset.on_error=skip"), extractor, run)
+        assert about["skipped"] == 2
+        assert run.skipped.read_text().splitlines() == lines
+
+
+def test_a_list_of_what_was_left_out_grows(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    list_skipped({}, run)
+    assert not run.skipped.exists()
+    list_skipped({"b.png": "is cut off"}, run)
+    list_skipped({"a.png": "is too dark", "b.png": "is cut off"}, run)
+    assert run.skipped.read_text() == "a.png is too dark\nb.png is cut off\n"
+
+
+def walk(*_: object) -> None:
+    """In place of one that takes a minute."""
+    raise InterruptedError
+
+
+def test_scoring_lists_what_it_left_out(on, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (images / "class_0" / "001.png").write_bytes(b"no image")
+    monkeypatch.setattr(score.StoredWalk, "serve", walk)
+    cfg = on(images, "dataset.on_error=skip", "pruner.calibration_batch=4")
+    with pytest.raises(InterruptedError):
+        score.stage(cfg, Run.of(cfg), None)
+    assert "class_0/001.png is not a readable image" in Run.of(cfg).skipped.read_text()
