@@ -13,11 +13,10 @@ from omegaconf import DictConfig
 from diffprune.command import one_sentence
 from diffprune.composition import check, register
 from diffprune.errors import JobFailed, UserError
-from diffprune.interrupt import Interrupted
+from diffprune.interrupt import Interrupt, Interrupted
 from diffprune.pipeline import reproduce
 from diffprune.ranks import leave, present
 from diffprune.run import Run
-from diffprune.standing import resumable
 
 log = logging.getLogger("diffprune")
 
@@ -27,9 +26,10 @@ def job(cfg: DictConfig) -> None:
     if not present().first:
         silence()
     try:
-        if HydraConfig.get().mode == RunMode.MULTIRUN and present().size == 1:
-            return in_sweep(cfg)
-        one(cfg)        # where several processes share a sweep's job, its failure ends them all
+        with Interrupt():
+            if HydraConfig.get().mode == RunMode.MULTIRUN and present().size == 1:
+                return in_sweep(cfg)
+            one(cfg)        # where several processes share a sweep's job, its failure ends them all
     except JobFailed:
         raise
     except UserError as error:
@@ -67,8 +67,6 @@ def in_sweep(cfg: DictConfig) -> None:
     except UserError as error:
         reason = str(error)
     except Exception as error:
-        if resumable(error):    # the sweep ends here, and its command goes on later
-            raise
         reason = f"{type(error).__name__}: {error}"
         log.exception("this job failed")
     gc.collect()

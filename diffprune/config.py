@@ -18,6 +18,7 @@ OUTSIDE_THE_HASH = (
     "dataset.path", "dataset.workers", "dataset.memory_gb", "dataset.labels", "pruner.thresholds", "pruner.stops_kept",
     "sampler.batch", "sampler.processes", "evaluate.batch", "evaluate.speed",
     "schedule.save_every", "schedule.log_every", "schedule.preview_every", "schedule.accumulate", "schedule.keep_last",
+    "schedule.save_minutes",
     "model.source.host", "model.source.megabytes", "model.source.licence", "model.source.address", "model.source.convert",
 )
 
@@ -139,6 +140,7 @@ class Schedule:
     ema: float = MISSING
     ema_power: float | None = MISSING
     save_every: int = MISSING
+    save_minutes: float | None = MISSING
     keep_last: int = MISSING
     log_every: int = MISSING
     preview_every: int = MISSING

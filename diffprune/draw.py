@@ -15,7 +15,7 @@ from PIL import Image
 from diffprune.diffusion import SPACINGS, Noise, ddim, to_uint8
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.files import appearing
-from diffprune.models import autocast, load_dense
+from diffprune.models import autocast, formatted, load_dense
 from diffprune.parts import Parts
 from diffprune.progress import progress
 from diffprune.run import Cache
@@ -32,7 +32,7 @@ def draw(model: DiffusionModel, indices: range, cfg: DictConfig) -> np.ndarray:
     timesteps = SPACINGS[sampler.spacing](sampler.steps, len(model.alpha_bar))
     noise = Noise(indices, sampler.seed)
     x_T = noise.draw(model.shape).to(device)
-    model.unet.eval()
+    formatted(model.unet, cfg).eval()
     with torch.inference_mode(), autocast(cfg, device), one_thread(device):
         denoiser = model.denoiser(model.labels_for(indices), sampler.guidance)
         x_0 = ddim(denoiser, x_T, timesteps, model.alpha_bar, sampler.eta, noise, sampler.clip)
@@ -102,7 +102,9 @@ def plan(model: DiffusionModel, cfg: DictConfig) -> dict[str, Any]:
 
 
 def image_key(model: DiffusionModel, cfg: DictConfig) -> dict[str, Any]:
-    return {"model": model.key, "images": cfg.evaluate.images, "precision": cfg.precision, "sampler": sampler_protocol(cfg)}
+    memory = {} if cfg.memory_format == "contiguous" else {"memory_format": cfg.memory_format}
+    return memory | {"model": model.key, "images": cfg.evaluate.images, "precision": cfg.precision,
+                     "sampler": sampler_protocol(cfg)}
 
 
 def shared_path(model: DiffusionModel, cfg: DictConfig) -> Path:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -11,12 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from diffprune.errors import UserError
 
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """Yields a temporary sibling of `path` (file or folder); on success it takes the name, on an error it goes."""
+    """Yields a temporary sibling of `path` (file or folder); on success it takes the name, on an error it goes.
+
+    What the system refuses, a full disk for one, is an OSError whoever writes: safetensors has a name of its own for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -25,8 +31,10 @@ def appearing(path: Path) -> Iterator[Path]:
         if path.is_dir():
             shutil.rmtree(path)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         remove(partial)
+        if isinstance(error, SafetensorError) and (refused := re.search(r"os error (\d+)", str(error))):
+            raise OSError(int(refused[1]), os.strerror(int(refused[1])), str(path)) from error
         raise
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from diffprune.checkpoint import load_model, save_model
 from diffprune.composition import by_hand, is_url, origin
@@ -47,9 +48,13 @@ def device_named(name: str) -> torch.device:
 
 def placed(model: DiffusionModel, cfg: DictConfig) -> DiffusionModel:
     """`model` on the run's device, its convolutions in the run's `memory_format`."""
-    if cfg.memory_format == "channels_last":
-        model.unet.to(memory_format=torch.channels_last)
+    formatted(model.unet, cfg)
     return model.to(device_of(cfg))
+
+
+def formatted(unet: nn.Module, cfg: DictConfig) -> nn.Module:
+    """`unet`, changed in place: its convolutions in the run's `memory_format`."""
+    return unet.to(memory_format=torch.channels_last) if cfg.memory_format == "channels_last" else unet
 
 
 def processes_for(cfg: DictConfig) -> int:

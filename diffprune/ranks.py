@@ -6,6 +6,7 @@ SLURM_LOCALID. The first process (rank 0) alone decides, writes and speaks.
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,9 +58,13 @@ class Ranks:
             return value
         import torch
         from torch import distributed
-        mine = torch.tensor(int(value))
+        mine, pause = torch.tensor(int(value)), 0.0
         with self.company():
-            distributed.all_reduce(mine, distributed.ReduceOp.MAX, self.group)
+            work = distributed.all_reduce(mine, distributed.ReduceOp.MAX, self.group, async_op=True)
+            while not work.is_completed():      # a plain wait would be deaf to signals, for as long as the first works alone
+                time.sleep(pause)
+                pause = min(pause + 1e-4, 0.1)
+            work.wait()
         return int(mine)
 
     @contextmanager

@@ -88,7 +88,9 @@ class Run:
         return self.finetuned if cfg.schedule.steps else self.pruned
 
     def open(self, cfg: DictConfig) -> None:
-        """Writes down what was asked, only when that is new, and clears what a killed process left half written."""
+        """Writes down what was asked, only when that is new, and clears what a killed process left: files half written,
+        and states of a healing that is over.
+        """
         asked = OmegaConf.to_yaml(masked(cfg), resolve=True)
         if not self.config.exists() or self.config.read_text() != asked:
             with appearing(self.config) as partial:
@@ -96,6 +98,8 @@ class Run:
         for run in (*self.earlier, self):
             for folder in (run.folder, run.finetune, run.samples):
                 sweep_partials(folder)
+            for state in run.states if run.finetuned.exists() else ():
+                remove(state)
 
     def seconds(self) -> dict[str, float]:
         """Wall-clock seconds per stage before the evaluation, over all rounds, from the stages' own files."""

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from diffprune import latency
 from diffprune.checkpoint import load_model
-from diffprune.models import load_dense
+from diffprune.models import formatted, load_dense
 from diffprune.progress import progress
 from diffprune.run import Run
 
@@ -16,7 +16,7 @@ REPEATS = 3     # evaluations in a row, of which the mean counts
 
 def speed(cfg: DictConfig, run: Run, device: torch.device, rounds: int = 7) -> dict[str, float]:
     """Images per second of dense and final model: alternating evaluations in this process, medians, times the steps."""
-    models = {"dense": load_dense(cfg).unet, "final": load_model(run.final(cfg)).unet}
+    models = {"dense": formatted(load_dense(cfg).unet, cfg), "final": formatted(load_model(run.final(cfg)).unet, cfg)}
     batch, seconds = min(64, cfg.sampler.batch), {name: [] for name in models}
     for turn in progress(range(rounds + 1), "timing", rounds + 1):
         for name, unet in models.items():

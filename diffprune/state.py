@@ -1,6 +1,5 @@
 """Files of training states: whole, checked, and no more of them than asked."""
 
-import errno
 import hashlib
 import json
 import logging
@@ -26,12 +25,7 @@ def write_state(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
     """Writes `tensors` (on the CPU) and `about` (JSON), with a SHA-256 of both, by rename; OSError for a full disk."""
     tensors, text = {name: tensor.contiguous() for name, tensor in tensors.items()}, json.dumps(about)
     with appearing(path) as partial:
-        try:
-            save_file(tensors, partial, metadata={"about": text, "sha256": digest(tensors, text)})
-        except SafetensorError as error:
-            if f"os error {errno.ENOSPC}" in str(error):        # safetensors has its own name for it
-                raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
-            raise
+        save_file(tensors, partial, metadata={"about": text, "sha256": digest(tensors, text)})
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

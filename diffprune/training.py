@@ -42,6 +42,9 @@ class Training:
         self.loss = LOSSES[cfg.schedule.loss](cfg, model.unet)
         self.weights = list(model.unet.parameters())
         self.ema = [p.detach().clone() for p in self.weights]
+        if model.device.type == "cpu":      # Python hears signals between its own instructions: a backward pass has none
+            for p in self.weights:
+                p.register_post_accumulate_grad_hook(lambda p: None)
         self.accelerator = accelerator_for(cfg, model.device, self.ranks)
         unet, self.optimiser = self.accelerator.prepare(model.unet, optimiser_for(self.weights, cfg.schedule))
         self.student = replace(model, unet=unet)
@@ -55,7 +58,14 @@ class Training:
         return self.before + self.step
 
     def advance(self, images: Tensor, labels: Tensor | None) -> None:
-        """One optimiser step on this process's `images` [n, C, H, W] of the step's batch, then the moving average."""
+        """One step on this process's `images` [n, C, H, W] of the step's batch."""
+        self.update(self.gradients(images, labels))
+
+    def gradients(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Leaves the step's gradients in the weights; gives the loss of these images, their share of the batch's mean.
+
+        The state does not change: this can be left at any moment, and begins anew.
+        """
         recipe, share = self.cfg.schedule, 0.0
         self.optimiser.zero_grad()
         for noised, last in self.pieces(images, labels):
@@ -65,9 +75,7 @@ class Training:
                     part = per_image.sum() / recipe.batch
                 self.accelerator.backward(part * self.ranks.size)       # processes' gradients are averaged, not summed
             share = share + part.detach()
-        self.update(learning_rate(recipe, self.step))
-        self.broken = torch.where((self.broken < 0) & ~torch.isfinite(share), self.step, self.broken)
-        self.last, self.step = share, self.step + 1
+        return share
 
     def pieces(self, images: Tensor, labels: Tensor | None) -> Iterator[tuple[Noised, bool]]:
         """The micro-batches of a step, and whether each is the last.
@@ -88,15 +96,17 @@ class Training:
             there = sent(t[rows], device)
             yield Noised(x_0, sent(eps[rows], device), there, self.alpha_bar[there], context), high == len(images)
 
-    def update(self, rate: float) -> None:
-        """The optimiser's step at this learning rate, clipped to a total norm, then the average's."""
+    def update(self, share: Tensor) -> None:
+        """The optimiser's step by the `gradients`, clipped to a total norm, then the average's; `share` is their loss."""
         recipe = self.cfg.schedule
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(recipe, self.step)
         if recipe.clip is not None:
             self.accelerator.clip_grad_norm_(self.weights, recipe.clip)
         self.optimiser.step()
         ema.follow(self.ema, self.weights, ema.decay(recipe, self.step))
+        self.broken = torch.where((self.broken < 0) & ~torch.isfinite(share), self.step, self.broken)
+        self.last, self.step = share, self.step + 1
 
     def mean_loss(self) -> float:
         """The last step's loss, mean over the whole batch; every process has to ask."""
@@ -107,21 +117,29 @@ class Training:
         if (step := self.ranks.highest(int(self.broken))) >= 0:
             raise broken_at(step)
 
+    def check_state(self) -> None:
+        """Raises UserError when a weight, its average or what the optimiser keeps of it is no number."""
+        sound = [tensor.isfinite().all().to(self.model.device) for tensor in self.tensors().values()]
+        if not bool(torch.stack(sound).all()):
+            raise broken_at(self.step - 1)
+
     def swap(self) -> None:
         """Exchanges the weights with their average, and back."""
         ema.swap(self.ema, self.weights)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What `restore` goes on from, on the CPU; raises UserError instead when a weight is no number."""
+        """What `restore` goes on from, on the CPU; raises UserError as `check_state` does."""
+        self.check_state()
+        scaler = self.accelerator.scaler
+        return ({name: tensor.cpu() for name, tensor in self.tensors().items()},
+                {"step": self.step, "scaler": None if scaler is None else scaler.state_dict()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, their average and what the optimiser keeps of each."""
         tensors = {f"ema/{i}": tensor for i, tensor in enumerate(self.ema)}
         tensors |= {f"weight/{i}": p.detach() for i, p in enumerate(self.weights)}
-        tensors |= {f"optimiser/{i}/{name}": tensor for i, entry in self.optimiser.state_dict()["state"].items()
-                    for name, tensor in entry.items()}
-        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-        if not all(bool(torch.isfinite(tensors[f"weight/{i}"]).all()) for i in range(len(self.weights))):
-            raise broken_at(self.step - 1)
-        scaler = self.accelerator.scaler
-        return tensors, {"step": self.step, "scaler": None if scaler is None else scaler.state_dict()}
+        return tensors | {f"optimiser/{i}/{name}": tensor for i, entry in self.optimiser.state_dict()["state"].items()
+                          for name, tensor in entry.items()}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

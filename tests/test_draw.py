@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffprune import draw as module
 from diffprune.checkpoint import DiffusionModel
-from diffprune.draw import draw, draw_all, drawing, grid, plan, shared_images
+from diffprune.draw import draw, draw_all, drawing, grid, plan, shared_images, shared_path
 from diffprune.parts import Parts
 from tests.conftest import tiny_unet
 
@@ -26,6 +26,16 @@ def test_an_image_does_not_depend_on_its_batch(model: DiffusionModel, config) ->
     assert together.shape == (6, 8, 8, 1)
     assert np.abs(together[4:].astype(int) - alone).max() <= 1
     assert not np.array_equal(together[0], together[1])
+
+
+def test_the_memory_format_is_drawn_with_and_has_images_of_its_own(model: DiffusionModel, config) -> None:
+    usual, last = config("sampler.steps=3"), config("sampler.steps=3", "memory_format=channels_last")
+    images, weight, paths = draw(model, range(4), usual), model.unet.conv_out.weight, [shared_path(model, usual)]
+    assert weight.is_contiguous()
+    assert np.abs(images.astype(int) - draw(model, range(4), last)).max() <= 1
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    assert shared_path(model, usual) == paths[0] != shared_path(model, last)
 
 
 @pytest.mark.parametrize("count", [1, 4, 7])

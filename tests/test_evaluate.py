@@ -68,6 +68,9 @@ def test_the_clock_alternates_between_the_models_and_reports_the_median(config, 
     cfg = config("sampler.steps=10")
     result = speed.speed(cfg, Run.of(cfg), torch.device("cpu"))
     assert order == (["dense"] * 3 + ["final"] * 3) * 8
+    assert dense.conv_out.weight.is_contiguous()
+    speed.speed(config("memory_format=channels_last"), Run.of(cfg), torch.device("cpu"))
+    assert not any(unet.conv_out.weight.is_contiguous() for unet in (dense, final))
     assert result == {"images_per_second": pytest.approx(64), "images_per_second_dense": pytest.approx(32),
                       "speedup": pytest.approx(2)}
 

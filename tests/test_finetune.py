@@ -4,23 +4,29 @@ import errno
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from diffusers import DDIMScheduler
 from omegaconf import DictConfig
+from safetensors import SafetensorError
 
 from diffprune import state
 from diffprune.checkpoint import save_model
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.errors import UserError
 from diffprune.files import write_json
-from diffprune.interrupt import Interrupted
+from diffprune.interrupt import Interrupt, Interrupted
 from diffprune.journal import Journal
 from diffprune.losses import NoisePrediction
 from diffprune.models import device_of
@@ -29,6 +35,7 @@ from diffprune.run import Run
 from diffprune.stages import finetune
 from diffprune.state import read_state
 from diffprune.track import Tracker
+from diffprune.training import Training
 from tests.conftest import tiny_unet, tuned
 
 STEPS = 8
@@ -67,15 +74,69 @@ def ask(number: int) -> Callable[[], None]:
 @pytest.mark.parametrize(("number", "code"), [
     (signal.SIGTERM, 75), pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
     pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
-def test_a_request_keeps_the_running_step_and_costs_nothing(tmp_path: Path, whole: str, before_step, number: int,
-                                                            code: int) -> None:
+def test_a_request_keeps_the_last_finished_step_and_costs_nothing(tmp_path: Path, whole: str, before_step, number: int,
+                                                                  code: int) -> None:
     run, cfg, former = pruned(tmp_path), tuned(*SHORT), signal.getsignal(number)
     before_step(4, ask(number))
     with pytest.raises(Interrupted) as stopped:
         heal(cfg, run)
     assert stopped.value.code == code
-    assert run.states[-1] == run.state(5)
+    assert run.states[-1] == run.state(4)
     assert signal.getsignal(number) is former
+    assert heal(cfg, run) == whole
+
+
+def slowly(step: int, asks: Callable[[], None]) -> Callable[..., torch.Tensor]:
+    """A loss that takes 20 seconds at `step`, in small pieces, half a second into which somebody asks to stop."""
+    usual, calls = NoisePrediction.__call__, []
+
+    def loss(self: NoisePrediction, *given: object) -> torch.Tensor:
+        calls.append(time.monotonic())
+        if len(calls) == step + 1:
+            threading.Timer(0.5, asks).start()
+            for _ in range(2000):
+                time.sleep(0.01)
+        return usual(self, *given)
+    return loss
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_long_step_is_left_in_its_middle(tmp_path: Path, before_step, accumulate: int,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = tuned(*SHORT, f"schedule.accumulate={accumulate}")
+    run, asked = pruned(tmp_path / "run"), []
+    with monkeypatch.context() as patched:
+        patched.setattr(NoisePrediction, "__call__",
+                        slowly(4 * accumulate, lambda: (asked.append(time.monotonic()), ask(signal.SIGTERM)())))
+        with pytest.raises(Interrupted):
+            heal(cfg, run)
+    assert time.monotonic() - asked[0] < 2
+    assert run.states[-1] == run.state(4)
+    assert heal(cfg, run) == heal(cfg, pruned(tmp_path / "whole"))
+
+
+def test_states_are_kept_by_the_clock_too(tmp_path: Path, whole: str, before_step) -> None:
+    run = pruned(tmp_path)
+    before_step(2, lambda: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        heal(tuned(*SHORT, "schedule.save_every=1000", "schedule.save_minutes=0"), run)
+    assert run.states == [run.state(1), run.state(2)]
+    assert heal(tuned(*SHORT, "schedule.save_every=1000", "schedule.save_minutes=0"), run) == whole
+
+
+@pytest.mark.slow
+def test_requests_at_random_moments_cost_nothing(tmp_path: Path, whole: str) -> None:
+    """Whatever is being done then: a pass, the optimiser's step, a line of the journal, a state being written."""
+    rng, run, cfg, stopped = random.Random(0), pruned(tmp_path), tuned(*SHORT, "schedule.save_every=1"), 0
+    for number in (signal.SIGUSR1, signal.SIGINT) * 6:
+        timer = threading.Timer(0.05 + 0.3 * rng.random(), ask(number))
+        with suppress(Interrupted), Interrupt():
+            timer.start()
+            finetune.stage(cfg, run, Tracker())
+            timer.cancel()
+        timer.join()
+        stopped += not run.finetuned.exists()
+    assert stopped >= 3
     assert heal(cfg, run) == whole
 
 
@@ -86,7 +147,7 @@ def test_a_run_stopped_at_every_single_step_ends_as_one_that_never_was(tmp_path:
         before_step(step, ask(signal.SIGTERM))
         with pytest.raises(Interrupted):
             heal(cfg, run)
-        assert run.states[-1] == run.state(step + 1)
+        assert run.states[-1:] == ([run.state(step)] if step else [])
         assert len(run.states) <= 2
     assert heal(cfg, run) == whole
     assert [json.loads(line)["step"] for line in run.progress.read_text().splitlines()] == [2, 4, 6, 8]
@@ -112,7 +173,7 @@ def test_a_process_that_dies_in_a_step_goes_on_from_the_last_kept_one(tmp_path: 
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, whole: str, before_step, how: str,
                                                      caplog: pytest.LogCaptureFixture) -> None:
     run, cfg = pruned(tmp_path), tuned(*SHORT)
-    before_step(6, ask(signal.SIGTERM))
+    before_step(7, ask(signal.SIGTERM))
     with pytest.raises(Interrupted):
         heal(cfg, run)
     assert [s.name for s in run.states] == [run.state(6).name, run.state(7).name]
@@ -130,7 +191,7 @@ def test_a_damaged_state_is_not_what_is_kept(tmp_path: Path, before_step) -> Non
         before_step(step, ask(signal.SIGTERM))
         with pytest.raises(Interrupted):
             heal(cfg, run)
-        assert run.states == [run.state(step + 1)]
+        assert run.states == [run.state(step)]
         run.states[-1].write_bytes(b"")
 
 
@@ -148,7 +209,7 @@ def test_without_any_whole_state_it_starts_again(tmp_path: Path, whole: str, bef
 @pytest.mark.slow
 def test_as_many_states_are_kept_as_asked(tmp_path: Path, before_step) -> None:
     run = pruned(tmp_path)
-    before_step(6, ask(signal.SIGTERM))
+    before_step(7, ask(signal.SIGTERM))
     with pytest.raises(Interrupted):
         heal(tuned(*SHORT, "schedule.save_every=1", "schedule.keep_last=3"), run)
     assert run.states == [run.state(step) for step in (5, 6, 7)]
@@ -177,7 +238,7 @@ def begun(config, before_step) -> tuple[DictConfig, Run]:
     run = pruned(Run.of(cfg).folder)
     run.scores.touch()
     write_json(run.prune_report, {})
-    before_step(3, ask(signal.SIGTERM))
+    before_step(4, ask(signal.SIGTERM))
     with pytest.raises(Interrupted):
         reproduce(cfg, run)
     return cfg, run
@@ -187,19 +248,40 @@ def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def over_quota(*_: object, **__: object) -> None:
+    """As safetensors says it."""
+    raise SafetensorError("Error while serializing: I/O error: Disk quota exceeded (os error 122)")
+
+
+@pytest.mark.parametrize(("until", "where"), [("score", "diffprune.stages.score.save_file"),
+                                              ("prune", "safetensors.torch.save_file")])
+def test_a_full_disk_before_the_healing_is_one_sentence_too(config, until: str, where: str,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = config("pruner=magnitude", f"until={until}")
+    run = Run.of(cfg)
+    with monkeypatch.context() as patched:
+        patched.setattr(where, over_quota)
+        with pytest.raises(UserError, match=r"the disk of .* is full: make room and repeat"):
+            reproduce(cfg, run)
+    assert not list(run.folder.rglob("*.partial"))
+    reproduce(cfg, run)
+    assert run.scores.exists()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["state", "journal"])
+@pytest.mark.parametrize("where", ["state", "journal", "finetuned"])
 def test_a_full_disk_is_one_sentence_and_costs_no_state(begun: tuple[DictConfig, Run], whole: str, where: str,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, run = begun
     before = {path: path.read_bytes() for path in run.states}
     assert run.state(4) in before
     with monkeypatch.context() as patched:
-        patched.setattr(*{"state": (state, "save_file", full), "journal": (Journal, "write", full)}[where])
+        patched.setattr(*{"state": (state, "save_file", over_quota), "journal": (Journal, "write", full),
+                          "finetuned": (safetensors.torch, "save_file", over_quota)}[where])
         with pytest.raises(UserError, match=r"the disk of .* is full: make room and repeat") as error:
             reproduce(cfg, run)
     assert "\n" not in str(error.value)
-    assert {path: path.read_bytes() for path in run.states} == before
+    assert before.items() <= {path: path.read_bytes() for path in run.states}.items()
     reproduce(cfg, run)
     assert digest(run) == whole
 
@@ -249,6 +331,36 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_the_last_good_state_stay
     tensors, _ = read_state(run.states[-1])
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
     assert len(calls) == 6
+
+
+@pytest.mark.parametrize("which", ["weights", "ema"])
+def test_weights_that_are_no_numbers_after_the_last_step_are_not_saved(tmp_path: Path, whole: str, which: str,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step's loss is a number: it was taken before the step."""
+    run, usual = pruned(tmp_path), Training.update
+
+    @torch.no_grad()
+    def breaking(self: Training, share: torch.Tensor) -> None:
+        usual(self, share)
+        if self.step == STEPS:
+            getattr(self, which)[3].view(-1)[0] = float("nan")
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "update", breaking)
+        with pytest.raises(UserError, match=f"at step {STEPS - 1}"):
+            heal(tuned(*SHORT), run)
+    assert not run.finetuned.exists()
+    assert run.states[-1] == run.state(6)
+    assert heal(tuned(*SHORT), run) == whole
+
+
+def test_states_that_a_kill_left_beside_the_healed_model_go(begun: tuple[DictConfig, Run]) -> None:
+    cfg, run = begun
+    kept = run.states[-1].read_bytes()
+    reproduce(cfg, run)
+    run.state(4).write_bytes(kept)
+    reproduce(cfg, run)
+    assert run.finetuned.exists()
+    assert not run.states
 
 
 @pytest.mark.slow

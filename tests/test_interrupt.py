@@ -2,31 +2,78 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from diffprune.command import one_sentence
-from diffprune.interrupt import Interrupt, Interrupted
+from diffprune.interrupt import ASKING, Interrupt, Interrupted, unheard
+
+
+def ask(number: int) -> None:
+    os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_a_request_is_remembered_and_has_its_exit_status(number: int, code: int) -> None:
+def test_a_request_ends_the_work_at_once_and_has_its_exit_status(number: int, code: int) -> None:
     former = signal.getsignal(number)
-    with Interrupt() as interrupt:
-        assert not interrupt.asked
-        os.kill(os.getpid(), number)
-        assert interrupt.asked == number
+    with pytest.raises(Interrupted, match="the same command goes on") as stopped, Interrupt():
+        ask(number)
+    assert stopped.value.code == code
     assert signal.getsignal(number) is former
-    assert Interrupted(number).code == code
 
 
-def test_work_that_can_be_left_is_left_at_once() -> None:
-    with Interrupt() as interrupt:
-        with pytest.raises(Interrupted, match="SIGTERM"), interrupt.at_once():
-            os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted), interrupt.at_once():
+def test_what_is_held_comes_to_its_end_first() -> None:
+    done = []
+    with pytest.raises(Interrupted, match="SIGUSR1"), Interrupt() as interrupt:     # noqa: PT012
+        with interrupt.held():
+            with interrupt.held():
+                ask(signal.SIGUSR1)
+            done.append("all")
+        done.append("more")
+    assert done == ["all"]
+
+
+def test_no_except_takes_a_request_for_a_failure_of_its_own() -> None:
+    assert not issubclass(Interrupted, Exception)
+
+
+def test_once_asked_only_another_ctrl_c_is_heard() -> None:
+    """A launcher's and the whole group's signal ask twice, the second while the first is being answered."""
+    with Interrupt():
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            ask(signal.SIGTERM)
+        ask(signal.SIGUSR1)
+        with pytest.raises(Interrupted, match="SIGINT"):
+            ask(signal.SIGINT)
+
+
+def test_work_that_can_be_left_is_left_at_once_where_requests_are_only_remembered() -> None:
+    with Interrupt(at_once=False) as interrupt:
+        with pytest.raises(Interrupted, match="SIGTERM"), interrupt.left_at_once():
+            ask(signal.SIGTERM)
+        with interrupt.held():
+            assert interrupt.asked == signal.SIGTERM
+        with pytest.raises(Interrupted), interrupt.left_at_once():
             pytest.fail("began although it was asked before")
+
+
+SLOW = "import time; print(flush=True); time.sleep(0.5); print('whole')"
+
+
+def test_a_process_begun_unheard_never_hears_and_this_one_hears_afterwards() -> None:
+    with Interrupt(at_once=False) as interrupt:
+        with unheard():
+            child = subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, text=True)
+            child.stdout.readline()
+            for number in ASKING:
+                child.send_signal(number)
+            ask(signal.SIGTERM)
+            assert not interrupt.asked
+        assert interrupt.asked == signal.SIGTERM
+        assert child.communicate()[0] == "whole\n"
 
 
 def test_ctrl_c_outside_a_training_is_no_traceback_either(capsys: pytest.CaptureFixture) -> None:

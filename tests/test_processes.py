@@ -12,15 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from diffprune.checkpoint import save_model
+from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import one_thread
 from diffprune.files import write_json
 from diffprune.run import Run
 from diffprune.stages import finetune
+from diffprune.standing import Standing
 from diffprune.track import Tracker
-from tests.conftest import ROOT, tuned
+from tests import made
+from tests.conftest import ROOT, tiny_unet, tuned
 from tests.test_finetune import SHORT, digest, pruned
 
 pytestmark = pytest.mark.slow
@@ -49,9 +54,10 @@ def alone(folder: Path, *more: str) -> Run:
     return run
 
 
-def start(*command: str, **environment: str) -> subprocess.Popen:
+def start(*command: str, start_new_session: bool = False, **environment: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
+                            stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+                            start_new_session=start_new_session)
 
 
 def free_port() -> str:
@@ -123,6 +129,15 @@ def test_a_whole_run_of_two_processes_is_that_of_one_with_two_micro_batches(tmp_
     assert Run(two).metrics.exists()
 
 
+def test_accelerate_s_launcher_starts_a_run_and_its_environment_changes_nothing(tmp_path: Path) -> None:
+    """What the launcher writes into the environment (here bf16) has no say beside the run's own options."""
+    _, run = ready(tmp_path)
+    launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "bf16", "-m", "diffprune")
+    code, said = ended(start(*launch, *options(tmp_path)))
+    assert code == 0, said
+    assert digest(run) == digest(alone(tmp_path / "alone"))
+
+
 def test_a_request_to_one_of_two_processes_stops_both(tmp_path: Path, pair) -> None:
     more = ("schedule.steps=400", "schedule.save_every=1000", "schedule.log_every=1")
     _, run = ready(tmp_path, *more)
@@ -184,6 +199,82 @@ def test_the_exit_status_says_that_a_run_can_go_on(tmp_path: Path, number: int, 
     assert "Traceback" not in said[1]
     assert len(run.states) == 1
     assert time.monotonic() - asked < 10
+
+
+def streamed(folder: Path) -> list[str]:
+    """A run of many steps on images that two processes read."""
+    made.folder(folder / "images", size=(8, 8))
+    save_model(DiffusionModel(tiny_unet(channels=3), DDIMScheduler()), folder / "dense")
+    return [*options(folder), "schedule.steps=4000", "schedule.save_every=4000", "schedule.log_every=1",
+            "dataset=image_folder", f"dataset.path={folder}/images", "dataset.resolution=8", "dataset.memory_gb=0",
+            "dataset.workers=2", "model=diffusers", f"model.checkpoint={folder}/dense", "pruner=magnitude",
+            "evaluate.ssim_window=7"]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists() and ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_request_to_all_processes_of_a_run_that_streams_keeps_its_state(tmp_path: Path, number: int) -> None:
+    """As `timeout` and Slurm send it: the processes that read must not die of it before their reader has what it needs."""
+    command = streamed(tmp_path)
+    process = start("diffprune", *command, start_new_session=True)
+    run = begun_run(tmp_path)
+    reached(run, 3)
+    readers = children(process.pid)
+    assert len(readers) >= 2
+    os.killpg(process.pid, number)
+    code, said = ended(process)
+    assert code == 75, said
+    assert "Traceback" not in said
+    assert len(run.states) == 1
+    assert not any(map(alive, readers))
+
+
+def test_processes_that_read_end_with_a_killed_run(tmp_path: Path) -> None:
+    process = start("diffprune", *streamed(tmp_path))
+    reached(begun_run(tmp_path), 3)
+    readers = children(process.pid)
+    assert len(readers) >= 2
+    process.kill()
+    ended(process)
+    deadline = time.monotonic() + 30
+    while any(map(alive, readers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def begun_run(folder: Path) -> Run:
+    """The only run, once its folder is there."""
+    deadline = time.monotonic() + 200
+    while not (found := list((folder / "runs").glob("*/*/.hydra"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return Run(found[0].parent)
+
+
+@pytest.mark.parametrize(("stage", "number", "code"), [("score", signal.SIGTERM, 75), ("sample", signal.SIGUSR1, 75),
+                                                       ("evaluate", signal.SIGINT, 130)])
+def test_a_request_outside_the_training_is_answered_as_in_it(tmp_path: Path, stage: str, number: int, code: int) -> None:
+    process = start("diffprune", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache", "logger=none", "device=cpu",
+                    "experiment=smoke", "pruner.calibration_batch=256", "schedule.preview_every=0", PYTHONUNBUFFERED="1")
+    for line in process.stdout:
+        if line.startswith(f"{stage} …"):
+            break
+    time.sleep(0.2)
+    process.send_signal(number)
+    said = process.stdout.read()
+    assert process.wait(timeout=60) == code, said
+    assert said.strip().endswith(f"stopped by {signal.Signals(number).name}: the same command goes on from here"), said
+    assert "Traceback" not in said
+    stood = Standing.of(begun_run(tmp_path))
+    assert (stood.state, stood.pid) == ("stopped", process.pid)
+    assert signal.Signals(number).name in stood.reason
 
 
 def test_a_run_killed_again_and_again_ends_as_one_that_never_was(tmp_path: Path) -> None:

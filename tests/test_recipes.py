@@ -3,7 +3,10 @@
 import pytest
 from omegaconf import OmegaConf
 
-from tests.conftest import ROOT
+from diffprune.composition import check_values
+from diffprune.config import run_name
+from diffprune.errors import UserError
+from tests.conftest import ROOT, tuned
 
 # schedule: lr, batch, micro-batch, clip, dropout, ema, steps, weight decay
 PAPER = {
@@ -25,8 +28,23 @@ def test_a_recipe_is_the_papers(name: str) -> None:
     assert recipe.min_snr is recipe.ema_power is None
 
 
-def test_distillation_is_a_data_sets_own_recipe_with_a_teacher(config) -> None:
-    for schedule, own in (("distill", "finetune_digits"), ("distill_cifar10", "finetune_cifar10")):
-        taught, plain = (OmegaConf.to_container(config(f"schedule={name}").schedule) for name in (schedule, own))
-        assert {key for key in taught if taught[key] != plain[key]} == {"name", "loss"}
-        assert taught["loss"] == "distill"
+@pytest.mark.parametrize("dataset", [*sorted(f.stem for f in (ROOT / "conf" / "dataset").glob("*.yaml")), "experiment"])
+@pytest.mark.parametrize(("schedule", "loss"), [("distill", "distill"), ("features", "features")])
+def test_distillation_is_a_data_sets_own_recipe_with_a_teacher(config, dataset: str, schedule: str, loss: str) -> None:
+    given = ["experiment=celeba_diff_pruning"] if dataset == "experiment" else [f"dataset={dataset}", "model=ddpm_cifar10"]
+    taught, plain = config(*given, f"schedule={schedule}"), config(*given)
+    own, recipe = (OmegaConf.to_container(cfg.schedule, resolve=True) for cfg in (taught, plain))
+    assert {key for key in own if own[key] != recipe[key]} == {"name", "loss"}
+    assert (own["name"], own["loss"]) == (f"{schedule}_{taught.dataset.name}", loss)
+
+
+def test_the_distillation_of_earlier_runs_keeps_its_name(config) -> None:
+    assert run_name(config("schedule=distill")) == "ddpm_digits-diff_pruning-T0.05-r0.3-distill_digits-s0-7a9bb068"
+    assert run_name(config("dataset=cifar10", "schedule=distill")) == (
+        "ddpm_cifar10-diff_pruning-T0.05-r0.3-distill_cifar10-s0-a3eec732")
+
+
+@pytest.mark.parametrize("option", ["min_snr", "clip"])
+def test_what_would_train_nothing_is_refused(option: str) -> None:
+    with pytest.raises(UserError, match=f"schedule.{option}=0"):
+        check_values(tuned(f"schedule.{option}=0"))

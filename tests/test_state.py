@@ -1,6 +1,7 @@
 """Training states on the disk."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -66,14 +67,15 @@ def test_no_more_are_kept_than_asked(files: list[Path]) -> None:
     assert [path.exists() for path in files] == [False, True, True]
 
 
-def test_a_full_disk_leaves_what_was_there(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_what_was_there(files: list[Path], monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """safetensors says it in words of its own."""
     def no_room(tensors: dict, path: Path, metadata: dict) -> None:
         path.write_bytes(b"half")
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
     monkeypatch.setattr(state, "save_file", no_room)
     before = {path.name: path.read_bytes() for path in files[0].parent.iterdir()}
-    with pytest.raises(OSError, match="No space") as error:
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
         write_state(files[2], TENSORS, {"step": 4})
-    assert error.value.errno == errno.ENOSPC
+    assert error.value.errno == number
     assert {path.name: path.read_bytes() for path in files[0].parent.iterdir()} == before

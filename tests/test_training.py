@@ -1,5 +1,9 @@
 """Healing: one step's mathematics, and results that do not depend on how a batch is split."""
 
+import os
+import signal
+import threading
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -7,6 +11,7 @@ from torch.nn import functional as F
 
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.errors import UserError
+from diffprune.interrupt import Interrupt, Interrupted
 from diffprune.losses import Noised
 from diffprune.ranks import Ranks
 from diffprune.training import Training, check_split, draw
@@ -105,6 +110,21 @@ def test_the_average_starts_at_the_pruned_weights_and_follows_the_recursion(trai
         torch.testing.assert_close(average, e)
 
 
+def test_a_request_leaves_the_backward_pass_in_its_middle() -> None:
+    """It is one call for Python: what comes meanwhile waits for its end, unless something in it lets Python listen."""
+    begun = Training(DiffusionModel(tiny_unet((32, 64), layers=3), DDIMScheduler()), tuned(*RECIPE, "schedule.batch=256"))
+    loss, left = begun.loss, threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    def watched(*given: object) -> torch.Tensor:
+        per_image = loss(*given)
+        per_image.register_hook(lambda gradient: left.start())      # the backward pass begins
+        return per_image
+    begun.loss = watched
+    with pytest.raises(Interrupted), Interrupt():
+        begun.gradients(X_0.repeat(32, 1, 1, 1), None)
+    assert any(p.grad is None for p in begun.weights)
+
+
 @pytest.mark.parametrize("overrides", [(), ("precision=bf16",)])      # every other recipe: test_finetune
 def test_a_restored_state_goes_on_bit_for_bit(training, overrides: tuple[str, ...]) -> None:
     begun = training("schedule.dropout=0.1", *overrides)
@@ -140,11 +160,13 @@ def test_a_loss_that_is_no_number_is_found_later_too_with_its_step(training, val
         begun.check()
 
 
-def test_a_weight_that_is_no_number_is_never_kept(training) -> None:
+@pytest.mark.parametrize("kind", ["weight", "ema", "optimiser"])
+def test_what_is_no_number_is_never_kept(training, kind: str) -> None:
     begun = training()
     advance(begun, 1)
+    broken = next(tensor for name, tensor in begun.tensors().items() if name.startswith(kind) and tensor.dim() > 1)
     with torch.no_grad():
-        begun.weights[3].view(-1)[0] = float("nan")
+        broken.view(-1)[0] = float("nan")
     with pytest.raises(UserError, match="at step 0"):
         begun.state()
 

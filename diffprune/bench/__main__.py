@@ -6,13 +6,14 @@ noise, which no clock can tell.
 
 import argparse
 import logging
+import shlex
+import sys
 from pathlib import Path
 
-from tabulate import tabulate
-
 from diffprune.bench.clock import machine
-from diffprune.bench.measured import CASES, Bench, Line
+from diffprune.bench.measured import CASES, Bench
 from diffprune.bench.setting import Setting
+from diffprune.bench.table import table
 from diffprune.command import one_sentence
 from diffprune.errors import UserError
 from diffprune.features import load_extractor
@@ -49,17 +50,12 @@ def main() -> None:
                       lambda: load_extractor(asked.features, asked.weights))
         lines = [line for case in CASES if case in wanted for line in getattr(bench, case)()]
     known = machine(setting.device)
-    print(f"\n{table(lines)}\n\n{', '.join(known.values())}")
+    print(f"\n{table([line.record() for line in lines])}\n\n{', '.join(known.values())}")
     if asked.json is not None:
-        write_json(asked.json, {"machine": known, "versions": versions(), "model": setting.cfg.model.name,
-                                "rounds": asked.rounds, "lines": [line.record() for line in lines]})
-
-
-def table(lines: list[Line]) -> str:
-    rows = [[line.case, line.way, f"{line.seconds:.3g}", f"{line.times_as_fast:.2f}", f"{line.peak_mb:,.0f}", line.note]
-            for line in lines]
-    return tabulate(rows, ["", "way", "seconds", "times as fast", "peak MB", ""], "simple", disable_numparse=True,
-                    colalign=("left", "left", "right", "right", "right", "left"))
+        command = shlex.join(["python", "-m", "diffprune.bench", *sys.argv[1:]])
+        write_json(asked.json, {"command": command, "machine": known, "versions": versions(),
+                                "model": setting.cfg.model.name, "rounds": asked.rounds,
+                                "lines": [line.record() for line in lines]})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from diffprune import ema
 from diffprune.bench import plain
 from diffprune.bench.clock import Work
 from diffprune.bench.setting import Setting
@@ -20,10 +21,12 @@ from diffprune.diffusion_model import DiffusionModel
 from diffprune.features.extractor import Extractor, batches
 from diffprune.gradient_sum import NOTHING, Calibration
 from diffprune.importance import layer_terms
+from diffprune.journal import Journal
 from diffprune.models import placed
 from diffprune.portrait import Portrait
+from diffprune.state import write_state
 from diffprune.surgery import asked, cut
-from diffprune.training import Training
+from diffprune.training import Training, draw
 
 Works = dict[str, Work]
 
@@ -36,9 +39,8 @@ FILES_BATCH = 50                        # images per evaluation of a feature net
 
 def training(setting: Setting) -> Works:
     """One optimiser step of the dense model, in each numeric format that the device computes in."""
-    recipe, images = setting.cfg.schedule, setting.images(setting.batch)
-    script = plain.PlainTraining(setting.copy_of(setting.dense).unet, setting.dense.alpha_bar, recipe.lr, recipe.clip,
-                                 recipe.ema)
+    images = setting.images(setting.batch)
+    script = plain.PlainTraining(setting.copy_of(setting.dense).unet, setting.dense.alpha_bar, setting.cfg.schedule)
     works: Works = {BASELINE: lambda: script.step(images.to(setting.device))}
     formats = {"fp32": [], "fp32, channels_last": ["memory_format=channels_last"]}
     if setting.knows_bf16:
@@ -52,6 +54,20 @@ def training(setting: Setting) -> Works:
 def stepping(trained: Training, images: torch.Tensor) -> Work:
     trained.student.unet.train()
     return lambda: trained.advance(images, None)
+
+
+def beside_a_step(setting: Setting, journal: Journal) -> Works:
+    """One step of fine-tuning, and each thing that it does beside the network's and the optimiser's own work.
+
+    The draws and the average are inside the step as well; a line of the journal and a kept state come now and then.
+    """
+    cfg, images = setting.cfg, setting.images(setting.batch)
+    trained = Training(placed(setting.copy_of(setting.dense), cfg), cfg)
+    return {"step": stepping(trained, images),
+            "draws": lambda: draw(cfg.seed, trained.step, setting.batch, setting.dense.shape, len(trained.alpha_bar)),
+            "average": lambda: ema.follow(trained.ema, trained.weights, 0.999),
+            "log": lambda: (trained.check(), journal.write(trained.step, trained.mean_loss(), 0.0)),
+            "state": lambda: write_state(journal.path.with_name("state.safetensors"), *trained.state())}
 
 
 def scoring(setting: Setting, stops: Sequence[int]) -> Works:

@@ -1,5 +1,6 @@
 """Timing several ways of doing one thing, in turn and in one process, so that the machine's moods fall on all of them."""
 
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -17,9 +18,13 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each round, and the peak memory in MB while it worked: of the GPU, or of this process."""
+    """Seconds of each round and of the `first` call; the most memory that one took above what was in use before, in MB.
+
+    Of the GPU, or of this process.
+    """
     seconds: list[float]
-    peak_mb: float
+    extra_mb: float
+    first: float = 0.0
 
     @property
     def median(self) -> float:
@@ -29,19 +34,25 @@ class Timing:
         """Median over the rounds of the other's time through this one's: rounds are pairs."""
         return median(theirs / own for own, theirs in zip(self.seconds, other.seconds, strict=True))
 
+    def pays_from(self, other: "Timing") -> int | None:
+        """The number of calls from which on this way has taken less than the other, first calls counted; None: never."""
+        saved, dearer = other.median - self.median, self.first - other.first
+        if saved <= 0:
+            return None
+        return 1 if dearer < 0 else 2 + math.floor(dearer / saved)
+
 
 def alternating(works: Mapping[str, Work], rounds: int, device: torch.device, what: str) -> dict[str, Timing]:
-    """Each of `works` once per round, in turn; the first round warms up (compiles, allocates) and does not count."""
+    """Each of `works` once per round, in turn; the first round warms up (compiles, allocates) and is told apart."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     peaks = dict.fromkeys(works, 0.0)
     turns = [(turn, name) for turn in range(rounds + 1) for name in works]
     for turn, name in progress(turns, what, len(turns)):
         peak = Peak(device)
         elapsed = clocked(works[name], device)
-        if turn:
-            seconds[name].append(elapsed)
-            peaks[name] = max(peaks[name], peak.megabytes())
-    return {name: Timing(seconds[name], peaks[name]) for name in works}
+        seconds[name].append(elapsed)
+        peaks[name] = max(peaks[name], peak.megabytes()) if turn else 0.0
+    return {name: Timing(seconds[name][1:], peaks[name], seconds[name][0]) for name in works}
 
 
 def clocked(work: Work, device: torch.device) -> float:
@@ -59,7 +70,8 @@ def synchronise(device: torch.device) -> None:
 
 
 class Peak:
-    """The most memory in use since this object was made: the GPU's, as PyTorch allocates it, else this process's own."""
+    """The most memory in use since this object was made, above what was then: the GPU's, as PyTorch allocates it, else this
+    process's own."""
 
     STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -69,9 +81,13 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(device)
         elif self.RESET.exists():
             self.RESET.write_text("5")      # Linux: forget the peak so far
+        self.before = self.highest()
 
     def megabytes(self) -> float:
         """0 where the system does not tell."""
+        return self.highest() - self.before
+
+    def highest(self) -> float:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e6
         if not self.STATUS.exists():

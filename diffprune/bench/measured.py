@@ -1,31 +1,42 @@
 """The cases one after another, and what came of each: lines of one table."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from diffprune.bench import cases
 from diffprune.bench.cases import BASELINE, SAME
 from diffprune.bench.clock import Timing, alternating
 from diffprune.bench.setting import Setting
 from diffprune.features.extractor import Extractor, batches
+from diffprune.journal import Journal
 from diffprune.similarity import similarity
+from diffprune.track import Tracker
 
 STOPS = (20, 11, 9, 5)      # in the proportion of what T = 0, .01, .02, .05 keep of CIFAR-10's 1000: 1000, 540, 433, 249
 LATENCY_BATCHES = (1, 8, 64)
+TOGETHER = "together"
 
 
 @dataclass(frozen=True)
 class Line:
-    """`seconds`: the median; `times_as_fast`: median over the rounds of the baseline's time through this one's."""
+    """`seconds`: the median; `times_as_fast`: median over the rounds of the baseline's time through this one's.
+
+    Of a compiled way `first_call` has the seconds of the first, and `pays_from` the number of calls from which on it was
+    quicker than the same way uncompiled. None: there is nothing to say.
+    """
     case: str
     way: str
     seconds: float
-    times_as_fast: float
-    peak_mb: float
+    times_as_fast: float | None = None
+    extra_mb: float | None = None
     note: str = ""
+    first_call: float | None = None
+    pays_from: int | None = None
 
     def record(self) -> dict[str, str | float]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def lines(case: str, timings: dict[str, Timing], baseline: str, notes: dict[str, str] | None = None,
@@ -34,7 +45,11 @@ def lines(case: str, timings: dict[str, Timing], baseline: str, notes: dict[str,
     for way, timing in timings.items():
         whole = times if way == baseline else 1
         ratio = 1.0 if way == baseline else timing.times_as_fast_as(timings[baseline]) * times
-        yield Line(case, way, timing.median * whole, ratio, timing.peak_mb, (notes or {}).get(way, ""))
+        compiling = {}
+        if "compiled" in way:
+            uncompiled = timings[way.replace("compiled", "channels_last")]
+            compiling = {"first_call": timing.first, "pays_from": timing.pays_from(uncompiled)}
+        yield Line(case, way, timing.median * whole, ratio, timing.extra_mb, (notes or {}).get(way, ""), **compiling)
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,18 @@ class Bench:
         timings = self.timed(cases.training(self.setting), "fine-tuning")
         yield from lines(f"fine-tuning step, batch {batch}", timings, BASELINE,
                          {way: f"{batch / timing.median:.3g} images/s" for way, timing in timings.items()})
+
+    def overhead(self) -> Iterator[Line]:
+        """Per step: a line of the journal is written once in `log_every`, a state kept once in `save_every` steps."""
+        recipe = self.setting.cfg.schedule
+        every = {"log": recipe.log_every, "state": recipe.save_every}
+        with tempfile.TemporaryDirectory() as folder, Journal(Path(folder, "progress.jsonl"), 0, Tracker()) as journal:
+            timings = self.timed(cases.beside_a_step(self.setting, journal), "beside a step")
+        seconds = {way: timing.median / every.get(way, 1) for way, timing in timings.items()}
+        step = seconds.pop("step")
+        for way, taken in (seconds | {TOGETHER: sum(seconds.values())}).items():
+            note = f"{100 * taken / step:.2f} % of a step" + (f", once in {every[way]}" if way in every else "")
+            yield Line(f"beside a step, batch {self.setting.batch}", way, taken, note=note)
 
     def scoring(self) -> Iterator[Line]:
         timings = self.timed(cases.scoring(self.setting, STOPS), "scoring")
@@ -82,4 +109,4 @@ class Bench:
         return alternating(works, self.rounds, self.setting.device, what)
 
 
-CASES = ("training", "scoring", "sampling", "scores", "latency")
+CASES = ("training", "overhead", "scoring", "sampling", "scores", "latency")

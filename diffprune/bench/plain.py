@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.models.resnet import ResnetBlock2D
+from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,11 +17,17 @@ from diffprune.diffusion import add_noise, ddim
 
 
 class PlainTraining:
-    """One optimiser step at a time, the average's tensors one by one, the loss read back at every step."""
+    """One optimiser step at a time, the average's tensors one by one, the loss read back at every step.
 
-    def __init__(self, unet: nn.Module, alpha_bar: Tensor, rate: float, clip: float | None, decay: float) -> None:
-        self.unet, self.alpha_bar, self.clip, self.decay = unet.train(), alpha_bar, clip, decay
-        self.optimiser = torch.optim.Adam(unet.parameters(), lr=rate, foreach=False)
+    `recipe` gives its learning rate, clipping, the constant average's decay, and dropout in the residual blocks.
+    """
+
+    def __init__(self, unet: nn.Module, alpha_bar: Tensor, recipe: DictConfig) -> None:
+        self.unet, self.alpha_bar, self.clip, self.decay = unet.train(), alpha_bar, recipe.clip, recipe.ema
+        for module in unet.modules():
+            if isinstance(module, ResnetBlock2D):
+                module.dropout = nn.Dropout(recipe.dropout)
+        self.optimiser = torch.optim.Adam(unet.parameters(), lr=recipe.lr, foreach=False)
         self.average = {name: p.detach().clone() for name, p in unet.named_parameters()}
 
     def step(self, x_0: Tensor) -> float:

@@ -14,6 +14,7 @@ from diffprune.data.images import ImageSet, Taken
 from diffprune.data.readable import Bad, Readable
 from diffprune.data.skipped import Skipped
 from diffprune.errors import UserError
+from diffprune.interrupt import unheard
 
 
 class StreamedImages(ImageSet):
@@ -46,8 +47,9 @@ class StreamedImages(ImageSet):
         with warnings.catch_warnings():     # more processes than cores are no mistake: they wait for files, too
             warnings.filterwarnings("ignore", "This DataLoader will create")
             # A generator of its own: the loader would otherwise draw from the global one.
-            answers = iter(DataLoader(Requests(self.readable), sampler=wanted, batch_size=None, num_workers=self.workers,
-                                      collate_fn=unchanged, generator=torch.Generator()))
+            with unheard():     # a request to stop is often sent to all processes of a run: these end with their reader
+                answers = iter(DataLoader(Requests(self.readable), sampler=wanted, batch_size=None, collate_fn=unchanged,
+                                          num_workers=self.workers, generator=torch.Generator()))
         while (answer := self._next(answers)) is not None:
             yield self._accepted(answer)
 

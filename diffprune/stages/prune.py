@@ -17,7 +17,7 @@ from diffprune.criteria import Criterion
 from diffprune.files import write_json
 from diffprune.importance import Terms
 from diffprune.latency import ROUNDS, Latency, latency_share
-from diffprune.models import autocast, device_of, load_start
+from diffprune.models import autocast, device_of, formatted, load_start
 from diffprune.prune_report import PruneReport
 from diffprune.run import Run
 from diffprune.selection import SELECTIONS
@@ -68,13 +68,13 @@ def reached(cfg: DictConfig, quantity: str, share: float, unet: nn.Module, crite
     if quantity != "latency":
         return find(quantity, share, size_share(quantity, unet, criterion, terms, asked(cfg)), ratios), {}
     device = device_of(cfg)
-    dense = copy.deepcopy(unet).to(device)
+    dense = formatted(copy.deepcopy(unet), cfg).to(device)
 
     def timed(ratio: float, rounds: int = ROUNDS) -> Latency:
         pruned = copy.deepcopy(unet)
         cut(pruned, criterion, ratio, terms, **asked(cfg))
         with autocast(cfg, device):
-            return latency_share(pruned.to(device), dense, rounds)
+            return latency_share(formatted(pruned, cfg).to(device), dense, rounds)
 
     found = find(quantity, share, lambda ratio: timed(ratio).share, ratios)
     again = timed(found.ratio, 3 * ROUNDS)      # the search takes the luckiest of several noisy measurements
