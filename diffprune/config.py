@@ -195,8 +195,9 @@ class Launcher:
 
 @dataclass
 class SlurmLauncher(Launcher):
-    """Adds whether a multirun stays until its jobs have ended."""
+    """Adds whether a multirun stays until its jobs have ended, or only shows what it would submit."""
     wait: bool = MISSING
+    dry_run: bool = MISSING
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What a run is: five stages, each a file in the run folder, done by one process or by many together."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -23,13 +23,17 @@ SHARED = ("finetune", "sample")
 log = logging.getLogger(__name__)
 
 
-def reproduce(cfg: DictConfig, run: Run) -> None:
-    """From the dense model to its scored, pruned successor; whatever is there already is not made again."""
+def reproduce(cfg: DictConfig, run: Run, healed: Callable[[], None] = lambda: None) -> None:
+    """From the dense model to its scored, pruned successor; whatever is there already is not made again.
+
+    Calls `healed` when the model is there, before it is sampled.
+    """
     with stages(cfg, run) as stage:
         for part in run.rounds(cfg):                                     # one, unless schedule.rounds asks for more
             stage("score", part, part.scores)                            # what each channel is worth
             stage("prune", part, part.pruned, part.prune_report)         # the model without the least of them
             stage("finetune", part, part.final(cfg))                     # the same model, healed
+        healed()
         stage("sample", run, run.images, run.grid, run.samples_report)   # its images, from the dense model's noise
         stage("evaluate", run, run.metrics)                              # how good, how alike, how fast
 

@@ -1,4 +1,4 @@
-"""What the cluster at hand wants of every job: `slurm/site.sh`, or the file that `DIFFPRUNE_SITE` names."""
+"""The cluster at hand: what it wants of every job (`slurm/site.sh`, or the file that `DIFFPRUNE_SITE` names), its queue."""
 
 import os
 import subprocess
@@ -22,3 +22,13 @@ def sbatch_options() -> dict[str, str | bool]:
         raise UserError(f"{wrong[0]} in sbatch_options of {file}: write options in their long form, --name=value")
     pairs = [word[2:].partition("=") for word in words if word]
     return {name: value if equals else True for name, equals, value in pairs}
+
+
+def queue() -> dict[str, str] | None:
+    """{number: command} of one's jobs that wait, run or end, array tasks one by one; None while Slurm does not answer."""
+    try:
+        asked = subprocess.run(["squeue", "--me", "--noheader", "--array", "--format=%i %o"], capture_output=True, text=True,
+                               check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {number: command for number, _, command in (line.partition(" ") for line in asked.stdout.splitlines())}

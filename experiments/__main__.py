@@ -19,7 +19,7 @@ from experiments import declared
 from experiments.cells import Cell, Plan, check_ready, elsewhere, plan
 from experiments.dashboard import PROJECT
 
-STATES = ("done", "running", "waiting", "failed", "stopped")
+STATES = ("done", "running", "waiting", "failed", "stopped")    # the first needs nothing more
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -141,7 +141,7 @@ def show_status(asked: argparse.Namespace) -> int:
 
 
 def run_cells(asked: argparse.Namespace) -> int:
-    return start(asked, STATES)
+    return start(asked, STATES[1:])
 
 
 def retry_cells(asked: argparse.Namespace) -> int:
@@ -150,23 +150,31 @@ def retry_cells(asked: argparse.Namespace) -> int:
 
 def start(asked: argparse.Namespace, states: Sequence[str]) -> int:
     """Does, or submits, the cells that are in one of `states`."""
+    if unheard := without_effect(asked):
+        raise UserError(f"{' '.join(unheard)}: cells are done here, by --workers, or with launcher=slurm, whose options are "
+                        "--cap and those of sbatch (--partition=gpu --time=4:00:00)")
     wanted = [cell for cell in chosen(planned(asked).cells, asked.cell) if cell.standing.state in states]
     check_ready(wanted)
     if "launcher=slurm" in asked.words:
         return submitted(wanted, asked)
-    if more := [*asked.sbatch, *(word for word in asked.words if elsewhere(word) and word != "launcher=local")]:
-        raise UserError(f"{' '.join(more)}: cells are done here or with launcher=slurm, whose options are those of sbatch "
-                        "(--time=4:00:00)")
     if asked.dry_run:
         for cell in wanted:
             print(shlex.join(cell.command))
         return 0
     from experiments.local import run
-    from experiments.workers import WORKER, own_first, work
+    from experiments.workers import WORKER, begun, own_first, work
     if asked.workers > 1 and WORKER not in os.environ:
         return work(wanted, asked.arguments, asked.workers)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return run(own_first(wanted))
+    return run(own_first(wanted), begun())
+
+
+def without_effect(asked: argparse.Namespace) -> list[str]:
+    """The options that would do nothing where the cells are to be done."""
+    there = [word for word in asked.words if elsewhere(word)]
+    if "launcher=slurm" in there:
+        return [word for word in there if word != "launcher=slurm"] + ["--workers"] * (asked.workers > 1)
+    return [*asked.sbatch, *(word for word in there if word != "launcher=local")] + ["--cap"] * (asked.cap is not None)
 
 
 def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
@@ -178,18 +186,14 @@ def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
 
 
 def submitted(cells: list[Cell], asked: argparse.Namespace) -> int:
-    """Hands the cells that are not done to Slurm as array jobs, under the options of its site file and those given here."""
+    """Hands the cells that nobody does to Slurm as array jobs, under the options of its site file and those given here."""
+    from experiments.slurm import LOGS, submit
+    left = [cell.described(False) for cell in cells if cell.standing.state != "running"]
+    logs = cells[0].folder.parent.parent / LOGS.name if cells else LOGS
     try:
-        from experiments.slurm import submit
-    except ModuleNotFoundError:
-        raise UserError("launcher=slurm: experiments.slurm, which submits cells, is not there: leave it out to run the "
-                        "cells here") from None
-    left = [cell.described(False) for cell in cells if cell.standing.state not in ("done", "running")]
-    try:
-        jobs = submit(left, "-".join(parted(asked.words)[0]), asked.cap, asked.sbatch, asked.dry_run)
+        submit(left, "-".join(parted(asked.words)[0]), asked.cap, asked.sbatch, asked.dry_run, logs)
     except subprocess.CalledProcessError as error:      # sbatch has said why
         return error.returncode
-    print(f"{'would submit' if asked.dry_run else 'submitted'} {len(left)} cells in {len(jobs)} array jobs")
     return 0
 
 

@@ -1,7 +1,8 @@
 """`python -m experiments.cell OVERRIDES…`: one cell, as a batch system runs it.
 
 The run of `python -m diffprune OVERRIDES…`, whose folder also tells of a mistake that was found before it began; a healed
-model that another run has is taken from there. Exit status: 0, 1 where it failed, 75 where the same command goes on.
+model that another run has is taken from there, a process that does the same cell is waited for. Exit status: 0, 1 where it
+failed, 75 where the same command goes on.
 """
 
 import logging
@@ -19,7 +20,7 @@ def main(overrides: list[str]) -> int:
     with one_sentence():
         cell = lone(overrides)
         check_ready([cell])
-        return run([cell])
+        return run([cell], wait=True)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 import copy
 import gc
 import logging
+import os
 import shutil
 import signal
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from glob import escape
-from os import link
+from math import inf
 from pathlib import Path
 from types import FrameType
 
@@ -26,32 +29,38 @@ from diffprune.errors import UserError
 from diffprune.files import appearing
 from diffprune.pipeline import reproduce
 from diffprune.run import Cache, Run, locked
-from diffprune.standing import last_line, note, resumable
+from diffprune.standing import Standing, last_line, note, resumable
 from experiments.cells import Cell, model_of
 from experiments.composed import composed
 
 log = logging.getLogger("diffprune")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)      # a cluster's two ways to ask a job to stop
 DONE, FAILED, RESUME = 0, 1, 75     # exit statuses; 75 is EX_TEMPFAIL of sysexits.h: the same command goes on
+LOOK = 5.0          # seconds between looks at a cell that somebody else is doing
 
 
-def run(cells: Sequence[Cell]) -> int:
-    """Does those of `cells` that are not done and that nobody else is doing; returns the exit status."""
+def run(cells: Sequence[Cell], since: float = inf, wait: bool = False) -> int:
+    """Does those of `cells` that are not done; returns the exit status.
+
+    One that somebody else is doing is left to them, or with `wait` waited for. One that failed after `since` (in seconds
+    since 1970) has had its turn.
+    """
     failed: list[str] = []
-    busy = 0
+    busy, stopped = 0, False
     with interruptible():
         for number, cell in enumerate(cells, 1):
-            state = cell.standing.state
-            busy += state == "running"
-            if state in ("done", "running"):
-                continue
-            print(f"\n{number} of {len(cells)}: {cell.name}", flush=True)
             try:
+                now = left_by_others(cell) if wait else cell.standing
+                busy += now.state == "running"
+                if now.state in ("done", "running") or (now.state == "failed" and (now.ended or 0) > since):
+                    continue
+                print(f"\n{number} of {len(cells)}: {cell.name}", flush=True)
                 do(cell)
             except BaseException as error:
                 if resumable(error):
                     print(f"{cell.name}: {last_line(error)}; the same command goes on", file=sys.stderr)
-                    return RESUME
+                    stopped = True
+                    break
                 if not isinstance(error, Exception):
                     raise
                 failed.append(f"{cell.name}: {told(cell, error)}")
@@ -60,7 +69,16 @@ def run(cells: Sequence[Cell]) -> int:
         print(f"failed: {reason}", file=sys.stderr)
     if busy:
         print(f"{busy} cells are running elsewhere", file=sys.stderr)
-    return FAILED if failed else RESUME if busy else DONE
+    return RESUME if stopped else FAILED if failed else RESUME if busy else DONE
+
+
+def left_by_others(cell: Cell) -> Standing:
+    """How the cell stands when nobody does it any more: they have ended, or not been heard of for a while."""
+    while (now := cell.standing).state == "running":
+        log.info("waiting for %s, which process %d on %s is doing", cell.name, now.pid, now.host)
+        while cell.standing == now:
+            time.sleep(LOOK)
+    return now
 
 
 def do(cell: Cell) -> None:
@@ -71,8 +89,9 @@ def do(cell: Cell) -> None:
         cfg = without_hydra(with_hydra)
         check(cfg)
         begin_log(with_hydra, cell.run)
-        with model_shared(cell, Cache(Path(cfg.paths.cache))):
-            reproduce(cfg, cell.run)
+        with ExitStack() as model:
+            model.enter_context(model_shared(cell, Cache(Path(cfg.paths.cache))))
+            reproduce(cfg, cell.run, healed=model.close)
         show(cell.run)
     except BaseException as error:
         note_once(cell, error)
@@ -98,8 +117,13 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def note_once(cell: Cell, error: BaseException) -> None:
-    """Writes down why a cell failed before its stages began; after that they have done so themselves."""
+    """Writes down why a cell failed before its stages began; after that they have done so themselves.
+
+    Where another process is at work on it, what this one came to says nothing about it.
+    """
     known = cell.standing
+    if known.state == "running" and (known.host, known.pid) != (socket.gethostname(), os.getpid()):
+        return
     if known.state != "done" and known.reason != last_line(error):
         note(cell.run, cell.until, error)
 
@@ -116,16 +140,22 @@ def told(cell: Cell, error: Exception) -> str:
 
 @contextmanager
 def model_shared(cell: Cell, cache: Cache) -> Iterator[None]:
-    """Takes over the healed model of a run that differs in sampling and evaluation alone; of several the first makes it."""
+    """Takes over the healed model of a run that differs in sampling and evaluation alone; of several the first makes it.
+
+    The others wait as long as the maker stays inside.
+    """
     trains = cell.options["schedule"]["steps"] > 0 and STAGES.index(cell.until) >= STAGES.index("finetune")
     if not trains or cell.run.finetuned.exists():
         yield
         return
     with locked(cache.lock(f"model-{cell.model}"), f"the model of {cell.name}"):
-        if donor := other_with_model(cell):
-            with locked(cache.lock(cell.run.name), cell.run.name):
-                adopt(donor, cell.run)
-        yield
+        donor = other_with_model(cell)
+        if donor is None:
+            yield
+            return
+        with locked(cache.lock(cell.run.name), cell.run.name):
+            adopt(donor, cell.run)
+    yield
 
 
 def other_with_model(cell: Cell) -> Run | None:
@@ -154,7 +184,7 @@ def adopt(donor: Run, run: Run) -> None:
 def shared_file(source: str | Path, target: str | Path) -> None:
     """A second name for a file that nobody changes in place, or a copy where that cannot be."""
     try:
-        link(source, target)
+        os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 

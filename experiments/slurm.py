@@ -17,6 +17,7 @@ from diffprune.command import one_sentence
 from diffprune.config import fingerprint
 from diffprune.errors import UserError
 from diffprune.files import write_json
+from diffprune.site import queue
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "runs" / ".slurm"
@@ -26,13 +27,18 @@ Cell = dict[str, Any]
 
 def submit(cells: Iterable[Cell], name: str, cap: int | None = None, options: Sequence[str] = (), dry_run: bool = False,
            logs: Path = LOGS) -> list[str]:
-    """Submits the cells that are not `done` and returns the numbers of the array jobs; at most `cap` cells run at once.
+    """Submits cells and returns the numbers of the array jobs, which it tells; at most `cap` cells run at once.
 
-    What is submitted is written to `logs/NAME/` first: a plan that changes later changes no job that waits. As many array
-    jobs as Slurm's MaxArraySize asks for; with a cap each begins when the one before has ended. `dry_run` prints the
-    commands and does nothing. Raises CalledProcessError where `sbatch` refuses, which has said why on standard error.
+    Leaves out those that are `done` or in the queue already. What is submitted is written to `logs/NAME/` first: a plan that
+    changes later changes no job that waits. As many array jobs as Slurm's MaxArraySize asks for; with a cap each begins when
+    the one before has ended. `dry_run` prints the commands and does nothing. Raises UserError for a cap below one,
+    CalledProcessError where `sbatch` refuses, which has said why on standard error.
     """
-    wanted = [{"title": cell.get("title", ""), "command": here(cell["command"])} for cell in cells if not cell.get("done")]
+    if cap is not None and cap < 1:
+        raise UserError(f"--cap {cap} lets no cell run: give a number from 1 on")
+    missing = [{"title": cell.get("title", ""), "command": here(cell["command"])} for cell in cells if not cell.get("done")]
+    waiting = in_queue()
+    wanted = [cell for cell in missing if tuple(cell["command"]) not in waiting]
     folder = logs.absolute() / re.sub(r"[^\w.-]+", "-", name)
     plan, jobs = folder / f"{fingerprint(wanted)}.json", []
     if wanted and not dry_run:
@@ -43,7 +49,21 @@ def submit(cells: Iterable[Cell], name: str, cap: int | None = None, options: Se
                  f"--array=0-{last - first}" + (f"%{cap}" if cap else ""), *after, *options, "slurm/array.sh", str(plan),
                  str(first)]
         jobs.append(sbatch(words, dry_run) or f"<{len(jobs) + 1}>")
+    already = f", {len(missing) - len(wanted)} are in the queue already" if len(wanted) < len(missing) else ""
+    print(f"{'would submit' if dry_run else 'submitted'} {len(wanted)} cells in {len(jobs)} array jobs"
+          + ("" if dry_run or not jobs else f": {' '.join(jobs)}") + already, file=sys.stderr)
     return jobs
+
+
+def in_queue() -> set[tuple[str, ...]]:
+    """The commands of all cells whose jobs wait, run or end: squeue tells of each job its script's arguments."""
+    plans, found = {}, set()
+    for number, words in (queue() or {}).items():
+        task, said = number.partition("_")[2], re.search(r"slurm/array\.sh (.+) (\d+)$", words)
+        if said and task.isdigit() and Path(said[1]).exists():
+            plans[said[1]] = plans.get(said[1]) or read(said[1])
+            found.add(tuple(plans[said[1]][int(said[2]) + int(task)]["command"]))
+    return found
 
 
 def here(command: list[str]) -> list[str]:
@@ -99,18 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted")
     asked, options = parser.parse_known_args(arguments)
     with one_sentence():
-        if asked.cap is not None and asked.cap < 1:
-            raise UserError(f"--cap {asked.cap} lets no cell run: give a number from 1 on")
         cells = read(asked.plan)
         name = asked.name or ("diffprune" if asked.plan == "-" else Path(asked.plan).stem)
         try:
-            jobs = submit(cells, name, asked.cap, options, asked.dry_run, asked.logs)
+            submit(cells, name, asked.cap, options, asked.dry_run, asked.logs)
         except subprocess.CalledProcessError as error:
             sys.exit(error.returncode)
-    missing = sum(not cell.get("done") for cell in cells)
-    told = f"would submit {missing}" if asked.dry_run else f"submitted {missing}"
-    print(f"{told} of {len(cells)} cells in {len(jobs)} array jobs" + ("" if asked.dry_run else f": {' '.join(jobs)}"),
-          file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Hydra takes launchers from a package of this name alone. Submitting, pickling and the job's side are submitit's.
 """
 
-import subprocess
+import shlex
 import time
 from collections.abc import Sequence
 from itertools import count
@@ -16,7 +16,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 
 from diffprune.composition import register
 from diffprune.errors import UserError
-from diffprune.site import SCRIPTS, sbatch_options
+from diffprune.site import SCRIPTS, queue, sbatch_options
 
 LOOK, ASK = 1.0, 10     # seconds between looks for results; looks between questions to Slurm
 GRACE = 60.0            # seconds for a result to cross a network disk after its job has left the queue
@@ -41,16 +41,21 @@ class SlurmSweep(SlurmLauncher):
 
         Raises UserError where there is no Slurm. Where `sbatch` refuses, its words are shown and its exit status is ours.
         """
+        done = [JobReturn(words, status=JobStatus.COMPLETED) for words in job_overrides]
+        if self.config.launcher.dry_run:
+            told = (f"job {number}: {shlex.join(words)}" for number, words in enumerate(job_overrides))
+            print(self.script(len(done)), *told, sep="\n")
+            return done
         jobs = self.submit(job_overrides, initial_job_idx)
         array, folder = jobs[0].job_id.partition("_")[0], jobs[0].paths.folder.parent
         print(f"submitted {len(jobs)} jobs as {array}: their output is in {folder}/{array}*", flush=True)
         if self.config.launcher.wait:
             return awaited(jobs)
-        return [JobReturn(words, status=JobStatus.COMPLETED) for words in job_overrides]
+        return done
 
-    def submit(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Any]:
+    def executor(self) -> Any:
+        """submitit's, with every option; raises UserError where there is no Slurm."""
         import submitit  # slow to import, and Hydra imports this module at every start
-        jobs = len(job_overrides)
         try:
             executor = submitit.AutoExecutor(self.params["submitit_folder"], cluster="slurm",
                                              slurm_max_num_timeout=self.params["max_num_timeout"])
@@ -58,11 +63,23 @@ class SlurmSweep(SlurmLauncher):
             raise UserError("launcher=slurm needs sbatch and srun, which are not on this machine: start it where jobs are "
                             "submitted, or leave launcher=slurm out") from error
         executor.update_parameters(**self.parameters())
+        return executor
+
+    def script(self, jobs: int) -> str:
+        """What `sbatch` would be given for so many jobs; submitit shows it to nobody before it submits: we look inside."""
+        slurm = self.executor()._executor
+        if jobs > 1:
+            slurm.parameters["map_count"] = jobs
+        return slurm._make_submission_file_text(slurm._submitit_command_str, "")
+
+    def submit(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Any]:
+        from submitit.core.utils import FailedJobError
+        jobs, executor = len(job_overrides), self.executor()
         try:
             return executor.map_array(self, [list(words) for words in job_overrides], ["hydra.sweep.dir"] * jobs,
                                       range(first, first + jobs), [str(first + i) for i in range(jobs)],
                                       [Singleton.get_state()] * jobs)
-        except submitit.core.utils.FailedJobError as error:     # submitit has passed on what sbatch said
+        except FailedJobError as error:     # submitit has passed on what sbatch said
             raise SystemExit(error.__cause__.returncode) from error
 
     def parameters(self) -> dict[str, Any]:
@@ -97,13 +114,6 @@ def awaited(jobs: Sequence[Any]) -> list[JobReturn]:
             break
         time.sleep(LOOK)
     return [done[job.job_id] for job in jobs]
-
-
-def queue() -> set[str] | None:
-    """Numbers of one's jobs that wait, run or end, array tasks one by one; None while Slurm does not answer."""
-    asked = subprocess.run(["squeue", "--me", "--noheader", "--array", "--format=%i"], capture_output=True, text=True,
-                           check=False)
-    return set(asked.stdout.split()) if asked.returncode == 0 else None
 
 
 def result(job: Any) -> JobReturn:

@@ -21,11 +21,14 @@ resumable() {
 # requeue_if_asked STATUS: puts the job back into the queue after status 75, unless somebody cancelled it.
 requeue_if_asked() {
     [ "$1" -eq 75 ] || return 0
-    [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ] || return 0
+    # Of an array's tasks one has the array's own number as SLURM_JOB_ID, which would speak of all of them.
+    local job="$SLURM_JOB_ID"
+    [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    [ "$(squeue --noheader --jobs="$job" --format=%T)" = RUNNING ] || return 0
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "${DIFFPRUNE_RESTARTS:-100}" ]; then
         echo "stopped for good: this job was put back into the queue ${SLURM_RESTART_COUNT} times already" >&2
         return 0
     fi
     echo "back into the queue: the same command goes on"
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$job"
 }

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from experiments.__main__ import main, understood
+from experiments.cells import plan
 
 TINY = ["--seeds", "0", "pruner=random", "schedule=none"]     # two cells of table1_digits
 
@@ -55,8 +57,6 @@ def test_status_tells_from_the_folders_alone(words, tmp_path, capsys) -> None:
     folder = json.loads(capsys.readouterr().out)[0]["folder"]
     assert main(["status", *words]) == 0
     assert "1 waiting" in capsys.readouterr().out
-    from pathlib import Path
-
     from diffprune.run import Run
     from diffprune.standing import note
     note(Run(Path(folder)), "evaluate", ValueError("the disk is full"))
@@ -66,6 +66,15 @@ def test_status_tells_from_the_folders_alone(words, tmp_path, capsys) -> None:
     assert json.loads(capsys.readouterr().out)[0]["state"] == "failed"
     main(["retry", *words, "--dry-run"])
     assert "pruner=random" in capsys.readouterr().out
+
+
+def test_a_finished_table_asks_for_nothing_more(tmp_path) -> None:
+    """Not even for where the data are, which its cells would need to be done again."""
+    words = ["table2_lsun_church", "--seeds", "0", f"paths.runs={tmp_path}/runs"]
+    for cell in plan(["table2_lsun_church"], words[3:], (0,)).cells:
+        cell.folder.mkdir(parents=True)
+        cell.run.metrics.write_text("{}")
+    assert main(["run", *words]) == 0
 
 
 def test_nothing_that_failed_means_nothing_to_retry(words, capsys) -> None:
@@ -78,25 +87,29 @@ def test_slurm_is_handed_the_cells_and_what_sbatch_is_told(words, monkeypatch: p
     fake = ModuleType("experiments.slurm")
     fake.submit = lambda *given: got.append(given) or ["1"]
     monkeypatch.setitem(sys.modules, "experiments.slurm", fake)
+    fake.LOGS = Path(".slurm")
     assert main(["run", *words, "launcher=slurm", "--cap", "3", "--time=4:00:00", "--dry-run"]) == 0
-    ((cells, name, cap, options, dry_run),) = got
+    ((cells, name, cap, options, dry_run, _),) = got
     assert [cell["title"] for cell in cells] == ["dense, seed 0"]
     assert (name, cap, options, dry_run) == ("table1_digits", 3, ["--time=4:00:00"], True)
-    assert "would submit 1 cells in 1 array jobs" in capsys.readouterr().out
 
 
 def test_what_sbatch_refuses_is_the_commands_exit_status(words, monkeypatch: pytest.MonkeyPatch) -> None:
     def submit(*_) -> list[str]:
         raise subprocess.CalledProcessError(3, "sbatch")
     fake = ModuleType("experiments.slurm")
-    fake.submit = submit
+    fake.submit, fake.LOGS = submit, Path(".slurm")
     monkeypatch.setitem(sys.modules, "experiments.slurm", fake)
     assert main(["run", *words, "launcher=slurm"]) == 3
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["plan", "table9"], "table9"), (["plan", "seed=0"], "no table is named"),
-    (["run", "table1_digits", "--seeds", "0", "--time=1:00"], "launcher=slurm"),
+    (["run", "table1_digits", "--seeds", "0", "--time=1:00"], "--time=1:00: cells are done here"),
+    (["run", "table1_digits", "--seeds", "0", "--cap", "2"], "--cap: cells are done here"),
+    (["run", "table1_digits", "launcher=slurm", "hydra.launcher.partition=gpu", "launcher.wait=true"],
+     "hydra.launcher.partition=gpu launcher.wait=true: cells are"),
+    (["run", "table1_digits", "launcher=slurm", "--workers", "2"], "--workers: cells are"),
     (["run", "table2_lsun_church"], "dataset.path=…"), (["run", "table1_digits", "--seeds", "0", "--cell", "99"], "0 to 7")])
 def test_a_mistake_is_one_sentence(arguments: list[str], words: str) -> None:
     with pytest.raises(SystemExit) as ended:

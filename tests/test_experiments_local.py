@@ -7,20 +7,23 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from safetensors import safe_open
 
 from diffprune.errors import UserError
+from diffprune.pipeline import Stages, reproduce
 from diffprune.run import Cache, Run
-from diffprune.standing import standing
-from experiments import local
+from diffprune.standing import STALE, Standing, put, standing
+from experiments import local, workers
 from experiments.cell import main as one_cell
 from experiments.cells import Cell, lone, plan
 from experiments.workers import WORKER, own_first
@@ -50,7 +53,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Body], None
     handlers = list(root.handlers)
 
     def replaced(body: Body) -> None:
-        def reproduce(cfg: DictConfig, run: Run) -> None:
+        def reproduce(cfg: DictConfig, run: Run, healed: Callable[[], None]) -> None:
             with standing(run, cfg.until):
                 body(cfg, run)
         monkeypatch.setattr(local, "reproduce", reproduce)
@@ -120,6 +123,68 @@ def test_a_cell_that_somebody_else_does_is_left_to_them(cells, pretended) -> Non
     assert local.run(cells[:1]) == local.DONE
 
 
+def elsewhere(cell: Cell) -> None:
+    """Another process is at work on the cell."""
+    put(cell.run, Standing("running", cell.until, "another-machine", 1, time.time()))
+
+
+def test_a_batch_job_waits_until_the_other_process_is_through(cells, pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Done by the other it is done; where the other falls silent, the job does it."""
+    begun = []
+    pretended(lambda cfg, run: (begun.append(cfg.pruner.name), finish(cfg, run)))
+    elsewhere(cells[0])
+    monkeypatch.setattr(local.time, "sleep", lambda _: (finish(None, cells[0].run), cells[0].run.standing.unlink()))
+    assert local.run(cells[:1], wait=True) == local.DONE
+    assert begun == []
+    elsewhere(cells[1])
+    silent = time.time() - STALE - 1
+    monkeypatch.setattr(local.time, "sleep", lambda _: os.utime(cells[1].run.standing, (silent, silent)))
+    assert local.run(cells[1:2], wait=True) == local.DONE
+    assert begun == ["scratch"]
+
+
+def test_a_waiting_process_that_is_stopped_says_nothing_of_the_one_at_work(cells, pretended, monkeypatch) -> None:
+    """Wherever it waits: for the run to be free, or, as a batch job, for the other process to end."""
+    def waits(cfg: DictConfig, run: Run, healed: Callable[[], None]) -> None:
+        elsewhere(cells[0])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(local, "reproduce", waits)
+    assert local.run(cells[:1]) == local.RESUME
+    assert (cells[0].standing.state, cells[0].standing.host) == ("running", "another-machine")
+    monkeypatch.setattr(local.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGUSR1))
+    assert local.run(cells[:1], wait=True) == local.RESUME
+    assert cells[0].standing.state == "running"
+
+
+def test_what_failed_before_the_request_to_stop_is_told(cells, pretended, capsys) -> None:
+    def body(cfg: DictConfig, run: Run) -> None:
+        if cfg.pruner.name == "none":
+            raise UserError("out of luck")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    pretended(body)
+    assert local.run(cells) == local.RESUME
+    assert "failed: dense, seed 0: out of luck" in capsys.readouterr().err
+
+
+def test_what_one_worker_tried_in_vain_no_other_tries(cells, pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def body(cfg: DictConfig, run: Run) -> None:
+        begun.append(cfg.pruner.name)
+        raise UserError("out of luck")
+
+    pretended(body)
+    monkeypatch.setenv(WORKER, f"0/2/{time.time()}")
+    for _ in range(2):
+        local.run(cells[:2], workers.begun())
+    assert begun == ["none", "scratch"]
+    monkeypatch.setenv(WORKER, f"0/2/{time.time()}")     # a later command tries again
+    local.run(cells[:2], workers.begun())
+    assert begun == ["none", "scratch"] * 2
+
+
 def test_a_mistake_in_a_cells_options_is_its_failure(cells, pretended) -> None:
     pretended(finish)
     wrong = replace(cells[1], overrides=(*cells[1].overrides, "pruner.ratio=1.5"))
@@ -176,6 +241,41 @@ def test_cells_that_differ_in_sampling_alone_share_one_healed_model(config, tmp_
         assert not other.folder.exists()
 
 
+def free(lock: Path) -> bool:
+    """Whether nobody holds the lock now."""
+    try:
+        with FileLock(lock, timeout=0, thread_local=False):
+            return True
+    except Timeout:
+        return False
+
+
+def test_cells_of_one_model_wait_for_its_healing_and_for_nothing_after_it(config, tmp_path: Path, monkeypatch) -> None:
+    """The maker holds the model until it is there, a taker while it takes it: both sample and evaluate beside each other."""
+    words = ["schedule.steps=1", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache", "logger=none"]
+    maker, taker = lone(words), lone([*words, "sampler.steps=10"])
+    lock, seen = Cache(tmp_path / "cache").lock(f"model-{maker.model}"), []
+
+    def reproduce(cfg: DictConfig, run: Run, healed: Callable[[], None]) -> None:
+        Run.of(cfg).open(cfg)
+        seen.append((run.finetuned.exists(), free(lock)))
+        run.finetuned.mkdir(exist_ok=True)
+        healed()
+        seen.append(free(lock))
+
+    monkeypatch.setattr(local, "reproduce", reproduce)
+    for cell in (maker, taker):
+        local.do(cell)
+    assert seen == [(False, False), True, (True, True), True]
+
+
+def test_the_model_is_there_when_a_run_says_so(config, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    monkeypatch.setattr(Stages, "__call__", lambda self, name, *_: said.append(name))
+    reproduce(cfg := config(), Run.of(cfg), healed=lambda: said.append("healed"))
+    assert said == ["score", "prune", "finetune", "healed", "sample", "evaluate"]
+
+
 def test_a_batch_systems_command_does_the_cell(pretended, tmp_path: Path) -> None:
     pretended(finish)
     words = ["seed=1", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"]
@@ -189,7 +289,7 @@ def test_workers_begin_at_different_cells_and_leave_none_out(cells, monkeypatch:
     assert own_first(cells) == cells
     begun = []
     for k in range(2):
-        monkeypatch.setenv(WORKER, f"{k}/2")
+        monkeypatch.setenv(WORKER, f"{k}/2/0.0")
         assert sorted(cell.title for cell in own_first(cells)) == sorted(cell.title for cell in cells)
         begun.append(own_first(cells)[0].title)
     assert begun == ["dense", "scratch"]

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from diffprune.errors import UserError
 from diffprune.site import sbatch_options
 from experiments import slurm
+from experiments.__main__ import main as experiments
 from hydra_plugins import diffprune_slurm as launcher
 from tests.conftest import ROOT
 
@@ -36,7 +37,8 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site) -> Calla
     """A Slurm that takes five tasks an array and runs nothing; returns what `sbatch` was asked, call by call."""
     (tmp_path / "bin").mkdir()
     for name, body in (("sbatch", f'printf "%s\\0" "$@" >> {tmp_path}/asked; echo >> {tmp_path}/asked; '
-                                  f'echo "$(wc -l < {tmp_path}/asked);cluster"'), ("scontrol", "echo 'MaxArraySize = 5'")):
+                                  f'echo "$(wc -l < {tmp_path}/asked);cluster"'), ("scontrol", "echo 'MaxArraySize = 5'"),
+                       ("squeue", f"cat {tmp_path}/queue 2> /dev/null")):
         script = tmp_path / "bin" / name
         script.write_text(f"#!/bin/bash\n{body}\n")
         script.chmod(0o755)
@@ -56,6 +58,27 @@ def test_only_missing_cells_are_submitted_as_they_are_now(sbatch: Callable, tmp_
     assert plan[0]["command"] == [sys.executable, "-c", "print(1)"]
     assert {"--array=0-2", "--partition=gpu", "--comment=a b", "--job-name=table 1"} < set(asked)
     assert asked[-3:] == ["slurm/array.sh", str(next((tmp_path / "logs" / "table-1").glob("*.json"))), "0"]
+
+
+def test_cells_in_the_queue_are_not_submitted_again(sbatch: Callable, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """squeue tells a job's script with its arguments; here the second array of three, one task of which waits, one runs."""
+    slurm.submit(cells(14), "many", logs=tmp_path / "the logs")
+    assert capfd.readouterr().err == "submitted 13 cells in 3 array jobs: 1 2 3\n"
+    plan, = (tmp_path / "the logs").rglob("*.json")
+    script = f"{ROOT}/slurm/array.sh {plan} 5"
+    (tmp_path / "queue").write_text(f"2_3 {script}\n2_4 {script}\n7 /home/else.sh\n8_0 {ROOT}/slurm/array.sh gone.json 0\n")
+    assert slurm.submit(cells(14), "more", logs=tmp_path / "logs") == ["4", "5", "6"]
+    assert capfd.readouterr().err == "submitted 11 cells in 3 array jobs: 4 5 6, 2 are in the queue already\n"
+    again, = (tmp_path / "logs").rglob("*.json")
+    assert {f"cell {i}" for i in range(1, 14)} - {cell["title"] for cell in json.loads(again.read_text())} == {
+        "cell 9", "cell 10"}
+
+
+@pytest.mark.parametrize("broken", ["exit 1", None])
+def test_a_queue_that_does_not_answer_holds_nothing_up(sbatch: Callable, tmp_path: Path, broken: str | None) -> None:
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.write_text(f"#!/bin/bash\n{broken}\n") if broken else squeue.chmod(0o644)
+    assert slurm.submit(cells(2), "few", logs=tmp_path / "logs") == ["1"]
 
 
 def test_a_finished_plan_submits_nothing(sbatch: Callable, tmp_path: Path) -> None:
@@ -110,9 +133,40 @@ def test_a_plan_that_is_none_is_one_sentence(tmp_path: Path, text: str | None, w
         slurm.main([str(tmp_path / "plan.json")])
 
 
-def test_a_cap_below_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="--cap 0"):
-        slurm.main([str(tmp_path / "plan.json"), "--cap=0"])
+def test_a_cap_below_one_is_refused(sbatch: Callable, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps(cells(2)))
+    table = ["run", "table1_digits", "--seeds", "0", f"paths.runs={tmp_path}/runs", "launcher=slurm"]
+    for front, words in ((slurm.main, [str(tmp_path / "plan.json")]), (experiments, table)):
+        with pytest.raises(SystemExit, match="--cap 0"):
+            front([*words, "--cap=0"])
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_tables_cells_are_submitted_with_their_output_beside_their_runs(sbatch: Callable, tmp_path: Path,
+                                                                         capfd: pytest.CaptureFixture) -> None:
+    words = ["table1_digits", "--seeds", "0", "pruner=random", f"paths.runs={tmp_path}/runs", "launcher=slurm"]
+    assert experiments(["run", *words, "--time=5"]) == 0
+    assert capfd.readouterr().err == "submitted 2 cells in 1 array jobs: 1\n"
+    asked, = sbatch()
+    assert "--time=5" in asked
+    assert f"--output={tmp_path}/runs/.slurm/table1_digits/%A_%a.log" in asked
+
+
+def test_a_task_is_put_back_under_its_own_number(tmp_path: Path, site: Site) -> None:
+    """Slurm gives the last task of an array the array's own number as SLURM_JOB_ID, which addresses all of them."""
+    for name in ("squeue", "scontrol"):
+        (tmp_path / name).write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/asked; echo RUNNING\n')
+        (tmp_path / name).chmod(0o755)
+
+    def asked(**job: str) -> list[str]:
+        (tmp_path / "asked").unlink(missing_ok=True)
+        subprocess.run(["bash", "-c", "source slurm/resume.sh; requeue_if_asked 75"], cwd=ROOT, check=True,
+                       stdout=subprocess.DEVNULL, env=os.environ | job | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+        return (tmp_path / "asked").read_text().splitlines()
+
+    array = asked(SLURM_JOB_ID="7", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="2")
+    assert array == ["--noheader --jobs=7_2 --format=%T", "requeue 7_2"]
+    assert asked(SLURM_JOB_ID="8")[1] == "requeue 8"
 
 
 def test_a_cell_becomes_its_command(tmp_path: Path) -> None:
@@ -162,7 +216,7 @@ def test_a_job_that_left_without_a_result_has_failed_and_the_others_have_not(tmp
         done = JobReturn(status=JobStatus.COMPLETED)
         return SimpleNamespace(job_id=number, paths=SimpleNamespace(result_pickle=file, folder=tmp_path),
                                task=lambda _: SimpleNamespace(result=lambda: done))
-    monkeypatch.setattr(launcher, "queue", lambda: set())
+    monkeypatch.setattr(launcher, "queue", dict)
     monkeypatch.setattr(launcher, "GRACE", 0.0)
     monkeypatch.setattr(launcher, "LOOK", 0.0)
     good, bad = launcher.awaited([job("1_0", True), job("1_1", False)])

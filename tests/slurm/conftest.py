@@ -58,9 +58,9 @@ class Jobs:
         file = self.folder / "finished"
         return sorted(file.read_text().split()) if file.exists() else []
 
-    def said(self) -> str:
-        """What all jobs wrote to their logs."""
-        return "\n".join(log.read_text() for log in sorted((self.folder / "logs").rglob("*.log")))
+    def said(self, task: str = "*_*") -> str:
+        """What the tasks wrote to their logs; `5_0` is one of them."""
+        return "\n".join(log.read_text() for log in sorted(self.folder.rglob(f"{task}.log")))
 
     def queue(self, job: str, what: str = "%T") -> set[str]:
         """`what` squeue knows of a job's tasks; empty when the job has left the queue."""

@@ -35,6 +35,22 @@ def test_a_job_near_its_limit_keeps_its_state_and_goes_on_under_the_same_number(
     assert jobs.finished() == ["a", "b"]
 
 
+def test_the_last_task_of_an_array_goes_on_without_the_others(jobs: Jobs) -> None:
+    """Its job number is the array's own: asked to stop while another runs, and again when that has ended."""
+    job = jobs.submit(jobs.count("a", 100), jobs.count("b", 100))
+    for name in "ab":
+        jobs.begun(name)
+    for others in ([], ["a"]):
+        jobs.wait(lambda others=others: jobs.finished() == others, f"{others} have ended")
+        jobs.begun("b", since=len(jobs.counted("b")))
+        cluster.ask("scancel", "--signal=USR1", "--batch", task(job, 1))
+    jobs.ended(job)
+    assert "put back into the queue 2 times so far" in jobs.said(task(job, 1))
+    assert "put back into the queue 1 times so far" not in jobs.said(task(job))
+    assert jobs.counted("a") == jobs.counted("b") == list(range(100))
+    assert jobs.finished() == ["a", "b"]
+
+
 def test_a_program_without_a_state_is_repeated_after_the_limit(jobs: Jobs) -> None:
     first = jobs.folder / "first"
     job = jobs.submit(["bash", "-c", f"if [ -e {first} ]; then echo a >> {jobs.folder}/finished; "
@@ -61,7 +77,7 @@ def test_a_cancelled_job_stays_away_and_a_new_one_goes_on(jobs: Jobs) -> None:
 
 
 def test_a_job_that_makes_room_for_an_urgent_one_goes_on_afterwards(jobs: Jobs) -> None:
-    job = jobs.submit(*(jobs.count(name, 400) for name in "ab"), options=("--nodes=1", "--exclusive"))
+    job = jobs.submit(*(jobs.count(name, 200) for name in "ab"), options=("--nodes=1", "--exclusive"))
     for name in "ab":
         jobs.begun(name)
     urgent = jobs.submit(jobs.count("urgent", 3), options=("--partition=urgent", "--exclusive"))
@@ -70,7 +86,7 @@ def test_a_job_that_makes_room_for_an_urgent_one_goes_on_afterwards(jobs: Jobs) 
     assert "by SIGTERM" in jobs.said()
     assert "put back into the queue 1 times so far" in jobs.said()
     assert jobs.finished() == ["a", "b", "urgent"]
-    assert jobs.counted("a") == jobs.counted("b") == list(range(400))
+    assert jobs.counted("a") == jobs.counted("b") == list(range(200))
 
 
 def test_a_lost_node_costs_its_job_a_restart_and_comes_back(jobs: Jobs) -> None:

@@ -2,22 +2,23 @@
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
+from diffprune.track import ID_LENGTH
 from tests.conftest import ROOT
 from tests.slurm import cluster
 from tests.slurm.conftest import Jobs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-TINY = ("experiment=smoke", "pruner=magnitude", "until=finetune", "logger=none", "device=cpu", "schedule.preview_every=0")
+TINY = ("experiment=smoke", "pruner=magnitude", "until=finetune", "device=cpu", "schedule.steps=40",
+        "schedule.preview_every=0")
 
 
-def overrides(folder: Path, *more: str) -> list[str]:
-    return [*TINY, f"paths.runs={folder}/runs", f"paths.cache={folder}/cache", *more]
+def overrides(folder: Path, logger: str = "none") -> list[str]:
+    return [*TINY, f"logger={logger}", f"paths.runs={folder}/runs", f"paths.cache={folder}/cache"]
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -33,7 +34,7 @@ def steps(folder: Path) -> int:
 
 def test_a_run_that_is_stopped_while_it_heals_ends_as_one_that_never_was(jobs: Jobs) -> None:
     stopped, whole = jobs.folder / "stopped", jobs.folder / "whole"
-    commands = [[sys.executable, "-m", "diffprune", *overrides(folder, "schedule.steps=40")] for folder in (stopped, whole)]
+    commands = [[sys.executable, "-m", "diffprune", *overrides(folder)] for folder in (stopped, whole)]
     job = jobs.submit(*commands)
     jobs.wait(lambda: steps(stopped) >= 4, "the first steps are taken")
     cluster.ask("scancel", "--signal=USR1", "--batch", f"{job}_0")
@@ -43,15 +44,28 @@ def test_a_run_that_is_stopped_while_it_heals_ends_as_one_that_never_was(jobs: J
     assert weights(stopped) == weights(whole)
 
 
-@pytest.mark.skipif(find_spec("diffprune.ranks") is None, reason="several processes cannot share a run's healing yet")
-def test_two_nodes_heal_as_one_does(jobs: Jobs) -> None:
-    started = []
-    for name, shape in (("two", ("--nodes=2", "--ntasks-per-node=1")), ("one", ("--nodes=1", "--ntasks-per-node=2"))):
-        words = [*shape, "--parsable", "--cpus-per-task=1", f"--output={jobs.folder}/{name}.log", "slurm/finetune.sh"]
-        said = subprocess.run([ROOT / "slurm" / "submit.sh", *words, *overrides(jobs.folder / name)], check=True, text=True,
-                              stdout=subprocess.PIPE).stdout
-        started.append(said.strip())
-    for job in started:
+def shared(folder: Path, shape: tuple[str, str], logger: str) -> str:
+    """The number of a job of two processes that heal together."""
+    words = [*shape, "--parsable", "--cpus-per-task=1", f"--output={folder}.log", "slurm/finetune.sh"]
+    return subprocess.run([ROOT / "slurm" / "submit.sh", *words, *overrides(folder, logger)], check=True, text=True,
+                          stdout=subprocess.PIPE).stdout.strip()
+
+
+def test_two_nodes_that_are_stopped_heal_as_one_that_is_not(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same job goes on, in the same W&B run."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    two, one = jobs.folder / "two", jobs.folder / "one"
+    stopped = shared(two, ("--nodes=2", "--ntasks-per-node=1"), "wandb")
+    whole = shared(one, ("--nodes=1", "--ntasks-per-node=2"), "none")
+    jobs.wait(lambda: steps(two) >= 4, "the first steps are taken")
+    cluster.ask("scancel", "--signal=USR1", "--batch", stopped)
+    for job in (stopped, whole):
         jobs.ended(job)
-    assert "2 nodes" in (jobs.folder / "two.log").read_text()
-    assert weights(jobs.folder / "two") == weights(jobs.folder / "one")
+    said = two.with_suffix(".log").read_text()
+    assert "2 nodes" in said
+    assert "put back into the queue 1 times so far" in said
+    assert "going on at step" in said
+    assert weights(two) == weights(one)
+    logged = [folder.name for folder in (two / "runs" / "wandb").glob("offline-run-*")]
+    run, = (two / "runs" / "digits").iterdir()
+    assert [name.partition("-")[2].split("-", 2)[2] for name in logged] == [run.name[-ID_LENGTH:]] * 2

@@ -36,10 +36,15 @@ def test_a_sweep_waits_for_its_jobs_and_tells_of_the_one_that_failed(jobs: Jobs)
     assert "#SBATCH --signal=USR1@120" in script
 
 
-def test_a_sweep_that_does_not_wait_is_done_later(jobs: Jobs) -> None:
+def test_a_sweep_that_does_not_wait_is_done_later_as_its_dry_run_said(jobs: Jobs) -> None:
+    dry = sweep(jobs.folder, "launcher.dry_run=true", "seed=0,1")
+    assert dry.returncode == 0, dry.stderr
+    assert [line.split()[-1] for line in dry.stdout.splitlines()[-2:]] == ["seed=0", "seed=1"]
+    assert not (jobs.folder / "runs" / ".submitit").exists()
     done = sweep(jobs.folder, "launcher.wait=false", "seed=0,1")
     assert done.returncode == 0, done.stderr
     assert not pruned(jobs.folder)
+    assert next((jobs.folder / "runs" / ".submitit").rglob("*_submission.sh")).read_text() in dry.stdout
     jobs.ended(done.stdout.split("jobs as ")[1].partition(":")[0])
     assert len(pruned(jobs.folder)) == 2
 

@@ -1,0 +1,82 @@
+"""A paper table on a real Slurm, by the commands that a person gives; `status` tells the truth all the way."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffprune.run import Run
+from experiments.__main__ import main
+from experiments.cells import plan
+from tests.slurm import cluster
+from tests.slurm.conftest import Jobs
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+DENSE, TORN = 0, 1      # a cell that is asked to stop, one that fails
+
+
+class Table:
+    """Four cells of `table1_digits`, and every state in which each was seen."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture) -> None:
+        options = ["pruner=random", "until=prune", "logger=none", "device=cpu", f"paths.runs={folder}/runs",
+                   f"paths.cache={folder}/cache"]
+        self.words, self.capsys = ["table1_digits", "--seeds", "0,1,2", *options], capsys
+        self.cells = plan(["table1_digits"], options, (0, 1, 2)).cells
+        self.seen: list[list[str]] = [[] for _ in self.cells]
+
+    def status(self) -> list[str]:
+        """What the command says; it composes the table for each answer."""
+        assert main(["status", *self.words, "--json"]) == 0
+        return [cell["state"] for cell in json.loads(self.capsys.readouterr().out)]
+
+    def look(self) -> list[str]:
+        """What the command would say, cheap enough to ask all the time."""
+        now = [cell.standing.state for cell in self.cells]
+        for states, state in zip(self.seen, now, strict=True):
+            if state not in states[-1:]:
+                states.append(state)
+        return now
+
+    def submit(self, command: str) -> str:
+        """What the command says."""
+        assert main([command, *self.words, "launcher=slurm", "--cap=2", "--cpus-per-task=1"]) == 0
+        return self.capsys.readouterr().err.strip()
+
+
+def made(run: Run) -> dict[str, int]:
+    """When the files of the run's stages were made, in nanoseconds."""
+    return {file.name: file.stat().st_mtime_ns for file in (run.scores, run.prune_report, run.standing)}
+
+
+def test_a_table_is_submitted_watched_and_retried(jobs: Jobs, capsys: pytest.CaptureFixture) -> None:
+    """One cell fails for a file that is torn, one is asked to stop and goes on; in the end each has been done once."""
+    table = Table(jobs.folder, capsys)
+    assert table.status() == table.look() == ["waiting"] * 4
+    torn = table.cells[TORN].run.scores
+    torn.parent.mkdir(parents=True)
+    torn.write_text("torn")
+    told = table.submit("run")
+    assert told.startswith("submitted 4 cells in 1 array jobs: ")
+    job = told.rpartition(" ")[2]
+    assert table.submit("run") == "submitted 0 cells in 0 array jobs, 4 are in the queue already"
+    jobs.wait(lambda: table.look()[DENSE] == "running", "the first cell runs")
+    cluster.ask("scancel", "--signal=USR1", "--batch", f"{job}_{DENSE}")
+    jobs.wait(lambda: table.look()[DENSE] == "stopped", "it keeps its state")
+    assert table.status()[DENSE] == "stopped"
+    jobs.wait(lambda: table.look() == ["done", "failed", "done", "done"], "all have had their turn")
+    jobs.ended(job)
+    assert table.status() == ["done", "failed", "done", "done"]
+    assert table.seen[DENSE][:2] == ["waiting", "running"]
+    shown = [[state for state in states if state != "running"] for states in table.seen]    # which may be over in a moment
+    assert shown == [["waiting", "stopped", "done"], ["waiting", "failed"], ["waiting", "done"], ["waiting", "done"]]
+    assert table.cells[TORN].standing.reason.startswith("SafetensorError")
+    assert "put back into the queue 1 times so far" in jobs.said(f"{job}_{DENSE}")
+    good = [cell.run for cell in table.cells if cell is not table.cells[TORN]]
+    before = [made(run) for run in good]
+    torn.unlink()
+    told = table.submit("retry")
+    assert told.startswith("submitted 1 cells in 1 array jobs: ")
+    jobs.ended(told.rpartition(" ")[2])
+    assert table.status() == ["done"] * 4
+    assert [made(run) for run in good] == before
