@@ -17,8 +17,8 @@ from diffprune.errors import UserError
 from diffprune.progress import duration
 from experiments import declared
 from experiments.cells import Cell, Plan, check_ready, elsewhere, plan
-from experiments.dashboard import PROJECT
 
+PROJECT = "diffprune"       # that of conf/logger/wandb.yaml
 STATES = ("done", "running", "waiting", "failed", "stopped")
 
 
@@ -56,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
                               ("dashboard", dashboard, "the runs as a Weights & Biases workspace")):
         one = commands.add_parser(name, help=about, description=about)
         one.add_argument("words", nargs="+", metavar="NAME | OPTION=VALUE",
-                         help="tables, and options on top of every cell's (paths.runs=… dataset.path=… logger=none)")
+                         help="tables, and options on top of every cell's (paths.runs=… dataset.path=… logger=none)"
+                         + ("; or folders of runs in their place" if name == "dashboard" else ""))
         one.add_argument("--seeds", type=seeds, metavar="0,1,2", help="instead of the table's own")
         if name in ("plan", "status"):
             one.add_argument("--json", action="store_true", help="for programs")
@@ -202,13 +203,15 @@ def report(asked: argparse.Namespace) -> int:
 
 
 def dashboard(asked: argparse.Namespace) -> int:
-    """The workspace of a table's runs, the dense one as baseline; sent, or written where nobody is logged in."""
-    from experiments.dashboard import Dashboard, id_of, send
-    name, cells = "-".join(parted(asked.words)[0]), planned(asked).cells
-    dense = [cell for cell in cells if not cell.options["pruner"]["ratio"] and not cell.options["schedule"]["steps"]]
-    runs = [cell.run.name for cell in cells]
-    shown = Dashboard(name, asked.project, asked.entity, runs, id_of(dense[0].run.name) if dense else None)
-    print(send(shown, asked.out or Path(f"dashboard-{name}.json")))
+    """The workspace of tables' runs, or of those in folders; sent, or written where nobody is logged in."""
+    from experiments.dashboard import Dashboard, send
+    named, options = parted(asked.words)
+    folders = [Path(word) for word in named if word not in declared.names() and Path(word).is_dir()]
+    if folders and (len(folders) < len(named) or options or asked.seeds):
+        raise UserError(f"{folders[0]} is a folder of runs, and stands without tables, options and seeds")
+    shown = (Dashboard.of_folders(folders, asked.project, asked.entity) if folders else
+             Dashboard.of_cells("-".join(named), planned(asked).cells, asked.project, asked.entity))
+    print(send(shown, asked.out or Path(f"dashboard-{shown.name}.json")))
     return 0
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffprune.config import fingerprint, name_of, scientific
+from diffprune.config import fingerprint, name_of, prunes, scientific
 from diffprune.errors import UserError
 from diffprune.run import Run
 from diffprune.standing import Standing
@@ -34,6 +34,11 @@ class Cell:
     run = property(lambda self: Run(self.folder))
     standing = property(lambda self: Standing.of(self.run, self.until))
     name = property(lambda self: f"{self.title}, seed {self.seed}")
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it neither prunes nor trains."""
+        return not prunes(self.options) and not self.options["schedule"]["steps"]
 
     @property
     def command(self) -> list[str]:
@@ -73,15 +78,18 @@ def plan(names: Sequence[str], overrides: Sequence[str] = (), seeds: tuple[int, 
 def of_tables(tables: Sequence[Table], overrides: Sequence[str] = ()) -> Plan:
     own = [text for text in overrides if not elsewhere(text)]
     composer = Composer()
-    return Plan([(declared, row, [cell(row, seed, own, composer) for seed in row.seeds])
+    return Plan([(declared, row, [cell(row, seed, own, composer, declared.name) for seed in row.seeds])
                  for declared in tables for row in declared.rows])
 
 
-def cell(row: Row, seed: int, overrides: Sequence[str], composer: Composer) -> Cell:
+def cell(row: Row, seed: int, overrides: Sequence[str], composer: Composer, group: str | None = None) -> Cell:
+    """The row's run with `seed`; a logger that groups runs groups it under `group`, unless it was told another."""
     chosen = merged((*row.overrides, f"seed={seed}", *overrides))
     options = composer.options(chosen)
     still = unchosen(options)
     runs, dataset, until = options["paths"]["runs"], options["dataset"]["name"], options["until"]
+    if group and options["logger"].get("group", "") is None:
+        chosen += (f"logger.group={group}",)
     science = scientific(options)
     return Cell(row.title, science["seed"], chosen, science, Path(runs) / dataset / name_of(science), until, tuple(still))
 

@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 
 from diffprune.errors import UserError
 from diffprune.run import Run
-from experiments.cells import Plan, check_ready, merged, of_tables, plan
+from experiments.cells import Plan, check_ready, lone, merged, of_tables, plan
 from experiments.composed import CONF, Composer, composed
 from experiments.declared import names, read
 
@@ -69,6 +69,30 @@ def test_later_overrides_take_the_place_of_earlier_ones() -> None:
 def test_how_cells_are_submitted_is_no_part_of_them() -> None:
     cells = plan(["table1_digits"], ["launcher=slurm", "hydra.launcher.partition=long"], (0,)).cells
     assert not [text for cell in cells for text in cell.overrides if "launcher" in text]
+
+
+def test_a_table_is_the_group_of_its_cells_and_the_first_of_shared_ones() -> None:
+    both, alone = plan(["ratio_sweep_digits", "table1_digits"], seeds=(0,)).cells, plan(["table1_digits"], seeds=(0,)).cells
+    shared = [cell for cell in both if cell.folder in {cell.folder for cell in alone}]
+    asked = [text for cell in shared for text in cell.overrides if text.startswith("logger.group=")]
+    assert set(asked) == {"logger.group=ratio_sweep_digits", "logger.group=table1_digits"}
+    assert asked.count("logger.group=ratio_sweep_digits") == 2      # the dense run and the one at ratio .3
+
+
+@pytest.mark.parametrize(("overrides", "group"), [
+    ((), "table1_digits"), (("logger.group=mine",), "mine"), (("logger=none",), None)])
+def test_the_group_is_no_part_of_a_name(overrides: tuple[str, ...], group: str | None) -> None:
+    cell = plan(["table1_digits"], overrides, (0,)).cells[0]
+    cfg = composed(cell.overrides)
+    assert cfg.logger.get("group") == group
+    assert Run.of(cfg).folder == cell.folder == plan(["table1_digits"], ["logger=none"], (0,)).cells[0].folder
+
+
+def test_the_group_reaches_a_batch_system_and_its_cell() -> None:
+    (cell, *_) = plan(["table1_digits"], seeds=(0,)).cells
+    assert "logger.group=table1_digits" in cell.described(False)["command"]
+    again = lone(cell.overrides)
+    assert (again.overrides, again.folder) == (cell.overrides, cell.folder)
 
 
 def test_what_is_still_to_be_chosen_stops_a_start_not_a_plan() -> None:
