@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
                               ("run", run_cells, "does what is missing, here or with launcher=slurm"),
                               ("status", show_status, "done, running, waiting, failed, stopped: from the run folders alone"),
                               ("retry", retry_cells, "does again what failed or was stopped"),
-                              ("report", report, "ours beside the published numbers: Markdown, CSV, picture, page"),
+                              ("report", report, "ours beside the published numbers: tables, pictures, page"),
                               ("dashboard", dashboard, "the runs as a Weights & Biases workspace")):
         one = commands.add_parser(name, help=about, description=about)
         one.add_argument("words", nargs="+", metavar="NAME | OPTION=VALUE",
@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
             one.set_defaults(sbatch=[])
         if name == "report":
             one.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+            one.add_argument("--mixed-protocols", action="store_true", help="line up runs whose numbers do not compare")
             one.add_argument("--no-page", action="store_true", help="leave out the page with every run's samples")
         if name == "dashboard":
             one.add_argument("--project", default=PROJECT, help=f"the W&B project (default: {PROJECT})")
@@ -106,9 +107,9 @@ def list_tables(asked: argparse.Namespace) -> int:
 
 
 def show_plan(asked: argparse.Namespace) -> int:
-    from experiments.estimate import estimates
+    from experiments.estimate import Device, estimates
     cells = planned(asked).cells
-    guesses = estimates(cells)
+    guesses = estimates(cells, Device.of(asked.words))
     done = [cell.standing.state == "done" for cell in cells]
     if asked.json:
         print(json.dumps([cell.described(finished) | {"estimate": guess.record()}
@@ -198,7 +199,7 @@ def report(asked: argparse.Namespace) -> int:
     from experiments.reports import write_report
     everything = planned(asked)
     for name in dict.fromkeys(table.name for table, _, _ in everything.rows):
-        print(write_report(everything, name, asked.out, page=not asked.no_page))
+        print(write_report(everything, name, asked.out, not asked.no_page, asked.mixed_protocols, parted(asked.words)[1]))
     return 0
 
 

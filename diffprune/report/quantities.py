@@ -64,8 +64,8 @@ def decimals(value: float, least: int) -> int:
 
 
 def quantities(rows: list[Row]) -> list[Quantity]:
-    """What `rows` have, with one Fréchet distance per kind of features: two kinds never share a column."""
-    known = {key for row in rows for key in row.values}
+    """What `rows` have, or others published of them; one Fréchet distance per kind of features, which share no column."""
+    known = {key for row in rows for key in (*row.values, *row.published)}
     features = features_in(known)
     unhealed = [
         *(Quantity(f"unhealed_fid_{name}", f"Fréchet distance before healing ({name} features) ↓") for name in features),
@@ -74,6 +74,7 @@ def quantities(rows: list[Row]) -> list[Quantity]:
     return [
         Quantity("params", "parameters [M]", 1e-6, share="params_percent"),
         Quantity("macs", "MACs [G]", 1e-9, share="macs_percent"),
+        *([Quantity("total_macs", "MACs of an image, all steps [G]", 1e-9)] if "total_macs" in known else []),
         *quality(features, known),
         *(quantity for quantity in unhealed if quantity.key in known),
         Quantity("images_per_second", "images/s ↑", decimals=0),
