@@ -182,7 +182,7 @@ def axes(table: Table) -> set[str]:
 def beside(lines: Sequence[Line]) -> Shown:
     """The report's own table of the lines, then a status for each; its records have one for each published number too."""
     rows = [line.measured for line in lines]
-    shown, known = listed(rows, [], MAIN), quantities(rows)
+    shown, known = listed(rows, [], MAIN, published=True), quantities(rows, published=True)
     compared_with = [one for one in known if any(one.key in row.published for row in rows)]
     status = [line.summary(known) for line in lines]
     records = [record | {f"{one.key}_status": line.status(one) for one in compared_with} | {"status": said}

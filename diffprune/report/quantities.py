@@ -63,9 +63,12 @@ def decimals(value: float, least: int) -> int:
     return least if value == 0 else max(least, 2 - math.floor(math.log10(abs(value))))
 
 
-def quantities(rows: list[Row]) -> list[Quantity]:
-    """What `rows` have, or others published of them; one Fréchet distance per kind of features, which share no column."""
-    known = {key for row in rows for key in (*row.values, *row.published)}
+def quantities(rows: list[Row], published: bool = False) -> list[Quantity]:
+    """What `rows` have, for `published` also what others alone have measured.
+
+    There is one Fréchet distance per kind of features: two kinds never share a column.
+    """
+    known = {key for row in rows for key in (*row.values, *(row.published if published else ()))}
     features = features_in(known)
     unhealed = [
         *(Quantity(f"unhealed_fid_{name}", f"Fréchet distance before healing ({name} features) ↓") for name in features),

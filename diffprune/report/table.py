@@ -78,12 +78,12 @@ def transposed(rows: list[Row], level: int = REPORT) -> Table:
     return Table(["", *(row.title for row in rows)], body, [record(row, "model", known) for row in rows])
 
 
-def listed(rows: list[Row], columns: list[str], level: int = REPORT) -> Table:
+def listed(rows: list[Row], columns: list[str], level: int = REPORT, published: bool = False) -> Table:
     """One line per row, with the entries `columns` of what it is about after its title, then the quantities up to `level`.
 
-    The shape for many models; the records hold every quantity.
+    The shape for many models; the records hold every quantity. What is only `published` is shown where that is asked for.
     """
-    known = quantities(rows)
+    known = quantities(rows, published)
     shown = [quantity for quantity in known if quantity.level <= level or any(quantity.key in row.published for row in rows)]
     parts = [part for quantity in shown for part in columns_of(quantity, rows)]
     body = [[row.title, *(said(row.about.get(name)) for name in columns), *(part.cell(row) for part in parts)]
