@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -245,6 +246,16 @@ def overruled(pruner: dict[str, Any]) -> list[str]:
     """The pruner's options that have no say beside others: a policy replaces the gate, a target finds the ratio."""
     floor = pruner.get("scope", "local") == "local"
     return ["threshold"] * ("timesteps" in pruner) + ["ratio"] * ("target" in pruner) + ["floor"] * floor
+
+
+def prunes(options: dict[str, Any]) -> bool:
+    """Whether a run with these scientific options takes channels away; a target finds the ratio where there is none."""
+    return options["pruner"].get("ratio") != 0
+
+
+def evaluations(sampler: Mapping[str, Any]) -> int:
+    """Evaluations of the network that an image takes under these sampling options; guidance takes two a step."""
+    return sampler["steps"] * (1 if sampler.get("guidance") in (None, 1) else 2)
 
 
 def branch_of(options: dict[str, Any], key: str) -> dict[str, Any]:

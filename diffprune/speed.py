@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from diffprune import latency
 from diffprune.checkpoint import load_model
+from diffprune.config import evaluations
 from diffprune.models import formatted, load_dense
 from diffprune.progress import progress
 from diffprune.run import Run
@@ -24,7 +25,6 @@ def speed(cfg: DictConfig, run: Run, device: torch.device, rounds: int = 7) -> d
             if turn:        # the first turn warms up
                 seconds[name].append(sum(elapsed) / REPEATS)
     ratios = [dense / final for dense, final in zip(seconds["dense"], seconds["final"], strict=True)]
-    evaluations = cfg.sampler.steps * (1 if cfg.sampler.guidance in (None, 1) else 2)
-    per_second = {name: batch / (median(times) * evaluations) for name, times in seconds.items()}
+    per_second = {name: batch / (median(times) * evaluations(cfg.sampler)) for name, times in seconds.items()}
     return {"images_per_second": per_second["final"], "images_per_second_dense": per_second["dense"],
             "speedup": median(ratios)}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.config import masked
+from diffprune.config import branch_of, masked, prunes, science
 from diffprune.files import read_json
 from diffprune.run import Run
 
@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 ID_LENGTH = 64      # the service takes no longer ones; a name's end is its hash
 SIZES = ("params", "macs")
+SHORT = {"pruner.name": "prune/criterion", "pruner.ratio": "prune/ratio", "pruner.threshold": "prune/threshold",
+         "schedule.steps": "train/steps"}      # {option: the name under which runs are grouped by it}
 SPEEDS = ("images_per_second", "images_per_second_dense", "speedup")
 T = TypeVar("T")
 
@@ -187,13 +189,14 @@ def grouped(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def asked(cfg: DictConfig) -> dict[str, Any]:
-    """What cells of a sweep differ in, under short names of one group."""
-    return {"prune/criterion": cfg.pruner.name, "prune/ratio": cfg.pruner.ratio,
-            "prune/threshold": cfg.pruner.get("threshold"), "train/steps": cfg.schedule.steps}
+    """What cells of most sweeps differ in, under `SHORT` names; an option that had no say is not among them."""
+    options = science(cfg)
+    known = {name: branch_of(options, key).get(key.rpartition(".")[2]) for key, name in SHORT.items()}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def job_type(cfg: DictConfig) -> str:
-    if cfg.pruner.ratio:
+    if prunes(science(cfg)):
         return "scratch" if cfg.pruner.reinitialise else "prune"
     return "train" if cfg.schedule.steps else "dense"
 

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from diffprune.command import one_sentence
 from diffprune.errors import UserError
-from diffprune.progress import duration
 from experiments import declared
 from experiments.cells import Cell, Plan, check_ready, elsewhere, plan
-from experiments.dashboard import PROJECT
 
+PROJECT = "diffprune"       # that of conf/logger/wandb.yaml
 STATES = ("done", "running", "waiting", "failed", "stopped")    # the first needs nothing more
 
 
@@ -52,11 +51,12 @@ def parser() -> argparse.ArgumentParser:
                               ("run", run_cells, "does what is missing, here or with launcher=slurm"),
                               ("status", show_status, "done, running, waiting, failed, stopped: from the run folders alone"),
                               ("retry", retry_cells, "does again what failed or was stopped"),
-                              ("report", report, "ours beside the published numbers: Markdown, CSV, picture, page"),
+                              ("report", report, "ours beside the published numbers: tables, pictures, page"),
                               ("dashboard", dashboard, "the runs as a Weights & Biases workspace")):
         one = commands.add_parser(name, help=about, description=about)
         one.add_argument("words", nargs="+", metavar="NAME | OPTION=VALUE",
-                         help="tables, and options on top of every cell's (paths.runs=… dataset.path=… logger=none)")
+                         help="tables, and options on top of every cell's (paths.runs=… dataset.path=… logger=none)"
+                         + ("; or folders of runs in their place" if name == "dashboard" else ""))
         one.add_argument("--seeds", type=seeds, metavar="0,1,2", help="instead of the table's own")
         if name in ("plan", "status"):
             one.add_argument("--json", action="store_true", help="for programs")
@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
             one.set_defaults(sbatch=[])
         if name == "report":
             one.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+            one.add_argument("--mixed-protocols", action="store_true", help="line up runs whose numbers do not compare")
             one.add_argument("--no-page", action="store_true", help="leave out the page with every run's samples")
         if name == "dashboard":
             one.add_argument("--project", default=PROJECT, help=f"the W&B project (default: {PROJECT})")
@@ -105,9 +106,10 @@ def list_tables(asked: argparse.Namespace) -> int:
 
 
 def show_plan(asked: argparse.Namespace) -> int:
-    from experiments.estimate import estimates
+    from diffprune.progress import duration
+    from experiments.estimate import Device, estimates
     cells = planned(asked).cells
-    guesses = estimates(cells)
+    guesses = estimates(cells, Device.of(asked.words))
     done = [cell.standing.state == "done" for cell in cells]
     if asked.json:
         print(json.dumps([cell.described(finished) | {"estimate": guess.record()}
@@ -201,18 +203,20 @@ def report(asked: argparse.Namespace) -> int:
     from experiments.reports import write_report
     everything = planned(asked)
     for name in dict.fromkeys(table.name for table, _, _ in everything.rows):
-        print(write_report(everything, name, asked.out, page=not asked.no_page))
+        print(write_report(everything, name, asked.out, not asked.no_page, asked.mixed_protocols, parted(asked.words)[1]))
     return 0
 
 
 def dashboard(asked: argparse.Namespace) -> int:
-    """The workspace of a table's runs, the dense one as baseline; sent, or written where nobody is logged in."""
-    from experiments.dashboard import Dashboard, id_of, send
-    name, cells = "-".join(parted(asked.words)[0]), planned(asked).cells
-    dense = [cell for cell in cells if not cell.options["pruner"]["ratio"] and not cell.options["schedule"]["steps"]]
-    runs = [cell.run.name for cell in cells]
-    shown = Dashboard(name, asked.project, asked.entity, runs, id_of(dense[0].run.name) if dense else None)
-    print(send(shown, asked.out or Path(f"dashboard-{name}.json")))
+    """The workspace of tables' runs, or of those in folders; sent, or written where nobody is logged in."""
+    from experiments.dashboard import Dashboard, send
+    named, options = parted(asked.words)
+    folders = [Path(word) for word in named if word not in declared.names() and Path(word).is_dir()]
+    if folders and (len(folders) < len(named) or options or asked.seeds):
+        raise UserError(f"{folders[0]} is a folder of runs, and stands without tables, options and seeds")
+    shown = (Dashboard.of_folders(folders, asked.project, asked.entity) if folders else
+             Dashboard.of_cells("-".join(named), planned(asked).cells, asked.project, asked.entity))
+    print(send(shown, asked.out or Path(f"dashboard-{shown.name}.json")))
     return 0
 
 

@@ -1,171 +1,191 @@
 """Our numbers beside the published ones: what matches, what differs, what was not run, what does not compare and why."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from diffprune.files import read_json
-from diffprune.report.quantities import MISSING
-from diffprune.report.rows import Spread
+from diffprune.config import evaluations
+from diffprune.errors import UserError
+from diffprune.report.comparison import grouped, parts_of, protocol_differences, protocol_of, sentence
+from diffprune.report.finished import Finished
+from diffprune.report.published import PUBLISHED_ON, numbers
+from diffprune.report.quantities import MAIN, Quantity, quantities
+from diffprune.report.rows import Numbers, Spread, compared, dense
+from diffprune.report.rows import Row as Measured
+from diffprune.report.table import Table as Shown
+from diffprune.report.table import listed
 from experiments.cells import Cell
 from experiments.declared import Row, Table
-from experiments.published import conditions, find
+from experiments.published import UNKNOWN, conditions, find
 
 STDS, SHARE = 3, 0.02       # the tolerance: so many standard deviations over seeds, this share of the published value
 RULE = (f"A number matches where it is within {STDS} standard deviations over its seeds, or within {SHARE:.0%} of the "
         "published value, whichever is more; else it differs. Sizes are compared always; quality only under the published "
         "conditions.")
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number of `metrics.json`, shown times `scale`; published numbers come in that unit."""
-    key: str
-    title: str
-    scale: float = 1.0
-    decimals: int = 2
-    is_size: bool = False
-
-
-SIZES = (Quantity("params", "parameters [M]", 1e-6, 3, True), Quantity("macs", "MACs [G]", 1e-9, 4, True),
-         Quantity("total_macs", "MACs of an image, all steps [G]", 1e-9, 2, True))
-QUALITY = (Quantity("fid", "Fréchet distance ↓"), Quantity("ssim", "SSIM to dense ↑", decimals=4),
-           Quantity("inception_score", "Inception score ↑"), Quantity("precision", "precision ↑", decimals=4),
-           Quantity("recall", "recall ↑", decimals=4))
-BESIDE = (Quantity("fid_before_healing", "Fréchet distance before healing ↓"),
-          Quantity("ssim_before_healing", "SSIM before healing ↑", decimals=4), Quantity("speedup", "speed-up [×] ↑"))
-SHOWN = ("params", "macs", "fid", "ssim")       # in every table that has them; the others where they are published
+TOTAL = "total_macs"                        # MACs of an image, all its steps: the axis of some tables
+SIZES = ("params", "macs", TOTAL)
+PROTOCOL = ("sampler.", "evaluate.")        # the options that a protocol states
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table: our runs of it, one per seed, and what is published of it."""
+    """A row of a table: our runs of it, one per seed, and what is published of it; `axis` is that of the table's picture."""
     row: Row
     cells: list[Cell]
-    runs: list[dict[str, Any]]
+    runs: list[Finished]
     published: dict[str, Any]
     conditions: dict[str, Any]
+    axis: str = ""
 
     @classmethod
     def of(cls, table: Table, row: Row, cells: list[Cell]) -> "Line":
         found = find(table.source, table.dataset, row.published) if row.published else {}
-        runs = [measured(cell) for cell in cells if cell.run.metrics.exists()]
-        return cls(row, cells, runs, found, conditions(table.source, table.dataset) if found else {})
+        runs = [Finished.of(cell.folder) for cell in cells if cell.run.metrics.exists()]
+        return cls(row, cells, runs, found, conditions(table.source, table.dataset, found.get("method")) if found else {},
+                   table.figure.get("x", ""))
+
+    @cached_property
+    def numbers(self) -> list[Numbers]:
+        """What was measured of each run."""
+        return [(dense(run) if run.is_dense else compared(run)) | self.total(run) for run in self.runs]
+
+    def total(self, run: Finished) -> Numbers:
+        return {TOTAL: run.metrics["macs"] * evaluations(run.options["sampler"])} if self.axis == TOTAL else {}
+
+    @cached_property
+    def measured(self) -> Measured:
+        """Over the seeds, with the published numbers in the same units."""
+        return Measured.of(self.row.title, self.numbers, published=numbers(self.published))
 
     def ours(self, quantity: Quantity) -> Spread | None:
-        values = [run.get(quantity.key) for run in self.runs]
-        return Spread.of(value and value * quantity.scale for value in values)
+        return self.measured.values.get(quantity.key)
 
     def theirs(self, quantity: Quantity) -> float | None:
-        return self.published.get(quantity.key)
-
-    def difference(self, quantity: Quantity) -> float | None:
-        ours, theirs = self.ours(quantity), self.theirs(quantity)
-        return None if ours is None or theirs is None else ours.mean - theirs
+        return self.measured.published.get(quantity.key)
 
     def status(self, quantity: Quantity) -> str:
-        """matches, differs, not run, not comparable: why, or nothing published."""
+        """matches, differs, not run, not measured, not comparable: why, or nothing published."""
         ours, theirs = self.ours(quantity), self.theirs(quantity)
-        if ours is None:
+        if not self.runs:
             return self.not_run()
-        if theirs is None:
+        if theirs is None and ours is not None:
             return "nothing published"
-        if not quantity.is_size and (reasons := self.reasons()):
+        if theirs is not None and quantity.key not in SIZES and (reasons := self.reasons()):
             return f"not comparable: {'; '.join(reasons)}"
+        if ours is None:
+            return "not measured"
         return "matches" if matches(ours, theirs) else "differs"
 
     def not_run(self) -> str:
-        """Why there is no number."""
-        if self.runs:
-            return "not measured"
+        """Why there is no run."""
         states = [cell.standing for cell in self.cells]
         reason = next((f": {now.reason}" for now in states if now.reason), "")
         told = next((now.state for now in states if now.state in ("running", "failed", "stopped")), "")
         return f"not run ({told}{reason})" if told else "not run"
 
     def reasons(self) -> list[str]:
-        """In what our runs were not made as the published number was."""
+        """In what our runs were not made as the published number was, or may not have been."""
         differing = {}
         for run in self.runs:
+            under = made_under(run)
             for name, wanted in self.conditions.items():
                 allowed = wanted if isinstance(wanted, list) else [wanted]
-                if run["conditions"].get(name) not in allowed:
-                    differing[name] = f"{name} {run['conditions'].get(name)}, published {' or '.join(map(str, allowed))}"
+                if wanted == UNKNOWN:
+                    differing[name] = f"{name} {UNKNOWN}"
+                elif under.get(name) not in allowed:
+                    differing[name] = f"{name} {under.get(name)}, published {' or '.join(map(str, allowed))}"
             steps = self.published.get("steps")
-            if steps and self.published.get("method") != "dense" and run["conditions"]["trained"] != steps:
-                differing["trained"] = f"trained for {run['conditions']['trained']} steps, published {steps}"
+            if steps and self.published.get("method") != "dense" and under["trained"] != steps:
+                differing["trained"] = f"trained for {under['trained']} steps, published {steps}"
         return list(differing.values())
 
-    def summary(self, quantities: Sequence[Quantity]) -> str:
+    def summary(self, shown: Sequence[Quantity]) -> str:
         """One status for the row."""
-        compared = [quantity for quantity in quantities if self.theirs(quantity) is not None]
         if not self.runs:
             return self.not_run()
         seeds = "" if len(self.runs) == len(self.cells) else f" ({len(self.runs)} of {len(self.cells)} seeds)"
-        if not compared:
+        statuses = {quantity: self.status(quantity) for quantity in shown if self.theirs(quantity) is not None}
+        if not statuses:
             return f"nothing published{seeds}"
-        statuses = {quantity: self.status(quantity) for quantity in compared}
         said = [status for status in dict.fromkeys(statuses.values()) if status not in ("matches", "differs")]
         for verdict in ("differs", "matches"):
-            if names := [shown(self, quantity, verdict) for quantity, status in statuses.items() if status == verdict]:
+            if names := [self.told(quantity, verdict) for quantity, status in statuses.items() if status == verdict]:
                 said.insert(0, f"{verdict}: {', '.join(names)}")
         return "; ".join(said) + seeds
 
+    def told(self, quantity: Quantity, verdict: str) -> str:
+        """The quantity, and how far ours is off where it differs."""
+        name = quantity.key.removesuffix(f"_{PUBLISHED_ON}")
+        if verdict == "matches":
+            return name
+        off = (self.ours(quantity).mean - self.theirs(quantity)) * quantity.scale
+        return f"{name} {off:+.{quantity.decimals}f}"
 
-def shown(line: Line, quantity: Quantity, verdict: str) -> str:
-    return quantity.key if verdict == "matches" else f"{quantity.key} {line.difference(quantity):+.{quantity.decimals}f}"
+    def apart(self) -> Iterator["Line"]:
+        """A line for each protocol under which its runs were made, so that no mean is over several."""
+        differing = list(protocol_differences(self.runs))
+        groups = grouped(self.runs, lambda run: parts_of(run, differing))
+        if len(groups) < 2:
+            yield self
+            return
+        for runs in groups:
+            said = ", ".join(f"{name} {value}" for name, value in parts_of(runs[0], differing).items())
+            cells = [cell for cell in self.cells if cell.folder.resolve() in {run.run.folder.resolve() for run in runs}]
+            yield replace(self, row=replace(self.row, title=f"{self.row.title} [{said}]"), cells=cells, runs=runs)
 
 
-def measured(cell: Cell) -> dict[str, Any]:
-    """What a finished cell's metrics say, with its total MACs and the conditions it was made under."""
-    metrics, options = read_json(cell.run.metrics), cell.options
-    evaluations = options["sampler"]["steps"] * (2 if options["sampler"].get("guidance") not in (None, 1.0) else 1)
-    made_under = metrics["protocol"] | {"features": metrics["features"], "images": metrics["images"],
-                                        "ratio": options["pruner"].get("ratio"), "trained": options["schedule"]["steps"]}
-    return metrics | {"total_macs": metrics["macs"] * evaluations, "conditions": made_under}
+def made_under(run: Finished) -> dict[str, Any]:
+    """The conditions that a published number may ask for, as they were for this run."""
+    return protocol_of(run) | {"images": run.metrics["images"], "ratio": run.options["pruner"].get("ratio"),
+                               "trained": run.options["schedule"]["steps"]}
 
 
 def matches(ours: Spread, theirs: float) -> bool:
     return abs(ours.mean - theirs) <= max(STDS * (ours.std or 0.0), SHARE * abs(theirs))
 
 
-def quantities(lines: Iterable[Line], axis: str) -> list[Quantity]:
-    """What a table of `lines` shows: the usual, what is published of them, and what is on its picture's `axis`."""
-    lines = list(lines)
-    said = {key for line in lines for key in line.published} | {*SHOWN, axis}
-    known = {key for line in lines for run in line.runs for key, value in run.items() if value is not None}
-    return [*(one for one in (*SIZES, *QUALITY) if one.key in said), *(one for one in BESIDE if one.key in known)]
+def comparable(table: Table, lines: Sequence[Line], mixed_protocols: bool) -> list[Line]:
+    """The lines that may be shown together; with `mixed_protocols`, those of several protocols divided.
 
-
-def markdown(lines: Sequence[Line], shown: Sequence[Quantity]) -> str:
-    """The table for people: ours, then what is published of it, then the status."""
-    theirs = [one for one in shown if any(line.theirs(one) is not None for line in lines)]
-    header = ["", *(one.title for one in shown), *(f"published: {one.title}" for one in theirs), "status"]
-    rule = [":--", *["--:"] * (len(shown) + len(theirs)), ":--"]
-    body = [[line.row.title, *(spread(line.ours(one), one) for one in shown),
-             *(MISSING if line.theirs(one) is None else f"{line.theirs(one):g}" for one in theirs), line.summary(shown)]
-            for line in lines]
-    return "".join(f"| {' | '.join(cell.replace('|', ' ') for cell in row)} |\n" for row in (header, rule, *body))
-
-
-def spread(ours: Spread | None, quantity: Quantity) -> str:
-    """Mean ± standard deviation (number of seeds)."""
-    if ours is None:
-        return MISSING
-    text = f"{ours.mean:.{quantity.decimals}f}"
-    return f"{text} ± {ours.std:.{quantity.decimals}f} ({ours.n})" if ours.std else text
-
-
-def records(lines: Sequence[Line], shown: Sequence[Quantity]) -> str:
-    """CSV for programs: one line for each row and quantity, numbers at full precision."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "quantity", "ours", "ours_std", "seeds", "published", "difference", "status"])
+    Raises UserError, without `mixed_protocols`, where protocols differ within a row, or between rows in a part that is no
+    axis of the table.
+    """
+    if mixed_protocols:
+        return [part for line in lines for part in line.apart()]
     for line in lines:
-        for one in shown:
-            ours = line.ours(one) or Spread(None, None, 0)
-            writer.writerow([line.row.title, one.key, ours.mean, ours.std, ours.n, line.theirs(one), line.difference(one),
-                             line.status(one)])
-    return out.getvalue()
+        if differing := protocol_differences(line.runs):
+            raise UserError(refusal(f"the runs of {line.row.title}", differing))
+    differing = mixed(table, lines)
+    if differing:
+        raise UserError(refusal(f"the runs of {table.name}", differing))
+    return list(lines)
+
+
+def refusal(whose: str, differing: dict[str, list[Any]]) -> str:
+    return (f"{whose} were made under different protocols ({sentence(differing)}), so their numbers do not compare: repeat "
+            "those that differ, or add --mixed-protocols to see each under its own")
+
+
+def mixed(table: Table, lines: Sequence[Line]) -> dict[str, list[Any]]:
+    """{part of the protocol: its values} for what differs between rows that the table does not mean to differ."""
+    found = protocol_differences([run for line in lines for run in line.runs])
+    return {name: values for name, values in found.items() if name not in axes(table)}
+
+
+def axes(table: Table) -> set[str]:
+    """The parts of the protocol that the table's rows set, each to its own value."""
+    said = [dict(text.split("=", 1) for text in row.overrides if text.startswith(PROTOCOL)) for row in table.rows]
+    return {key.rpartition(".")[2] for own in said for key in own if len({other.get(key) for other in said}) > 1}
+
+
+def beside(lines: Sequence[Line]) -> Shown:
+    """The report's own table of the lines, then a status for each; its records have one for each published number too."""
+    rows = [line.measured for line in lines]
+    shown, known = listed(rows, [], MAIN, published=True), quantities(rows, published=True)
+    compared_with = [one for one in known if any(one.key in row.published for row in rows)]
+    status = [line.summary(known) for line in lines]
+    records = [record | {f"{one.key}_status": line.status(one) for one in compared_with} | {"status": said}
+               for line, record, said in zip(lines, shown.records, status, strict=True)]
+    return replace(shown, header=[*shown.header, "status"], records=records, numbers=[],
+                   body=[[*entries, said] for entries, said in zip(shown.body, status, strict=True)])

@@ -1,17 +1,19 @@
 """The cells of tables: one run each, with its folder; cells that are the same run are one, in whatever tables they are."""
 
+import gc
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffprune.config import fingerprint, name_of, scientific
+from diffprune.config import fingerprint, name_of, prunes, scientific
 from diffprune.errors import UserError
 from diffprune.run import Run
 from diffprune.standing import Standing
-from experiments.composed import Composer, unchosen
+from experiments.composed import Composer, pruner_of, unchosen
 from experiments.declared import Row, Table, table
 
 ELSEWHERE = ("launcher", "hydra")       # options that say how cells are submitted, not what one is
@@ -34,6 +36,11 @@ class Cell:
     run = property(lambda self: Run(self.folder))
     standing = property(lambda self: Standing.of(self.run, self.until))
     name = property(lambda self: f"{self.title}, seed {self.seed}")
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it neither prunes nor trains."""
+        return not prunes(self.options) and not self.options["schedule"]["steps"]
 
     @property
     def command(self) -> list[str]:
@@ -72,16 +79,49 @@ def plan(names: Sequence[str], overrides: Sequence[str] = (), seeds: tuple[int, 
 
 def of_tables(tables: Sequence[Table], overrides: Sequence[str] = ()) -> Plan:
     own = [text for text in overrides if not elsewhere(text)]
-    composer = Composer()
-    return Plan([(declared, row, [cell(row, seed, own, composer) for seed in row.seeds])
-                 for declared in tables for row in declared.rows])
+    composer = Composer(name for one in tables for row in one.rows if (name := pruner_of(row.overrides)))
+    with without_collection():
+        return Plan([(declared, row, of_row(row, own, composer, declared.name))
+                     for declared in tables for row in declared.rows])
 
 
-def cell(row: Row, seed: int, overrides: Sequence[str], composer: Composer) -> Cell:
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """A plan makes many objects and drops few: looking for garbage among them would be a fifth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def of_row(row: Row, overrides: Sequence[str], composer: Composer, group: str) -> list[Cell]:
+    """A cell for each seed; what they share is found once, where nothing else follows the seed."""
+    first, *others = row.seeds
+    one = cell(row, first, overrides, composer, group)
+    if f"seed={first}" not in one.overrides or not composer.is_alone("seed", one.overrides):
+        return [one, *(cell(row, seed, overrides, composer, group) for seed in others)]
+    return [one, *(reseeded(one, first, seed) for seed in others)]
+
+
+def reseeded(one: Cell, first: int, seed: int) -> Cell:
+    """The cell that differs from `one`, whose seed is `first`, in its seed alone."""
+    options = {**one.options, "seed": seed}
+    words = tuple(f"seed={seed}" if text == f"seed={first}" else text for text in one.overrides)
+    return replace(one, seed=seed, overrides=words, options=options,
+                   folder=one.folder.with_name(name_of(options)))
+
+
+def cell(row: Row, seed: int, overrides: Sequence[str], composer: Composer, group: str | None = None) -> Cell:
+    """The row's run with `seed`; a logger that groups runs groups it under `group`, unless it was told another."""
     chosen = merged((*row.overrides, f"seed={seed}", *overrides))
     options = composer.options(chosen)
     still = unchosen(options)
     runs, dataset, until = options["paths"]["runs"], options["dataset"]["name"], options["until"]
+    if group and options["logger"].get("group", "") is None:
+        chosen += (f"logger.group={group}",)
     science = scientific(options)
     return Cell(row.title, science["seed"], chosen, science, Path(runs) / dataset / name_of(science), until, tuple(still))
 

@@ -4,51 +4,87 @@ Composing takes a tenth of a second. Runs that choose the same groups differ in 
 part is composed once, and the values are set as the schema's types take them. What that cannot do, Hydra does in full.
 """
 
+import copy
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, is_dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, ValidationError
 
 from diffprune.composition import register
-from diffprune.config import OUTSIDE_THE_HASH, branch_of
+from diffprune.config import OUTSIDE_THE_HASH, Pruner, branch_of
 from diffprune.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"
+PRUNER, CHOICE = re.compile(r"pruner=\w+"), re.compile(r"(dataset|model|schedule|sampler|evaluate|logger)=\w+")
+registered = cache(register)
+INTEGER = re.compile(r"([a-z_]\w*(?:\.\w+)*)=(0|-?[1-9]\d*)")
 VALUE = re.compile(r"[a-z_]\w*(\.\w+)*=.*", re.DOTALL)
 
 
-def composed(overrides: tuple[str, ...], with_hydra: bool = False) -> DictConfig:
-    """What Hydra composes, for `with_hydra` with its own node."""
-    register()
+def composed(overrides: tuple[str, ...], with_hydra: bool = False, config: str = "config") -> DictConfig:
+    """What Hydra composes, for `with_hydra` with its own node; `config` may be one choice of a group."""
+    registered()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=with_hydra)
+        return compose(config, list(overrides), return_hydra_config=with_hydra)
 
 
 class Composer:
-    """Options of many runs; remembers what it composed."""
+    """Options of many runs; remembers what it composed. The choices of `pruners` are composed together, when one is met."""
 
-    def __init__(self) -> None:
+    def __init__(self, pruners: Iterable[str] = ()) -> None:
+        self.names = sorted(name for name in set(pruners) if (CONF / "pruner" / f"{name}.yaml").exists())
         self.bases: dict[tuple[str, ...], Base] = {}
+        self.others: dict[tuple[str, ...], DictConfig] = {}     # one for each set of choices but the pruner's
 
     def options(self, overrides: tuple[str, ...]) -> dict[str, Any]:
         """All options, resolved, in a dict of the caller's own; what is not chosen yet is `???`."""
-        groups = tuple(text for text in overrides if not is_value(text))
-        base = self.base(groups)
+        base = self.base(groups(overrides))
         try:
             return base.with_values([text for text in overrides if is_value(text)])
         except (NotPlain, ValidationError):     # also a mistake, which Hydra names better
             return own(self.base(overrides).options)
 
+    def is_alone(self, key: str, overrides: tuple[str, ...]) -> bool:
+        """Whether `key` is a plain value that no other option follows."""
+        return self.base(groups(overrides)).is_plain(key)
+
     def base(self, overrides: tuple[str, ...]) -> "Base":
         if overrides not in self.bases:
-            self.bases[overrides] = Base(composed(overrides))
+            self.bases[overrides] = Base(self.chosen(overrides))
         return self.bases[overrides]
+
+    def chosen(self, overrides: tuple[str, ...]) -> DictConfig:
+        """What Hydra composes; where a run differs from another in the pruner alone, only the pruner is put in its place."""
+        name = pruner_of(overrides)
+        others = tuple(text for text in overrides if not PRUNER.fullmatch(text))
+        if name not in self.names or not all(map(CHOICE.fullmatch, others)):
+            return composed(overrides)
+        if others not in self.others:
+            self.others[others] = composed(overrides)
+            return self.others[others]
+        cfg, own = copy.deepcopy(self.others[others]), self.pruners[name]
+        cfg.pruner = own if is_dataclass(OmegaConf.get_type(own)) else OmegaConf.merge(Pruner, own)
+        return cfg
+
+    @cached_property
+    def pruners(self) -> DictConfig:
+        """{name: its options} of every pruner that was announced, in one composition."""
+        choices = [{f"pruner@{name}": name} for name in self.names]
+        ConfigStore.instance().store(name="pruners", node={"defaults": choices})
+        return composed((), config="pruners")
+
+
+def pruner_of(overrides: Iterable[str]) -> str | None:
+    """The choice of a pruner among overrides."""
+    return next((text.partition("=")[2] for text in overrides if PRUNER.fullmatch(text)), None)
 
 
 class NotPlain(Exception):
@@ -82,13 +118,18 @@ class Base:
     def typed(self, text: str) -> Any:
         """The value of `key=value` as the schema's type of `key` takes it."""
         key, value = parsed(text)
-        branch, last = branch_of(self.options, key), key.rpartition(".")[2]
-        if last not in branch or isinstance(branch[last], dict | list) or isinstance(value, dict | list):
-            raise NotPlain(text)
-        if re.search(rf"\b{re.escape(key)}\b", self.interpolations) or self.refers(key) or "${" in str(value):
+        if not self.is_plain(key) or isinstance(value, dict | list) or "${" in str(value):
             raise NotPlain(text)
         OmegaConf.update(self.cfg, key, value)
         return OmegaConf.select(self.cfg, key)
+
+    @cache    # noqa: B019
+    def is_plain(self, key: str) -> bool:
+        """Whether `key` has a value that no other follows, and that follows none."""
+        branch, last = branch_of(self.options, key), key.rpartition(".")[2]
+        if last not in branch or isinstance(branch[last], dict | list):
+            return False
+        return not re.search(rf"\b{re.escape(key)}\b", self.interpolations) and not self.refers(key)
 
     def refers(self, key: str) -> bool:
         """Whether the value of `key` is an interpolation."""
@@ -99,13 +140,23 @@ class Base:
     __hash__ = object.__hash__
 
 
+parser = cache(OverridesParser.create)
+
+
 @cache
 def parsed(text: str) -> tuple[str, Any]:
     """(key, value) of an override in Hydra's grammar."""
-    (override,) = OverridesParser.create().parse_overrides([text])
+    if whole := INTEGER.fullmatch(text):      # as every seed is: what the grammar makes of it, a hundred times as fast
+        return whole[1], int(whole[2])
+    (override,) = parser().parse_overrides([text])
     if override.is_sweep_override():
         raise UserError(f"{text} sweeps over values: a table's rows are its sweep, give one value")
     return override.key_or_group, override.value()
+
+
+def groups(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """The overrides that choose, add or delete, rather than set a value."""
+    return tuple(text for text in overrides if not is_value(text))
 
 
 @cache

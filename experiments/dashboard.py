@@ -1,57 +1,65 @@
-"""`python -m experiments.dashboard NAME | RUNS…`: a Weights & Biases workspace for the runs of one table.
+"""A Weights & Biases workspace for runs, finished or not: those of tables, or those in folders.
 
 Without a login the specification goes into a file, and what sends it is said.
 """
 
-import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffprune.command import one_sentence
 from diffprune.errors import UserError
 from diffprune.files import write_json
+from diffprune.report.comparison import distinguishing, flat, without_seed
 from diffprune.report.finished import find, read_all
-from diffprune.track import ID_LENGTH, first_line, logged_in
+from diffprune.track import ID_LENGTH, SHORT, first_line, logged_in
+from experiments.cells import Cell
 
-PROJECT = "diffprune"
 FID, SSIM, MACS = "quality/fid", "quality/ssim", "achieved/macs"
-CRITERION, RATIO, THRESHOLD = "prune/criterion", "prune/ratio", "prune/threshold"
+RATIO, THRESHOLD = SHORT["pruner.ratio"], SHORT["pruner.threshold"]
 
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Which runs, in which project: those of the group `name`, or `runs` by their names; `baseline` is a run's id."""
+    """Which runs, by their ids, in which project; `keys` are the options that tell them apart but for the seed.
+
+    `baseline` is the dense run's id.
+    """
     name: str
-    project: str = PROJECT
-    entity: str | None = None
-    runs: Sequence[str] = ()
+    project: str
+    entity: str | None
+    runs: Sequence[str]
+    keys: Sequence[str]
     baseline: str | None = None
 
     @classmethod
-    def of(cls, folders: Sequence[Path], project: str = PROJECT, entity: str | None = None) -> "Dashboard":
-        """For the finished runs in or below `folders`, the dense one as baseline where there is one."""
+    def of_cells(cls, name: str, cells: Sequence[Cell], project: str, entity: str | None = None) -> "Dashboard":
+        """For the runs that `cells` are or will be."""
+        return cls(name, project, entity, [id_of(cell.run.name) for cell in cells],
+                   keys([cell.options for cell in cells]), first_dense({cell.run.name: cell for cell in cells}))
+
+    @classmethod
+    def of_folders(cls, folders: Sequence[Path], project: str, entity: str | None = None) -> "Dashboard":
+        """For the finished runs in or below `folders`; raises UserError where there is none."""
         finished, _ = read_all(find(folders)[0])
         if not finished:
             raise UserError(f"no finished run in {', '.join(map(str, folders))}: a dashboard shows finished runs")
-        dense = sorted((run for run in finished if run.is_dense), key=lambda run: run.options["seed"])
-        return cls(folders[0].resolve().name, project, entity, [run.run.name for run in finished],
-                   id_of(dense[0].run.name) if dense else None)
+        return cls(folders[0].resolve().name, project, entity, [id_of(run.run.name) for run in finished],
+                   keys([run.options for run in finished]), first_dense({run.run.name: run for run in finished}))
 
     def workspace(self) -> Any:
         """The workspace, not yet sent; raises nothing for a run that the service does not know."""
         import wandb_workspaces.workspaces as ws
-        selected = ws.Metric("Name").isin(list(self.runs)) if self.runs else ws.Metric("Group") == self.name
+        columns = dict.fromkeys([*self.keys, *SHORT.values(), "seed"])
         return ws.Workspace(
-            entity=self.entity or "", project=self.project, name=self.name, sections=sections(),
+            entity=self.entity or "", project=self.project, name=self.name, sections=sections(self.keys),
             auto_generate_panels=True,
             runset_settings=ws.RunsetSettings(
-                filters=ws.And(selected), groupby=[ws.Config(key) for key in (CRITERION, RATIO, THRESHOLD)],
+                filters=ws.And(ws.Metric("ID").isin(list(self.runs))), groupby=[ws.Config(key) for key in self.keys],
                 order=[ws.Ordering(ws.Summary(FID), ascending=True)], baseline_run=self.baseline,
                 pinned_columns=[*(f"summary:{key}" for key in (FID, SSIM, MACS, "achieved/params", "speed/speedup")),
-                                *(f"config:{key}" for key in (CRITERION, RATIO, THRESHOLD, "seed"))]))
+                                *(f"config:{key}" for key in columns)]))
 
     def specification(self) -> dict[str, Any]:
         """What would be sent, as plain values."""
@@ -61,13 +69,26 @@ class Dashboard:
                 "spec": json.loads(view.model_dump_json(by_alias=True, exclude_none=True))}
 
 
-def sections() -> list[Any]:
+def keys(options: Sequence[dict[str, Any]]) -> list[str]:
+    """The tracker's names of the options that tell runs with these scientific `options` apart, whatever their seed."""
+    found = distinguishing([flat(without_seed(own)) for own in options]) or ["pruner.name"]
+    return [SHORT.get(key, key.replace(".", "/")) for key in found]
+
+
+def first_dense(runs: Mapping[str, Any]) -> str | None:
+    """The id of the dense one among {name: cell or finished run}, of several the first with the lowest seed."""
+    dense = {name: run.options["seed"] for name, run in runs.items() if run.is_dense}
+    return id_of(min(dense, key=dense.get)) if dense else None
+
+
+def sections(keys: Sequence[str]) -> list[Any]:
     """Quality against size, all cells at a glance, images from the same noise, training."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
     size = wr.SummaryMetric(MACS)
-    cells = [wr.ParallelCoordinatesPlotColumn(metric, title, inverted=title in ("FID",)) for metric, title in (
-        (wr.Config(RATIO), "ratio"), (wr.Config(THRESHOLD), "threshold"), (size, "MACs"), (wr.SummaryMetric(FID), "FID"))]
+    asked = {RATIO: "ratio", THRESHOLD: "threshold"} | {key: key for key in keys if key not in (RATIO, THRESHOLD)}
+    cells = [wr.ParallelCoordinatesPlotColumn(metric, title, inverted=title == "FID") for metric, title in (
+        *((wr.Config(key), title) for key, title in asked.items()), (size, "MACs"), (wr.SummaryMetric(FID), "FID"))]
     quality = [wr.ScatterPlot(title=f"{title} against MACs, coloured by threshold", x=size, y=wr.SummaryMetric(key),
                               z=wr.Config(THRESHOLD)) for title, key in (("FID", FID), ("SSIM to dense", SSIM))]
     return [
@@ -96,33 +117,3 @@ def send(dashboard: Dashboard, out: Path) -> str:
             reason = f"W&B refuses it ({first_line(error)})"
     write_json(out, dashboard.specification())
     return f"{reason}: the specification is in {out}. `wandb login`, then the same command, sends it."
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Builds what the command line names; a user's mistake ends it with one sentence and exit status 1."""
-    asked = parser().parse_args(arguments)
-    with one_sentence():
-        folders = [Path(what) for what in asked.what]
-        if all(folder.is_dir() for folder in folders):
-            dashboard = Dashboard.of(folders, asked.project, asked.entity)
-        elif len(folders) == 1:
-            dashboard = Dashboard(asked.what[0], asked.project, asked.entity, baseline=asked.baseline)
-        else:
-            raise UserError(f"{', '.join(map(str, folders))} are not all folders: name run folders, or one experiment")
-        print(send(dashboard, asked.out or Path(f"dashboard-{dashboard.name}.json")))
-
-
-def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser("python -m experiments.dashboard", description=__doc__)
-    out.add_argument("what", nargs="+", metavar="NAME|RUNS",
-                     help="an experiment, whose runs share that group, or folders of runs")
-    out.add_argument("--project", default=PROJECT, help=f"the W&B project (default: {PROJECT})")
-    out.add_argument("--entity", help="the W&B user or team (default: one's own)")
-    out.add_argument("--baseline", metavar="ID", help="with NAME: the id of the dense model's run; run folders tell it")
-    out.add_argument("--out", type=Path, metavar="FILE", help="where the specification goes without a login "
-                     "(default: dashboard-NAME.json)")
-    return out
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from diffprune.config import evaluations
 from diffprune.files import read_json
 from diffprune.progress import duration
 from diffprune.run import Run
@@ -20,6 +21,7 @@ INCEPTION = 5.7e9           # MACs of one image's features
 BYTES_PER_MAC = 8e-3        # activations of a training image, per MAC of an evaluation
 COPIES = 5                  # of the weights while training: weights, gradients, two moments, average
 RUNTIME = 600e6             # bytes of the libraries themselves
+ON_CPU = " CPU, "           # in what a run calls its device
 TRIED = 20                  # finished runs that are looked at
 
 
@@ -38,13 +40,36 @@ class Estimate:
         return {"seconds": round(self.seconds), "memory": int(self.memory), "disk": int(self.disk), "basis": self.basis}
 
 
-def estimates(cells: Sequence[Cell]) -> list[Estimate]:
+@dataclass(frozen=True)
+class Device:
+    """What cells are taken to run on, a GPU or a CPU, and `because` of what."""
+    gpu: bool
+    because: str
+
+    rate = property(lambda self: GPU if self.gpu else CPU)
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> "Device":
+        """As the command's `words` say it; a cluster's nodes have GPUs, and else this machine is asked."""
+        asked = dict(word.split("=", 1) for word in words if "=" in word)
+        device = asked.get("device", "auto")
+        if device != "auto":
+            return cls(device.startswith("cuda"), f"device={device}")
+        if asked.get("launcher") == "slurm":
+            return cls(True, "launcher=slurm")
+        return cls(has_gpu(), "one is here" if has_gpu() else "none is here, device=cuda or launcher=slurm counts on one")
+
+    def __str__(self) -> str:
+        return f"at {self.rate:.0e} MAC/s, the rate of a {'GPU' if self.gpu else 'CPU'} ({self.because})"
+
+
+def estimates(cells: Sequence[Cell], device: Device) -> list[Estimate]:
     """Of each cell as a whole, whatever of it is done; a model that several share is made by the first of them."""
-    known, gpu, made, found = history(cells), has_gpu(), set(), []
+    known, made, found = history(cells, device), set(), []
     for cell in cells:
         past = known.get((cell.folder.parent, cell.options["model"]["name"]), [])
         steps = 0 if cell.model in made else cell.options["schedule"]["steps"]
-        guessed = arithmetic(cell, steps, gpu)
+        guessed = arithmetic(cell, steps, device)
         found.append(measured(cell, steps, past, guessed) if past else guessed)
         made.add(cell.model)
     return found
@@ -73,12 +98,14 @@ class Past:
         return json.loads(self.run.progress.read_text().splitlines()[-1])["step"]
 
 
-def history(cells: Sequence[Cell]) -> dict[tuple[Path, str], list[Past]]:
-    """{(folder of a data set's runs, model): some of its finished runs}"""
+def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], list[Past]]:
+    """{(folder of a data set's runs, model): some of its finished runs}, of those on the same kind of device."""
     found: dict[tuple[Path, str], list[Past]] = {}
     for folder in dict.fromkeys(cell.folder.parent for cell in cells):
         for file in sorted(folder.glob("*/metrics.json"))[:TRIED]:
             metrics = read_json(file)
+            if (made_on := metrics.get("device")) and device.gpu == (ON_CPU in made_on):
+                continue
             found.setdefault((folder, metrics["model"]), []).append(Past(Run(file.parent), metrics))
     return found
 
@@ -97,22 +124,27 @@ def measured(cell: Cell, steps: int, past: Sequence[Past], guessed: Estimate) ->
                + images * middle("evaluate", lambda run: run.metrics["images"]))
     kept = [run.memory for run in past if run.memory]
     return Estimate(seconds, max(kept, default=guessed.memory), median(run.disk for run in past),
-                    f"{len(past)} finished runs of this model")
+                    f"{len(past)} finished runs of this model{on(past)}")
 
 
-def arithmetic(cell: Cell, steps: int, gpu: bool) -> Estimate:
+def on(past: Sequence[Past]) -> str:
+    devices = sorted({run.metrics["device"] for run in past if run.metrics.get("device")})
+    return f" on {' and '.join(devices)}" if devices else ""
+
+
+def arithmetic(cell: Cell, steps: int, device: Device) -> Estimate:
     """For training `steps`, at the rate of the device; a nominal ratio r is taken to leave (1 - r)² of the model."""
-    options, rate = cell.options, GPU if gpu else CPU
+    options = cell.options
     dense = datasets().get(options["dataset"]["name"], {}).get("dense")
     if dense is None:
         return Estimate(0, 0, 0, "no estimate: nothing is known of this data set's model")
     left = (1 - options["pruner"].get("ratio", 0.0)) ** 2
     macs, weights = dense["macs"] * 1e9, dense["params"] * 4e6
     pixels = options["dataset"]["resolution"] ** 2 * options["dataset"]["channels"]
-    memory = RUNTIME * (not gpu) + weights * COPIES + options["schedule"]["batch"] * macs * BYTES_PER_MAC
+    memory = RUNTIME * (not device.gpu) + weights * COPIES + options["schedule"]["batch"] * macs * BYTES_PER_MAC
     trained = options["schedule"]["steps"] > 0
     disk = weights * (1 + left + trained * left * COPIES) + options["evaluate"]["images"] * pixels
-    return Estimate(work(options, steps, macs, left) / rate, memory, disk, f"MACs × steps × images at {rate:.0e} MAC/s")
+    return Estimate(work(options, steps, macs, left) / device.rate, memory, disk, f"MACs × steps × images {device}")
 
 
 def work(options: dict[str, Any], steps: int, macs: float, left: float) -> float:
@@ -120,8 +152,7 @@ def work(options: dict[str, Any], steps: int, macs: float, left: float) -> float
     pruner, images = options["pruner"], options["evaluate"]["images"]
     walk = 1000 * pruner["calibration_batch"] * TRAINING * macs * ("threshold" in pruner)
     training = steps * options["schedule"]["batch"] * TRAINING * macs * left
-    evaluations = options["sampler"]["steps"] * (2 if options["sampler"].get("guidance") not in (None, 1.0) else 1)
-    return (walk + training + images * evaluations * macs * (1 + left)
+    return (walk + training + images * evaluations(options["sampler"]) * macs * (1 + left)
             + images * 2 * INCEPTION * (options["evaluate"]["features"] == "inception"))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 FILE = Path(__file__).parent / "published.yaml"
+UNKNOWN = "unknown"
 ABLATION = range(50, 1001, 50)      # timesteps kept, of the values in `timestep_ablation`
 
 
@@ -29,9 +30,13 @@ def find(source: str, dataset: str, wanted: dict[str, Any]) -> dict[str, Any]:
     return next((row for row in rows if all(({"ratio": 0.3} | row).get(key) == value for key, value in wanted.items())), {})
 
 
-def conditions(source: str, dataset: str) -> dict[str, Any]:
-    """{part of a run's protocol: its published value, or several in a list}: what a run must share to be compared."""
-    return part(source, dataset).get("conditions", {})
+def conditions(source: str, dataset: str, method: str | None = None) -> dict[str, Any]:
+    """{part of a run's protocol: its published value, or several in a list}: what a run must share to be compared.
+
+    For the rows of `method`; UNKNOWN is a value that nobody printed, so that no run can be known to share it.
+    """
+    about = part(source, dataset)
+    return about.get("conditions", {}) | about.get("conditions_of", {}).get(method, {})
 
 
 def part(source: str, dataset: str) -> dict[str, Any]:

@@ -1,46 +1,74 @@
-"""`python -m experiments.readme [RUNS|TABLE]`: the README's tables, from results kept in the repository.
+"""`python -m experiments.readme [RUNS]`: the README's tables and figure, and table1_digits, from results that are kept.
 
-RUNS are run folders, or folders above them, a TABLE stands for its finished runs: their configuration and metrics are
-copied to `experiments/results/digits` first, and the sample grid of the default run beside them. Without them the tables
-are written anew from what is kept.
+RUNS is a folder of runs that has every run of table1_digits: what tells their numbers and how they were made is copied to
+`experiments/results/digits` first, in place of what was there. Without it everything is made anew from what is kept.
 """
 
+import io
 import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from PIL import Image
 
+from diffprune.command import one_sentence
+from diffprune.errors import UserError
+from diffprune.files import appearing, write_json
 from diffprune.report import run_table
 from diffprune.report.comparison import compare
 from diffprune.report.finished import Finished, find
 from diffprune.report.quantities import MAIN
 from diffprune.run import Run
+from diffprune.standing import Standing
+from experiments.beside import beside
 from experiments.blocks import replaced
 from experiments.cells import plan
-from experiments.declared import names
+from experiments.reports import asked, files
 
 ROOT = Path(__file__).parent.parent
-KEPT = ROOT / "experiments" / "results" / "digits"
-GRID = ROOT / "experiments" / "results" / "digits_samples.png"
+README = ROOT / "README.md"
+RESULTS = ROOT / "experiments" / "results"
+TABLE, DATASET = "table1_digits", "digits"
 SCALE = 8       # screen pixels per image pixel
 
 
-def keep(folder: Path) -> None:
-    """Copies what tells a run's numbers and how they were made; where it lay is nobody's business."""
-    source, target = Run(folder), Run(KEPT / folder.name)
-    target.config.parent.mkdir(parents=True, exist_ok=True)
+def keep(runs: Path, results: Path = RESULTS) -> int:
+    """Copies every finished run of the table from in or below `runs` to `results`; returns how many there are.
+
+    Raises UserError, before anything is touched, where one is missing.
+    """
+    found = {folder.name: folder for folder in find([runs])[0]}
+    cells = plan([TABLE]).cells
+    if lacking := [cell.name for cell in cells if cell.run.name not in found]:
+        raise UserError(f"{runs} lacks {len(lacking)} of the {len(cells)} finished runs of {TABLE} ({lacking[0]}): "
+                        f"python -m experiments run {TABLE} paths.runs=… makes them")
+    processes: dict[tuple[str, int], int] = {}
+    with appearing(results / DATASET) as partial:
+        for cell in cells:
+            keep_run(Run(found[cell.run.name]), Run(partial / cell.run.name), processes)
+    return len(cells)
+
+
+def keep_run(source: Run, target: Run, processes: dict[tuple[str, int], int]) -> None:
+    """Copies what tells the run's numbers and how they were made; where it lay and on which machine is nobody's business.
+
+    `processes` numbers those that made runs, in order of appearance.
+    """
+    target.config.parent.mkdir(parents=True)
     shutil.copyfile(source.metrics, target.metrics)
     options = OmegaConf.load(source.config)
     options.paths = {"runs": "runs", "cache": "cache"}
     OmegaConf.save(options, target.config)
-
-
-def keep_grid(folder: Path) -> None:
-    """The sample grid, enlarged without smoothing."""
-    from PIL import Image
-    with Image.open(Run(folder).grid) as grid:
-        grid.resize((grid.width * SCALE, grid.height * SCALE), Image.Resampling.NEAREST).save(GRID)
+    if source.standing.exists():
+        now = Standing.of(source)
+        number = processes.setdefault((now.host, now.pid), len(processes) + 1)
+        write_json(target.standing, asdict(replace(now, host="", pid=number)))
+    if is_default(Finished.of(source.folder)):
+        target.samples.mkdir()
+        shutil.copyfile(source.grid, target.grid)
 
 
 def is_default(run: Finished) -> bool:
@@ -48,37 +76,42 @@ def is_default(run: Finished) -> bool:
     return run.options["seed"] == 0 and run.metrics["pruner"] == "diff_pruning"
 
 
-def tables() -> dict[str, str]:
-    """{block of the README: its Markdown}"""
-    runs = [Finished.of(folder) for folder in find([KEPT])[0]]
+def made(results: Path = RESULTS, readme: Path = README) -> dict[Path, bytes]:
+    """{file: its content}, all of it from the kept runs."""
+    runs = [Finished.of(folder) for folder in find([results / DATASET])[0]]
     (default,) = (run for run in runs if is_default(run))
-    return {"default run": run_table(default.run.folder, MAIN).markdown(),
-            "criteria": compare(runs, level=MAIN).markdown()}
+    text = readme.read_text()
+    for block, shown in {"default run": run_table(default.run.folder, MAIN), "criteria": compare(runs, level=MAIN)}.items():
+        text = replaced(text, block, shown.markdown())
+    table, lines = asked(plan([TABLE], [f"paths.runs={results}"]), TABLE)
+    shown = {results / name: content for name, content in files(table, lines, beside(lines)).items() if content is not None}
+    return {readme: text.encode(), results / "digits_samples.png": enlarged(default.run.grid)} | shown
 
 
-def rendered(readme: str) -> str:
-    """`readme` with its generated blocks made anew."""
-    for name, table in tables().items():
-        readme = replaced(readme, name, table)
-    return readme
+def enlarged(grid: Path) -> bytes:
+    """A picture of small images as PNG, larger without smoothing."""
+    out = io.BytesIO()
+    with Image.open(grid) as small:
+        large = small.resize((small.width * SCALE, small.height * SCALE), Image.Resampling.NEAREST)
+        large.save(out, "png", optimize=True)
+    return out.getvalue()
 
 
-def paths(argument: str) -> list[Path]:
-    """The folders that a word of the command line stands for."""
-    if argument not in names():
-        return [Path(argument)]
-    return [cell.folder for cell in plan([argument]).cells if cell.run.metrics.exists()]
+def write(contents: Mapping[Path, bytes]) -> None:
+    for path, content in contents.items():
+        with appearing(path) as partial:
+            partial.write_bytes(content)
 
 
 def main(arguments: list[str]) -> None:
-    folders = find([path for argument in arguments for path in paths(argument)])[0]
-    for folder in folders:
-        keep(folder)
-        if is_default(Finished.of(folder)):
-            keep_grid(folder)
-    readme = ROOT / "README.md"
-    readme.write_text(rendered(readme.read_text()))
-    print(f"{readme.name}: {len(folders)} runs kept, tables written")
+    with one_sentence():
+        if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
+            raise UserError("python -m experiments.readme takes one folder of runs, or nothing")
+        if arguments:
+            print(f"{keep(Path(arguments[0]))} runs kept in {RESULTS / DATASET}")
+        written = made()
+        write(written)
+        print("written:", *(path.relative_to(ROOT) for path in written))
 
 
 if __name__ == "__main__":

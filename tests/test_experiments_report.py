@@ -8,26 +8,27 @@ from typing import Any
 
 import pytest
 
+from diffprune.errors import UserError
+from diffprune.report.quantities import Quantity
 from diffprune.report.rows import Spread
 from experiments.__main__ import main
-from experiments.beside import QUALITY, SIZES, Line, markdown, matches, quantities, records
+from experiments.beside import Line, axes, beside, comparable, matches
 from experiments.cells import Cell
-from experiments.declared import Row, table
-from experiments.estimate import estimates
+from experiments.declared import Row, Table, table
+from experiments.estimate import CPU, GPU, Device, estimates
 from experiments.picture import picture
-from experiments.reports import missing
-from tests.conftest import ROOT
+from experiments.reports import document, missing
 
-FID, SSIM = QUALITY[:2]
-PARAMS = SIZES[0]
+PARAMS, FID, SSIM = (Quantity("params", "", 1e-6), Quantity("fid_inception", ""), Quantity("ssim", "", decimals=3))
+HERE = Device(False, "none is here")
 TABLE = table("table1_cifar10")
 ROWS = {row.title: row for row in TABLE.rows}
 
 
-def cell(folder: Path, seed: int = 0, steps: int = 100_000, **changed: Any) -> Cell:
-    options = {"sampler": {"steps": 100, "guidance": None}, "schedule": {"steps": steps, "batch": 128},
-               "pruner": {"ratio": 0.3, "threshold": 0.05, "calibration_batch": 128}, "model": {"name": "ddpm_cifar10"},
-               "evaluate": {"images": 49984, "features": "inception"},
+def cell(folder: Path, seed: int = 0, steps: int = 100_000, ratio: float = 0.3, **changed: Any) -> Cell:
+    options = {"seed": seed, "sampler": {"steps": 100, "guidance": None}, "schedule": {"steps": steps, "batch": 128},
+               "pruner": {"ratio": ratio, "threshold": 0.05, "calibration_batch": 128},
+               "model": {"name": "ddpm_cifar10", "checkpoint": "a"}, "evaluate": {"images": 49984, "features": "inception"},
                "dataset": {"name": "cifar10", "resolution": 32, "channels": 3}}
     return Cell("diff_pruning T=0.05", seed, (), options, folder / f"run-{seed}", "evaluate", ())
 
@@ -35,11 +36,13 @@ def cell(folder: Path, seed: int = 0, steps: int = 100_000, **changed: Any) -> C
 def finished(one: Cell, fid: float, ssim: float = 0.932, **changed: Any) -> Cell:
     """`one` with the metrics of a run under the published conditions, but for what is `changed`."""
     protocol = {"steps": 100, "spacing": "quad", "eta": 0.0, "images": 49984} | changed.pop("protocol", {})
-    one.folder.mkdir(parents=True)
+    one.run.config.parent.mkdir(parents=True)
+    one.run.config.write_text(json.dumps(one.options))
     one.run.metrics.write_text(json.dumps({
-        "params": 19_851_157, "macs": 3_392_800_000, "fid": fid, "ssim": ssim, "features": "inception", "images": 49984,
-        "protocol": protocol, "seconds": {"score": 10.0, "finetune": 1000.0, "sample": 100.0, "evaluate": 20.0},
-        "model": "ddpm_cifar10", **changed}))
+        "params": 19_851_157, "macs": 3_392_800_000, "params_dense": 35_746_307, "macs_dense": 6_065_500_000, "fid": fid,
+        "fid_dense": 4.19, "ssim": ssim, "features": "inception", "images": 49984, "protocol": protocol,
+        "seconds": {"score": 10.0, "finetune": 1000.0, "sample": 100.0, "evaluate": 20.0}, "model": "ddpm_cifar10",
+        "pruner": "diff_pruning", "dataset": "cifar10", **changed}))
     return one
 
 
@@ -67,7 +70,6 @@ def test_a_number_far_from_it_differs_by_so_much(tmp_path: Path) -> None:
 
 
 def test_what_was_not_run_is_said_with_its_reason(tmp_path: Path) -> None:
-    from diffprune.errors import UserError
     from diffprune.standing import note
     one = cell(tmp_path)
     assert line(one).status(FID) == "not run"
@@ -96,7 +98,7 @@ def test_a_shorter_healing_is_not_comparable(tmp_path: Path) -> None:
 
 
 def test_a_dense_row_compares_whatever_it_was_trained_for(tmp_path: Path) -> None:
-    assert line(finished(cell(tmp_path, steps=0), 4.19), row=ROWS["dense"]).status(FID) == "matches"
+    assert line(finished(cell(tmp_path, steps=0, ratio=0.0), 4.19), row=ROWS["dense"]).status(FID) == "matches"
 
 
 def test_what_nobody_published_is_no_difference(tmp_path: Path) -> None:
@@ -105,42 +107,139 @@ def test_what_nobody_published_is_no_difference(tmp_path: Path) -> None:
 
 
 def test_the_files_hold_every_cell(tmp_path: Path) -> None:
-    lines = [line(finished(cell(tmp_path / "a"), 5.29)), line(cell(tmp_path / "b"), row=ROWS["random"])]
-    shown = quantities(lines, "")
-    assert [one.key for one in shown] == ["params", "macs", "fid", "ssim"]
-    text = markdown(lines, shown)
-    assert "| random | – | – | – | – | 19.8 | 3.4 | 5.62 | 0.926 | not run |" in text
-    read = list(csv.DictReader(records(lines, shown).splitlines()))
-    assert len(read) == 8
-    assert {entry["status"] for entry in read} == {"matches", "not run"}
-    (fid,) = (entry for entry in read if entry["quantity"] == "fid" and entry["row"] == "random")
-    assert (fid["ours"], fid["published"]) == ("", "5.62")
+    shown = beside([line(finished(cell(tmp_path / "a"), 5.29)), line(cell(tmp_path / "b"), row=ROWS["random"])])
+    assert [title for title in shown.header if "Fréchet" in title] == [
+        "Fréchet distance (inception features) ↓", "Fréchet distance, published ↓"]
+    own, unknown = (dict(zip(shown.header, entries, strict=True)) for entries in shown.body)
+    assert own["parameters [M]"] == "19.85 (55.5 %)"
+    assert unknown["Fréchet distance (inception features) ↓"] == "–"
+    assert (unknown["Fréchet distance, published ↓"], unknown["status"]) == ("5.62", "not run")
+    first, second = csv.DictReader(shown.csv().splitlines())
+    assert (first["fid_inception"], first["fid_inception_n"], first["fid_inception_status"]) == ("5.29", "1", "matches")
+    assert (second["fid_inception"], second["fid_inception_published"], second["ssim_status"]) == ("", "5.62", "not run")
+    assert shown.header[-1] == "status"
+    assert r"Fréchet distance (inception features) $\downarrow$" in shown.latex()
+
+
+def test_a_mean_says_of_how_many_seeds_also_where_all_agree(tmp_path: Path) -> None:
+    shown = beside([line(*(finished(cell(tmp_path, seed), 5.3) for seed in (0, 1, 2)))])
+    assert "5.30 ± 0.00 (3)" in shown.markdown()
+
+
+def test_distances_on_other_features_stand_in_another_column(tmp_path: Path) -> None:
+    shown = beside([line(finished(cell(tmp_path / "a"), 5.29)),
+                    line(finished(cell(tmp_path / "b"), 1.5, features="cifar-cnn"))])
+    columns = {title: [entries[i] for entries in shown.body] for i, title in enumerate(shown.header)}
+    assert columns["Fréchet distance (cifar-cnn features) ↓"] == ["–", "1.50"]
+    assert columns["Fréchet distance (inception features) ↓"] == ["5.29", "–"]
+    assert "not comparable: features cifar-cnn, published inception" in columns["status"][1]
+
+
+def test_seeds_under_different_protocols_are_refused_or_told_apart(tmp_path: Path) -> None:
+    lines = [line(finished(cell(tmp_path, 0), 5.2), finished(cell(tmp_path, 1), 9.9, protocol={"images": 64}))]
+    with pytest.raises(UserError, match=r"diff_pruning T=0\.05 .*images is 49984 or 64.*--mixed-protocols"):
+        comparable(TABLE, lines, False)
+    parts = comparable(TABLE, lines, True)
+    assert [one.row.title.rpartition(" [")[2] for one in parts] == ["images 49984]", "images 64]"]
+    assert [one.ours(FID).n for one in parts] == [1, 1]
+    assert [len(one.cells) for one in parts] == [1, 1]
+
+
+def test_rows_may_differ_only_in_what_the_table_varies(tmp_path: Path) -> None:
+    def lines(of: Table, folder: Path, *protocols: dict[str, Any]) -> list[Line]:
+        return [Line.of(of, row, [finished(cell(folder / row.title), 5.0, protocol=protocol)])
+                for row, protocol in zip(of.rows, protocols, strict=False)]
+
+    sweep = table("iso_compute_cifar10")
+    assert axes(sweep) == {"steps"}
+    assert axes(table("table3_imagenet")) == {"guidance"}
+    assert axes(TABLE) == set()
+    assert len(comparable(sweep, lines(sweep, tmp_path / "a", {"steps": 100}, {"steps": 50}), False)) == 2
+    for of, protocol in ((sweep, {"spacing": "uniform"}), (TABLE, {"steps": 50})):
+        some = lines(of, tmp_path / of.name, {}, protocol)
+        with pytest.raises(UserError, match=of.name):
+            comparable(of, some, False)
+        shown = comparable(of, some, True)
+        assert "Not all rows compare" in document(of, shown, beside(shown), False, ())
+
+
+def test_the_protocol_stands_below_the_table(tmp_path: Path) -> None:
+    lines = [line(finished(cell(tmp_path), 5.3))]
+    assert "Protocol: features inception; steps 100; spacing quad; eta 0.0; images 49984." in document(
+        TABLE, lines, beside(lines), False, ())
+
+
+def test_the_command_that_refuses_writes_nothing(tmp_path: Path) -> None:
+    words = ["table1_cifar10", f"paths.runs={tmp_path}/runs"]
+    from experiments.cells import plan
+    for number, one in enumerate(plan(["table1_cifar10"], words[1:]).cells[:2]):
+        finished(one, 5.0, protocol={"images": 100 + number})
+    with pytest.raises(SystemExit, match="images is 100 or 101"):
+        main(["report", *words, "--out", str(tmp_path / "out"), "--no-page"])
+    assert not (tmp_path / "out").exists()
+    assert main(["report", *words, "--out", str(tmp_path / "out"), "--no-page", "--mixed-protocols"]) == 0
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".md", ".csv", ".tex", ".svg", ".png"}
+
+
+def test_a_number_at_an_unknown_guidance_is_not_comparable(tmp_path: Path) -> None:
+    of = table("table3_imagenet")
+    rows = {row.title: row for row in of.rows}
+    under = {"steps": 250, "spacing": "uniform", "images": 50000}
+
+    def status(title: str, guidance: float, **about: Any) -> str:
+        one = finished(cell(tmp_path / title, **about), 9.16, images=50000, protocol=under | {"guidance": guidance})
+        return Line.of(of, rows[title], [one]).status(FID)
+
+    for guidance in (3.0, 1.5):
+        assert status(f"diff_pruning T=0.1, guidance {guidance:g}", guidance) == "not comparable: guidance unknown"
+    assert status("dense, guidance 1.5", 1.5, steps=0, ratio=0.0) == "differs"
 
 
 def test_the_picture_is_the_same_for_the_same_numbers(tmp_path: Path) -> None:
     lines = [line(finished(cell(tmp_path), 5.29))]
-    drawn = picture(TABLE, lines, quantities(lines, ""))
-    assert drawn == picture(TABLE, lines, quantities(lines, ""))
-    assert "diff_pruning T=0.05" in drawn
-    assert picture(TABLE, [line(cell(tmp_path / "b"))], []) is None
+    vectors, pixels = picture(TABLE, lines)
+    assert (vectors, pixels) == picture(TABLE, lines)
+    assert b"diff_pruning T=0.05" in vectors
+    assert pixels.startswith(b"\x89PNG")
+    assert picture(TABLE, [line(cell(tmp_path / "b"))]) is None
 
 
 def test_a_curve_lies_over_what_its_rows_declare_or_measured(tmp_path: Path) -> None:
     sweep = table("iso_compute_cifar10")
     lines = [Line.of(sweep, row, [finished(cell(tmp_path / row.title), 5.0 + i)]) for i, row in enumerate(sweep.rows)]
-    assert lines[0].runs[0]["total_macs"] == 3_392_800_000 * 100
-    drawn = picture(sweep, lines, quantities(lines, "total_macs"))
+    assert lines[0].numbers[0]["total_macs"] == 3_392_800_000 * 100
+    drawn, _ = picture(sweep, lines)
     for word in ("MACs of an image, all steps", "dense", "pruned", "published"):
-        assert word in drawn
+        assert word.encode() in drawn
+
+
+@pytest.mark.parametrize(("words", "rate", "told"), [
+    (["launcher=slurm"], GPU, "GPU (launcher=slurm)"), (["device=cuda:1"], GPU, "GPU (device=cuda:1)"),
+    (["launcher=slurm", "device=cpu"], CPU, "CPU (device=cpu)"), (["device=auto"], CPU, "CPU (none is here")])
+def test_the_rate_is_that_of_what_cells_will_run_on(words: list[str], rate: float, told: str, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments import estimate
+    monkeypatch.setattr(estimate, "has_gpu", lambda: False)
+    (guess,) = estimates([cell(tmp_path)], Device.of(["table1_cifar10", *words]))
+    assert f"{rate:.0e} MAC/s, the rate of a {told}" in guess.basis
+    (slow,) = estimates([cell(tmp_path)], HERE)
+    assert guess.seconds == pytest.approx(slow.seconds * CPU / rate)
+
+
+def test_runs_on_a_cpu_say_nothing_of_a_gpu(tmp_path: Path) -> None:
+    finished(cell(tmp_path, 0), 5.29, device="x86_64 CPU, 2 threads")
+    wanted = [cell(tmp_path, 1)]
+    assert estimates(wanted, HERE)[0].basis == "1 finished runs of this model on x86_64 CPU, 2 threads"
+    assert "launcher=slurm" in estimates(wanted, Device.of(["launcher=slurm"]))[0].basis
 
 
 def test_an_estimate_says_what_it_rests_on(tmp_path: Path) -> None:
-    (guess,) = estimates([cell(tmp_path)])
+    (guess,) = estimates([cell(tmp_path)], HERE)
     assert "MAC/s" in guess.basis
     past, wanted = finished(cell(tmp_path, 0), 5.29), cell(tmp_path, 1)
     past.run.progress.parent.mkdir()
     past.run.progress.write_text('{"step": 100000, "loss": 1.0, "lr": 1.0, "seconds": 1000.0}\n')
-    (guess,) = estimates([wanted])
+    (guess,) = estimates([wanted], HERE)
     assert guess.basis == "1 finished runs of this model"
     assert guess.seconds == pytest.approx(1130)
 
@@ -148,16 +247,8 @@ def test_an_estimate_says_what_it_rests_on(tmp_path: Path) -> None:
 def test_a_model_that_several_share_is_counted_once(tmp_path: Path) -> None:
     one = cell(tmp_path)
     few = replace(one, seed=1, options=one.options | {"sampler": {"steps": 10, "guidance": None}})
-    first, second = estimates([one, few])
+    first, second = estimates([one, few], HERE)
     assert second.seconds < first.seconds / 10
-
-
-def test_the_kept_table_is_that_of_the_kept_runs(tmp_path: Path, capsys) -> None:
-    kept = ROOT / "experiments" / "results"
-    assert main(["report", "table1_digits", f"paths.runs={kept}", "--out", str(tmp_path), "--no-page"]) == 0
-    assert "diff_pruning" in capsys.readouterr().out
-    for name in ("table1_digits.md", "table1_digits.csv", "table1_digits.svg"):
-        assert (tmp_path / name).read_text() == (kept / name).read_text()
 
 
 def test_a_page_names_the_cells_that_are_not_done_and_why(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from wandb.proto import wandb_internal_pb2
 
 from diffprune.files import write_json
 from diffprune.run import Run
-from diffprune.track import Tracker, WandbTracker, flat
+from diffprune.track import Tracker, WandbTracker, asked, flat, job_type
 
 
 def test_the_configuration_is_flat_enough_to_group_by(config) -> None:
@@ -26,6 +26,15 @@ def test_the_configuration_is_flat_enough_to_group_by(config) -> None:
     assert values["pruner/ratio"] == 0.4
     assert values["dataset/name"] == "digits"
     assert not any(isinstance(value, dict) for value in values.values())
+
+
+@pytest.mark.parametrize(("overrides", "left_out", "kind"), [
+    (("pruner.target.macs=.5",), {"prune/ratio"}, "prune"), (("pruner/timesteps=window",), {"prune/threshold"}, "prune"),
+    (("pruner=none", "schedule=none"), {"prune/threshold"}, "dense"), (("pruner=scratch",), {"prune/threshold"}, "scratch")])
+def test_an_option_that_had_no_say_is_not_stated(config, overrides: tuple[str, ...], left_out: set[str], kind: str) -> None:
+    names = {"prune/criterion", "prune/ratio", "prune/threshold", "train/steps"}
+    assert set(asked(config(*overrides))) == names - left_out
+    assert job_type(config(*overrides)) == kind
 
 
 def test_the_plain_tracker_takes_everything_and_keeps_nothing(config, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from statistics import fmean
 from typing import Any, TypeVar
 
 from diffprune.errors import UserError
@@ -89,7 +90,8 @@ def sentence(differing: dict[str, list[Any]]) -> str:
 def dense_rows(runs: list[Finished], differing: list[str], published: Published | None = None) -> list[Row]:
     """The unpruned, untrained model of each (data set, model, protocol), from every run that measured it.
 
-    All of them drew the same images with it, so equal distances are one measurement, not several seeds.
+    Runs of one seed repeat a measurement, which counts once, as their mean. All of them drew the same images with the model,
+    so equal distances are one measurement, not several seeds.
     """
     def model(run: Finished) -> dict[str, Any]:
         return {key: flat(run.options)[key] for key in ("dataset.name", "model.name", "model.checkpoint")}
@@ -99,9 +101,20 @@ def dense_rows(runs: list[Finished], differing: list[str], published: Published 
 
     groups = grouped([run for run in runs if run.knows_dense], lambda run: (model(run), protocol(run)))
     names = titles([model(group[0]) for group in groups])
-    return [Row.of(" ".join(["dense", *name]), once_each([dense(run) for run in group]), protocol(group[0]),
+    return [Row.of(" ".join(["dense", *name]), once_each(per_seed(group)), protocol(group[0]),
                    published.dense(group[0]) if published else None)
             for name, group in zip(names, groups, strict=True)]
+
+
+def per_seed(runs: list[Finished]) -> list[Numbers]:
+    """The dense model as the runs of each seed measured it: the mean of a quantity's distinct values."""
+    found = []
+    for same in grouped(runs, lambda run: run.options["seed"]):
+        measured = [dense(run) for run in same]
+        values = {name: {one[name] for one in measured if one.get(name) is not None}
+                  for name in dict.fromkeys(name for one in measured for name in one)}
+        found.append({name: fmean(distinct) if distinct else None for name, distinct in values.items()})
+    return found
 
 
 def once_each(measured: list[Numbers]) -> list[Numbers]:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from diffprune.config import scientific
+from diffprune.config import prunes, scientific
 from diffprune.errors import UserError
 from diffprune.files import read_json
 from diffprune.run import Run
@@ -56,7 +56,7 @@ class Finished:
                    read_scoring(run.scores), read_progress(run.progress))
 
     has_dense = property(lambda self: self.options["model"]["checkpoint"] is not None)
-    is_pruned = property(lambda self: self.options["pruner"].get("ratio") != 0)      # a target has found it where it lacks
+    is_pruned = property(lambda self: prunes(self.options))
     is_trained = property(lambda self: self.options["schedule"]["steps"] > 0)
     is_dense = property(lambda self: not self.is_pruned and not self.is_trained)
     knows_dense = property(lambda self: self.has_dense or self.is_dense or self.is_pruned)   # its size at least

@@ -63,9 +63,12 @@ def decimals(value: float, least: int) -> int:
     return least if value == 0 else max(least, 2 - math.floor(math.log10(abs(value))))
 
 
-def quantities(rows: list[Row]) -> list[Quantity]:
-    """What `rows` have, with one Fréchet distance per kind of features: two kinds never share a column."""
-    known = {key for row in rows for key in row.values}
+def quantities(rows: list[Row], published: bool = False) -> list[Quantity]:
+    """What `rows` have, for `published` also what others alone have measured.
+
+    There is one Fréchet distance per kind of features: two kinds never share a column.
+    """
+    known = {key for row in rows for key in (*row.values, *(row.published if published else ()))}
     features = features_in(known)
     unhealed = [
         *(Quantity(f"unhealed_fid_{name}", f"Fréchet distance before healing ({name} features) ↓") for name in features),
@@ -74,6 +77,7 @@ def quantities(rows: list[Row]) -> list[Quantity]:
     return [
         Quantity("params", "parameters [M]", 1e-6, share="params_percent"),
         Quantity("macs", "MACs [G]", 1e-9, share="macs_percent"),
+        *([Quantity("total_macs", "MACs of an image, all steps [G]", 1e-9)] if "total_macs" in known else []),
         *quality(features, known),
         *(quantity for quantity in unhealed if quantity.key in known),
         Quantity("images_per_second", "images/s ↑", decimals=0),

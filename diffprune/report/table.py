@@ -78,13 +78,13 @@ def transposed(rows: list[Row], level: int = REPORT) -> Table:
     return Table(["", *(row.title for row in rows)], body, [record(row, "model", known) for row in rows])
 
 
-def listed(rows: list[Row], columns: list[str], level: int = REPORT) -> Table:
+def listed(rows: list[Row], columns: list[str], level: int = REPORT, published: bool = False) -> Table:
     """One line per row, with the entries `columns` of what it is about after its title, then the quantities up to `level`.
 
-    The shape for many models; the records hold every quantity.
+    The shape for many models; the records hold every quantity. What is only `published` is shown where that is asked for.
     """
-    known = quantities(rows)
-    shown = [quantity for quantity in known if quantity.level <= level]
+    known = quantities(rows, published)
+    shown = [quantity for quantity in known if quantity.level <= level or any(quantity.key in row.published for row in rows)]
     parts = [part for quantity in shown for part in columns_of(quantity, rows)]
     body = [[row.title, *(said(row.about.get(name)) for name in columns), *(part.cell(row) for part in parts)]
             for row in rows]
@@ -113,9 +113,11 @@ class Column:
 
 
 def columns_of(quantity: Quantity, rows: list[Row]) -> list[Column]:
-    """The measured column, and the published one where any row has such a number."""
-    published = any(quantity.key in row.published for row in rows)
-    return [Column(quantity, False), *([Column(quantity, True)] if published else [])]
+    """The measured column, and the published one where any row has such a number, alone where nothing was measured."""
+    measured, published = (any(quantity.key in numbers for numbers in known) for known in (
+        [row.values for row in rows], [row.published for row in rows]))
+    return [*([Column(quantity, False)] if measured or not published else []),
+            *([Column(quantity, True)] if published else [])]
 
 
 def best_cells(rows: list[Row], parts: list[Column]) -> Iterator[tuple[int, int]]:
