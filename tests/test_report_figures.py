@@ -141,6 +141,31 @@ def test_another_sampler_is_another_grid_and_a_broken_picture_none(tmp_path: Pat
     assert [len(grid.columns) for grid in grids] == [2, 2]
 
 
+def test_every_grid_has_its_own_title_and_file(tmp_path: Path) -> None:
+    for steps in (50, 100):
+        make_run(tmp_path / f"{steps}", {"sampler": {"steps": steps}}, protocol={"steps": steps})
+    grids = samples.sample_grids(configurations(runs_in(tmp_path), ["steps"]))
+    assert {grid.title for grid in grids} == {"ddpm_digits on digits, steps=50", "ddpm_digits on digits, steps=100"}
+    assert {samples.file(grid) for grid in grids} == {"samples-ddpm_digits-digits-steps-50",
+                                                      "samples-ddpm_digits-digits-steps-100"}
+
+
+@pytest.mark.parametrize("titles", [
+    ["dense", "diff_pruning sampler.steps=100"], ["dense", "x" * 60], ["dense"], ["dense", *["taylor a.b=1 " * 12] * 3]])
+def test_images_keep_their_room_in_a_picture_whatever_they_are_called(titles: list[str]) -> None:
+    grey = [Image.new("L", (8, 8), 100)] * samples.ROWS
+    drawing = samples.figure(samples.Samples("a", [samples.Column(title, grey) for title in titles], 0))
+    (axes,) = drawing.axes
+    drawing.canvas.draw()
+    box, page = axes.get_window_extent(), drawing.bbox
+    assert box.width * box.height > 0.2 * page.width * page.height
+    assert box.width / box.height == pytest.approx((9 * len(titles) - 1) / (9 * samples.ROWS - 1))   # square images
+    for label in axes.get_xticklabels():
+        shown = label.get_window_extent()
+        assert page.x0 <= shown.x0 < shown.x1 <= page.x1
+        assert page.y0 <= shown.y0 < shown.y1 <= page.y1
+
+
 def test_large_images_are_stored_small(tmp_path: Path) -> None:
     assert samples.address(Image.new("L", (32, 32))).startswith("data:image/png")
     assert samples.address(Image.new("RGB", (256, 256))).startswith("data:image/jpeg")
