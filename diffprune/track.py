@@ -214,9 +214,10 @@ def widths_picture(name: str, report: dict[str, Any]) -> Any:
     from PIL import Image
 
     from diffprune.report.channel_charts import width_chart
+    from diffprune.report.chart import Absent
     from diffprune.report.drawn import drawn
     chart = width_chart([(name, report["layers"])])
-    return None if chart is None else Image.open(io.BytesIO(drawn(chart).png))
+    return None if isinstance(chart, Absent) else Image.open(io.BytesIO(drawn(chart).png))
 
 
 def within(seconds: float, work: Callable[[], Any]) -> None:

@@ -18,7 +18,6 @@ from PIL import Image
 from diffprune.report.comparison import differences, grouped, protocol_of
 from diffprune.report.drawn import file_name
 from diffprune.report.finished import Finished
-from diffprune.report.grid import rows_of
 from diffprune.report.page import name
 from diffprune.report.svg import SVG_METADATA
 
@@ -49,14 +48,10 @@ class Samples:
 def sample_grids(named: list[tuple[str, list[Finished]]]) -> list[Samples]:
     """One grid for each (model, data set, sampler), from each configuration's first seed that has a grid."""
     shown = [(title, run) for title, runs in named
-             if (run := next((run for run in by_seed(runs) if run.run.grid.exists()), None)) is not None]
+             if (run := next((run for run in runs if run.run.grid.exists()), None)) is not None]
     groups = grouped(shown, lambda item: start(item[1]))
     telling = differences([start(group[0][1]) for group in groups])
     return [made for group in groups if (made := samples(group, list(telling))) is not None]
-
-
-def by_seed(runs: list[Finished]) -> list[Finished]:
-    return sorted(runs, key=lambda run: run.options["seed"])
 
 
 def start(run: Finished) -> dict[str, Any]:
@@ -95,6 +90,19 @@ def cut_out(run: Finished) -> dict[str, list[Image.Image]]:
                             for j in range(count)] for i, title in enumerate(titles)}
     except OSError:     # cut off in a copy
         return {}
+
+
+def rows_of(run: Finished) -> list[str]:
+    """What the grid's rows show, from the top, as the sampling stage draws them."""
+    before = [run.before] if run.is_trained and run.options["evaluate"]["before_healing"] else []
+    return [*(["dense"] if run.has_dense else []), run.final, *before]
+
+
+def own_samples(run: Finished) -> Samples | None:
+    """The models of one run in the order in which they come about; None where there is no grid that can be read."""
+    cut = cut_out(run) if run.run.grid.exists() else {}
+    columns = [Column(title, cut[title]) for title in dict.fromkeys(("dense", run.before, run.final)) if title in cut]
+    return Samples(f"{run.options['model']['name']} on {run.options['dataset']['name']}", columns, 0) if columns else None
 
 
 def table(grid: Samples) -> str:
