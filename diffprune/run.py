@@ -50,7 +50,6 @@ class Run:
     grid = property(lambda self: self.samples / "grid.png")
     metrics = property(lambda self: self.folder / "metrics.json")
     report = property(lambda self: self.folder / "report.html")
-    exhibits = property(lambda self: self.folder / "report")        # its tables and figures as files
     standing = property(lambda self: self.folder / "status.json")
 
     def rounds(self, cfg: DictConfig) -> list["Run"]:

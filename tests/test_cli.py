@@ -48,8 +48,7 @@ def contents(folder: Path) -> dict[str, str]:
     skipped = ("config.yaml", "diffprune.log", "metrics.json", "report.html", "prune.json", "scores.safetensors",
                "samples.json", "progress.jsonl", "status.json")
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
-            for f in sorted(folder.rglob("*")) if f.is_file() and f.name not in skipped
-            and folder / "report" not in f.parents}
+            for f in sorted(folder.rglob("*")) if f.is_file() and f.name not in skipped}
 
 
 def numbers(folder: Path) -> dict:
@@ -108,7 +107,7 @@ def test_the_run_folder_holds_what_the_design_lists(smoke: tuple) -> None:
     run = only_run(smoke[0])
     assert {f.name for f in run.iterdir()} == {
         ".hydra", "scores.safetensors", "prune.json", "pruned", "finetune", "finetuned", "samples", "metrics.json",
-        "report.html", "report", "status.json", "diffprune.log"}
+        "report.html", "status.json", "diffprune.log"}
     assert {f.name for f in (run / ".hydra").iterdir()} == {"config.yaml"}
     assert {f.name for f in (run / "finetune").iterdir()} == {
         "progress.jsonl", "preview-000003.png", "preview-000006.png"}

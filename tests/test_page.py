@@ -188,12 +188,19 @@ def test_the_page_of_a_run_stands_without_its_script(opened: Callable, own: Path
     assert page.locator("table.samples img").count() == 24
 
 
-def test_the_tables_and_figures_of_a_run_are_files_too(own: Path) -> None:
-    beside = own.parent / "report"
-    assert {path.name for path in beside.iterdir() if path.is_file()} == {
-        f"{name}.{kind}" for name in ("table", "layers", "left", "missing") for kind in ("md", "csv", "tex")}
-    assert {path.name for path in (beside / "figures").iterdir()} == {
-        f"{name}.{kind}" for name in ("loss", "widths", "healing", "samples-ddpm_digits-digits") for kind in ("png", "svg")}
+def test_the_tables_and_figures_of_a_run_can_be_saved(opened: Callable, own: Path) -> None:
+    page = opened(path=own)
+    links = page.locator("#files a[download]")
+    assert set(links.all_text_contents()) == {
+        *(f"{name}.{kind}" for name in ("table", "layers", "left", "missing") for kind in ("md", "csv", "tex")),
+        *(f"{name}.{kind}" for name in ("loss", "widths", "healing", "samples-ddpm_digits-digits")
+          for kind in ("png", "svg"))}
+    starts = {"csv": b"model,params", "png": b"\x89PNG", "svg": b"<?xml"}
+    for file in ("table.csv", "loss.png", "widths.svg"):
+        with page.expect_download() as waiting:
+            links.get_by_text(file, exact=True).click()
+        assert waiting.value.suggested_filename == file
+        assert Path(waiting.value.path()).read_bytes().startswith(starts[file.rpartition(".")[2]])
 
 
 def test_a_point_says_which_configuration_it_is(opened: Callable) -> None:

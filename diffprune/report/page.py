@@ -13,6 +13,8 @@ from urllib.parse import quote
 from diffprune.report.style import CSS
 from diffprune.report.table import MISSING, Table
 
+KINDS = {"md": "text/markdown", "csv": "text/csv", "tex": "text/x-tex", "svg": "image/svg+xml", "png": "image/png"}
+
 
 def document(title: str, body: Iterable[str], scripts: Sequence[str] = ()) -> str:
     """A whole page; its policy forbids the browser to load anything from anywhere, and to run anything but `scripts`."""
@@ -113,6 +115,19 @@ def columns(*parts: str) -> str:
 
 def link(title: str, address: str) -> str:
     return f'<a href="{escape(quote(address))}">{name(title)}</a>'
+
+
+def downloads(files: Mapping[str, str | bytes | None]) -> str:
+    """Links that save what lies in the page itself."""
+    links = "".join(f'<a download="{escape(file)}" href="{address(file, content)}">{name(file)}</a>'
+                    for file, content in sorted(files.items()) if content is not None)
+    return f'<nav aria-label="Files">{links}</nav>'
+
+
+def address(file: str, content: str | bytes) -> str:
+    """The content as a data URL, of the kind that the file's name says."""
+    content = content.encode() if isinstance(content, str) else content
+    return f"data:{KINDS[file.rpartition('.')[2]]};base64,{base64.b64encode(content).decode()}"
 
 
 def folded(title: str, *content: str) -> str:

@@ -1,4 +1,4 @@
-"""The page of one run, and its tables and figures as files beside it."""
+"""The page of one run, which its tables and figures can be taken from as files."""
 
 import math
 from collections.abc import Mapping
@@ -21,17 +21,16 @@ from diffprune.report.training_charts import healing
 
 
 def write_page(run: Finished) -> Path:
-    """Writes the run's `report.html`, whole or not at all, after the tables and figures beside it."""
+    """Writes the run's `report.html`, whole or not at all."""
     found = charts(run)
     tables = {"table": transposed(states(run)), "layers": layers(run), "left": skipped(run),
               "missing": missing_table([*lacking(run), *absent(found)])}
     shown, grid = sections.drawings(found), own_samples(run)
-    sections.write_files(run.run.exhibits, tables, shown, [grid] if grid else [])
+    files = sections.table_files(tables) | sections.picture_files(shown, [grid] if grid else [])
     sections.write(run.run.report, page.document(
         f"{run.metrics['pruner']} on {run.metrics['model']}" if run.is_pruned else f"{run.final} {run.metrics['model']}", [
             page.paragraph(summary(run), "summary"),
             page.paragraph(run.run.name, "quiet"),
-            f'<p class="quiet">Tables and figures as files: {page.link("report", run.run.exhibits.name)}</p>',
             page.section("Results", page.table(tables["table"].header, tables["table"].body),
                          page.paragraph(reading(run), "quiet")),
             page.section("Figures", *sections.figures(shown)),
@@ -39,6 +38,7 @@ def write_page(run: Finished) -> Path:
             page.section("Layers", *layer_tables(tables)),
             page.section("How it was made", made(run)),
             page.section("What is missing", *sections.missing_section(tables["missing"], "Nothing.")),
+            page.section("Files", page.paragraph("Every table and figure of this page, to save."), page.downloads(files)),
         ], [TOUCH]))
     return run.run.report
 

@@ -44,17 +44,27 @@ def missing_section(missing: Table | None, nothing: str) -> list[str]:
 
 def write_files(folder: Path, tables: Mapping[str, Table | None], shown: Drawings, grids: Sequence[samples.Samples]) -> None:
     """Every table as Markdown, CSV and LaTeX, every figure as PNG and SVG; what an earlier report left there goes."""
-    for name, table in tables.items():
-        for file, text in formats(name, table).items():
-            write(folder / file, text)
-    pictures = {f"{file_name(chart.name)}{end}": content for chart, drawing in shown
-                for end, content in ((".svg", drawing.svg), (".png", drawing.png))}
-    for grid in grids:
-        pictures |= samples.pictures(grid)
+    pictures = picture_files(shown, grids)
     for stale in {path.name for path in (folder / "figures").glob("*")} - pictures.keys():
         remove(folder / "figures" / stale)
     for name, content in pictures.items():
         write(folder / "figures" / name, content)
+    for name, content in table_files(tables).items():
+        write(folder / name, content)
+
+
+def picture_files(shown: Drawings, grids: Iterable[samples.Samples]) -> dict[str, str | bytes]:
+    """{file: content} of every figure."""
+    out = {f"{file_name(chart.name)}{end}": content for chart, drawing in shown
+           for end, content in ((".svg", drawing.svg), (".png", drawing.png))}
+    for grid in grids:
+        out |= samples.pictures(grid)
+    return out
+
+
+def table_files(tables: Mapping[str, Table | None]) -> dict[str, str | None]:
+    """{file: content}; None for a table that there is not."""
+    return {file: text for name, table in tables.items() for file, text in formats(name, table).items()}
 
 
 def formats(name: str, table: Table | None) -> dict[str, str | None]:
