@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +16,7 @@ from diffprune.run import Run
 log = logging.getLogger(__name__)
 
 ID_LENGTH = 64      # the service takes no longer ones; a name's end is its hash
+MARGIN = 5.0        # seconds beyond which a client is not waited for that should have given up by itself
 SIZES = ("params", "macs")
 SHORT = {"pruner.name": "prune/criterion", "pruner.ratio": "prune/ratio", "pruner.threshold": "prune/threshold",
          "schedule.steps": "train/steps"}      # {option: the name under which runs are grouped by it}
@@ -45,17 +47,19 @@ class WandbTracker(Tracker):
     """One Weights & Biases run per run folder, under an id made from its name, so that a resumed run goes on there.
 
     Whatever fails there is said once, and the run goes on without it; a silent server holds it up `patience` seconds at
-    the start and at the end. `artifacts` uploads models, scores and images too, which are only named otherwise.
+    the start, and as long with the artifacts and with the end itself. `artifacts` uploads models, scores and images too,
+    which are only named otherwise, and needs the patience for that.
     """
 
     def __init__(self, project: str, entity: str | None, group: str | None, artifacts: bool = False,
                  patience: float = 10.0) -> None:
         self.project, self.entity, self.group, self.artifacts, self.patience = project, entity, group, artifacts, patience
         self.cfg, self.folder = None, None
+        self.told = False               # whether a failure was said
         self.run = self.open = None     # where numbers go, which ends with the first failure; what must be closed
 
     def start(self, cfg: DictConfig, run: Run) -> None:
-        self.cfg, self.folder = cfg, run
+        self.cfg, self.folder, self.told = cfg, run, False
         self.run = self.open = self.guarded("start", lambda: self.opened(cfg, run))
 
     def opened(self, cfg: DictConfig, run: Run) -> Any:
@@ -63,6 +67,7 @@ class WandbTracker(Tracker):
         folder = Path(cfg.paths.runs)
         folder.mkdir(parents=True, exist_ok=True)
         write_below(folder)
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")     # a silent server holds up a process's end for that
         mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
         try:
             opened = self.init(cfg, run, folder, mode)
@@ -90,13 +95,14 @@ class WandbTracker(Tracker):
             reinit="finish_previous", settings=settings)
 
     def guarded(self, what: str, work: Callable[[], T]) -> T | None:
-        """What `work` gives; after an error, which is logged, nothing more is sent."""
+        """What `work` gives; after an error, of which the first is logged, nothing more is sent."""
         try:
             return work()
         except Exception as error:
-            log.warning("W&B: %s failed (%s); the run goes on without it, its folder has everything", what,
-                        first_line(error))
-            self.run = None
+            if not self.told:
+                log.warning("W&B: %s failed (%s); the run goes on without it, its folder has everything", what,
+                            first_line(error))
+            self.run, self.told = None, True
             return None
 
     def log(self, values: dict[str, Any], step: int) -> None:
@@ -114,10 +120,11 @@ class WandbTracker(Tracker):
         self.send("the summary", lambda: self.run.summary.update(grouped(values)))
 
     def finish(self, failed: bool = False) -> None:
+        opened = self.open
         self.send("what was pruned", self.pruning)
-        self.send("artifacts", self.lineage)
-        if self.open is not None:
-            self.guarded("the end", lambda: self.open.finish(exit_code=int(failed)))
+        self.send("artifacts", lambda: within(self.patience, self.lineage))
+        if opened is not None:
+            self.guarded("the end", lambda: within(self.patience + MARGIN, lambda: opened.finish(exit_code=int(failed))))
         self.run = self.open = None
 
     def send(self, what: str, work: Callable[[], Any]) -> None:
@@ -137,16 +144,18 @@ class WandbTracker(Tracker):
             self.run.log({"images/widths": wandb.Image(picture)})
 
     def lineage(self) -> None:
-        """Every stage's output that there is as an artifact of the run, which says what it was made from."""
-        previous = None
+        """Every stage's output that there is as an artifact, made by the run from the one before, which the run used."""
+        name = made = None
         if self.cfg.model.checkpoint is not None:
-            if not self.run.offline:    # an offline run can only say what it used
-                self.run.use_artifact(self.artifact(f"{self.cfg.model.name}-dense", "model", None, None))
-            previous = f"{self.cfg.model.name}-dense"
+            name = f"{self.cfg.model.name}-dense"
+            made = self.artifact(name, "model", None, None)
         for stage, kind, path in outputs(self.folder):
-            name = f"{self.run.id}-{stage}"[-128:]      # the service takes no longer names
-            self.run.log_artifact(self.artifact(name, kind, path, previous))
-            previous = name
+            if made is not None and not self.run.offline:   # an offline run can only name what it used
+                self.run.use_artifact(made)
+            previous, name = name, f"{self.run.id}-{stage}"[-128:]      # the service takes no longer names
+            made = self.run.log_artifact(self.artifact(name, kind, path, previous))
+            if not self.run.offline:
+                made.wait()     # only what the service has can be used
 
     def artifact(self, name: str, kind: str, path: Path | None, made_from: str | None) -> Any:
         """Metrics go with their content; what is large only where `artifacts` asks for it, else by where it lies."""
@@ -208,9 +217,29 @@ def widths_picture(name: str, report: dict[str, Any]) -> Any:
     from PIL import Image
 
     from diffprune.report.channel_charts import width_chart
+    from diffprune.report.chart import Absent
     from diffprune.report.drawn import drawn
     chart = width_chart([(name, report["layers"])])
-    return None if chart is None else Image.open(io.BytesIO(drawn(chart).png))
+    return None if isinstance(chart, Absent) else Image.open(io.BytesIO(drawn(chart).png))
+
+
+def within(seconds: float, work: Callable[[], Any]) -> None:
+    """Does `work` in a thread, which is left behind where it takes longer: TimeoutError. Raises what `work` raises."""
+    errors: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    thread = Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    if errors:
+        raise errors[0]
 
 
 def write_below(folder: Path) -> None:

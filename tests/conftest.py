@@ -86,11 +86,11 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comparisons without their figures, whose drawing takes seconds and has tests of its own."""
-    from diffprune.report import comparison_page
+    from diffprune.report import sections
     from diffprune.report.drawn import Drawing
     blank = Drawing('<svg role="img" aria-label="blank"></svg>', "<svg/>", b"")
-    monkeypatch.setattr(comparison_page, "drawn", lambda chart: blank)
-    monkeypatch.setattr(comparison_page.samples, "pictures", lambda grid: {})
+    monkeypatch.setattr(sections, "drawn", lambda chart: blank)
+    monkeypatch.setattr(sections.samples, "pictures", lambda grid: {})
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The comparison's page in a real browser: it sorts, hovers, enlarges, loads nothing and complains of nothing."""
+"""The pages in a real browser: they sort, hover, enlarge, load nothing and complain of nothing."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffprune.report import write_report
 from diffprune.report.__main__ import report
 from diffprune.run import Run
 from tests.test_report import LAYERS, OPTIONS, make_run, merged
@@ -18,6 +19,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
 PATIENCE = 180_000      # milliseconds: other tests may keep the machine busy
+SECONDS = {"random": 7.5, "taylor": 7.25, "diff_pruning": 30.0}
 FIDS = {"random": 9.5, "taylor": 10.25, "diff_pruning": 5.5}
 
 pytestmark = pytest.mark.slow
@@ -41,12 +43,19 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for name, fid in FIDS.items():
         for seed in (0, 1):
-            variant(folder / "runs" / f"{name}-{seed}", rng, fid + seed / 4, {"pruner": {"name": name}, "seed": seed})
+            variant(folder / "runs" / f"{name}-{seed}", rng, fid + seed * SECONDS[name] / 100,
+                    {"pruner": {"name": name}, "seed": seed}, seconds={"score": SECONDS[name] * 10 ** seed})
     variant(folder / "runs" / "ratio", rng, 20.0, {"pruner": {"ratio": 0.5}}, params=9e6, macs=1.5e9, speedup=2.0)
     variant(folder / "runs" / "threshold", rng, 6.0, {"pruner": {"threshold": 0.02}})
     make_run(folder / "runs" / "half", {"seed": 7}, finished=False)
     report([folder / "runs"], folder / "out")
     return folder / "out" / "index.html"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of one run, which lacks its speed."""
+    return write_report(make_run(tmp_path_factory.mktemp("own") / "run", images_per_second=None))
 
 
 def variant(folder: Path, rng: np.random.Generator, fid: float, options: dict[str, Any], **metrics: Any) -> None:
@@ -64,9 +73,9 @@ def variant(folder: Path, rng: np.random.Generator, fid: float, options: dict[st
 @pytest.fixture
 def opened(browser: Any, index: Path) -> Iterator[Callable[..., Any]]:
     """Opens the page; at the end, nothing was asked of any machine and the console is empty."""
-    contexts, requests, complaints = [], [], []
+    contexts, requests, complaints, addresses = [], [], [], []
 
-    def opening(size: str = "desktop", scheme: str = "light", script: bool = True) -> Any:
+    def opening(size: str = "desktop", scheme: str = "light", script: bool = True, path: Path = index) -> Any:
         context = browser.new_context(viewport=SIZES[size], color_scheme=scheme, java_script_enabled=script)
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
@@ -74,29 +83,30 @@ def opened(browser: Any, index: Path) -> Iterator[Callable[..., Any]]:
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(index.as_uri())
-        if script:
+        addresses.append(path.as_uri())
+        page.goto(addresses[-1])
+        if script and path == index:
             page.locator(".js-plotly-plot .main-svg").first.wait_for()
         return page
 
     yield opening
     for context in contexts:
         context.close()
-    assert [url for url in requests if not url.startswith("data:")] == [index.as_uri()] * len(contexts)
+    assert [url for url in requests if not url.startswith("data:")] == addresses
     assert complaints == []
 
 
-def column(page: Any, title: str) -> list[str]:
-    """The cells of the main table's column whose heading starts with `title`, from the top."""
-    return page.evaluate("""title => {
-        const table = document.querySelector("#results table"), heads = [...table.tHead.rows[0].cells];
+def column(page: Any, title: str, section: str = "#results") -> list[str]:
+    """The cells of the section's column whose heading starts with `title`, from the top."""
+    return page.evaluate("""([title, section]) => {
+        const table = document.querySelector(section + " table.sortable"), heads = [...table.tHead.rows[0].cells];
         const i = heads.findIndex(cell => cell.textContent.startsWith(title));
         return [...table.tBodies[0].rows].map(row => row.cells[i].textContent);
-    }""", title)
+    }""", [title, section])
 
 
 def numbers(cells: list[str]) -> list[float]:
-    return [float(cell.split()[0]) for cell in cells if cell != "–"]
+    return [float(cell.split()[0].removeprefix("<").strip() or 0) for cell in cells if cell != "–"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -134,6 +144,63 @@ def test_what_was_not_measured_stays_last_and_names_sort_as_names(opened: Callab
     page.locator("#results th button", has_text="configuration").click()
     names = column(page, "configuration")
     assert names == sorted(names)
+
+
+@pytest.mark.parametrize(("section", "title"), [
+    ("#beyond-the-seeds-noise", "difference"), ("#beyond-the-seeds-noise", "95 %"), ("#beyond-the-seeds-noise", "p"),
+    ("#how-each-number-was-made", "score [s]"), ("#how-each-number-was-made", "seed")])
+def test_every_table_sorts_its_numbers_as_numbers(opened: Callable, section: str, title: str) -> None:
+    page = opened()
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    heading = page.locator(f"{section} th button").get_by_text(title, exact=title == "p")
+    for turn in (False, True):
+        heading.first.click()
+        shown = column(page, title, section)
+        found = numbers(shown)
+        assert found == sorted(found, reverse=turn)
+        assert len(set(found)) > 1
+        assert [cell == "–" for cell in shown] == sorted(cell == "–" for cell in shown)     # what is missing is last
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_the_page_of_a_run_fits_its_screen_sorts_and_enlarges(opened: Callable, own: Path, size: str, scheme: str) -> None:
+    page = opened(size, scheme, path=own)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator(".plot > svg").count() == 3
+    assert [head.strip() for head in page.locator("table.samples thead th").all_text_contents()] == [
+        "dense", "pruned before healing", "pruned and healed"]
+    page.locator("table.samples tbody tr").nth(2).locator("button").nth(1).click()
+    assert page.locator("dialog[open] strong").text_content() == "Noise 2"
+    assert page.locator("dialog[open] img").count() == 3
+    page.keyboard.press("Escape")
+    page.locator("#layers summary").click()
+    page.locator("#layers th button", has_text="weights after").click()
+    after = [int(cell.replace(",", "")) for cell in column(page, "weights after", "#layers")]
+    assert after == sorted(after)
+    assert len(set(after)) > 1
+    assert "images/s" in page.locator("#what-is-missing").text_content()
+
+
+def test_the_page_of_a_run_stands_without_its_script(opened: Callable, own: Path) -> None:
+    page = opened(script=False, path=own)
+    assert page.locator(".plot > svg").count() == 3
+    assert page.locator("table.samples img").count() == 24
+
+
+def test_the_tables_and_figures_of_a_run_can_be_saved(opened: Callable, own: Path) -> None:
+    page = opened(path=own)
+    links = page.locator("#files a[download]")
+    assert set(links.all_text_contents()) == {
+        *(f"{name}.{kind}" for name in ("table", "layers", "left", "missing") for kind in ("md", "csv", "tex")),
+        *(f"{name}.{kind}" for name in ("loss", "widths", "healing", "samples-ddpm_digits-digits")
+          for kind in ("png", "svg"))}
+    starts = {"csv": b"model,params", "png": b"\x89PNG", "svg": b"<?xml"}
+    for file in ("table.csv", "loss.png", "widths.svg"):
+        with page.expect_download() as waiting:
+            links.get_by_text(file, exact=True).click()
+        assert waiting.value.suggested_filename == file
+        assert Path(waiting.value.path()).read_bytes().startswith(starts[file.rpartition(".")[2]])
 
 
 def test_a_point_says_which_configuration_it_is(opened: Callable) -> None:

@@ -10,11 +10,12 @@ from PIL import Image
 from diffprune.errors import UserError
 from diffprune.report import samples
 from diffprune.report.__main__ import main
-from diffprune.report.channel_charts import overlap, widths
+from diffprune.report.channel_charts import overlap, width_chart, widths
 from diffprune.report.chart import DENSE, Chart, Matrix, Series, Stop
 from diffprune.report.comparison import compare, configurations
-from diffprune.report.drawn import drawn
+from diffprune.report.drawn import drawn, figure
 from diffprune.report.finished import Finished, find, read_all
+from diffprune.report.provenance import not_measured
 from diffprune.report.published import Published
 from diffprune.report.quality_charts import quality_charts
 from diffprune.report.svg import LIGHT
@@ -40,7 +41,7 @@ def runs_in(folder: Path) -> list[Finished]:
 
 
 def charts(folder: Path) -> dict[str, Chart]:
-    return {chart.name: chart for chart in quality_charts(runs_in(folder), [])}
+    return {chart.name: chart for chart in quality_charts(runs_in(folder), []) if isinstance(chart, Chart)}
 
 
 def cut(folder: Path, removed: dict[str, list[int]], **options: Any) -> None:
@@ -118,7 +119,7 @@ def test_a_drawing_is_themed_on_the_page_and_plain_in_its_files() -> None:
     for shown in (chart, Matrix("m", "t", "c", "what one sees", "index", ["a", "b" * 30], [[1.0, None], [None, 1.0]])):
         drawing = drawn(shown)
         assert 'aria-label="what one sees"' in drawing.inline
-        assert "var(--pruned)" in drawing.inline
+        assert "var(--c0)" in drawing.inline
         assert not [colour for colour in LIGHT.values() if colour in drawing.inline]
         assert "var(--" not in drawing.svg
         assert drawing.png.startswith(b"\x89PNG")
@@ -139,6 +140,31 @@ def test_another_sampler_is_another_grid_and_a_broken_picture_none(tmp_path: Pat
     Run(make_run(tmp_path / "c", {"pruner": {"name": "random"}})).grid.write_bytes(b"\x89PNG")
     grids = samples.sample_grids(configurations(runs_in(tmp_path), ["steps"]))
     assert [len(grid.columns) for grid in grids] == [2, 2]
+
+
+def test_every_grid_has_its_own_title_and_file(tmp_path: Path) -> None:
+    for steps in (50, 100):
+        make_run(tmp_path / f"{steps}", {"sampler": {"steps": steps}}, protocol={"steps": steps})
+    grids = samples.sample_grids(configurations(runs_in(tmp_path), ["steps"]))
+    assert {grid.title for grid in grids} == {"ddpm_digits on digits, steps=50", "ddpm_digits on digits, steps=100"}
+    assert {samples.file(grid) for grid in grids} == {"samples-ddpm_digits-digits-steps-50",
+                                                      "samples-ddpm_digits-digits-steps-100"}
+
+
+@pytest.mark.parametrize("titles", [
+    ["dense", "diff_pruning sampler.steps=100"], ["dense", "x" * 60], ["dense"], ["dense", *["taylor a.b=1 " * 12] * 3]])
+def test_images_keep_their_room_in_a_picture_whatever_they_are_called(titles: list[str]) -> None:
+    grey = [Image.new("L", (8, 8), 100)] * samples.ROWS
+    drawing = samples.figure(samples.Samples("a", [samples.Column(title, grey) for title in titles], 0))
+    (axes,) = drawing.axes
+    drawing.canvas.draw()
+    box, page = axes.get_window_extent(), drawing.bbox
+    assert box.width * box.height > 0.2 * page.width * page.height
+    assert box.width / box.height == pytest.approx((9 * len(titles) - 1) / (9 * samples.ROWS - 1))   # square images
+    for label in axes.get_xticklabels():
+        shown = label.get_window_extent()
+        assert page.x0 <= shown.x0 < shown.x1 <= page.x1
+        assert page.y0 <= shown.y0 < shown.y1 <= page.y1
 
 
 def test_large_images_are_stored_small(tmp_path: Path) -> None:
@@ -200,7 +226,68 @@ def test_a_copy_that_was_cut_off_is_skipped_with_the_reason(tmp_path: Path, caps
     main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
     assert "cannot be read" in capsys.readouterr().err
     missing = cells((tmp_path / "out" / "missing.md").read_text())
-    assert [line[0] for line in missing[1:]] == ["b", "c"]
+    assert [line[0] for line in missing[1:] if not line[0].startswith("figure: ")] == ["b", "c"]
+
+
+def test_what_was_not_measured_has_its_reason_from_the_options(tmp_path: Path) -> None:
+    make_run(tmp_path / "unasked", {"evaluate": {"speed": False}}, images_per_second=None, speedup=None)
+    make_run(tmp_path / "asked", {"seed": 1}, images_per_second=None)
+    make_run(tmp_path / "dense", DENSE_OPTIONS, **DENSE_METRICS)
+    Run(make_run(tmp_path / "blind", {"seed": 2}, fid_before_healing=None)).grid.unlink()
+    assert dict(not_measured(runs_in(tmp_path))) == {
+        "images/s of unasked": "it ran with evaluate.speed=false",
+        "images/s of asked": "its metrics.json does not have it, though it was asked for",
+        "scores before healing of blind": "its metrics.json does not have it, though it was asked for",
+        "samples of blind": "its folder has no samples/grid.png"}
+
+
+def test_what_many_runs_lack_is_one_line(tmp_path: Path) -> None:
+    for seed in range(5):
+        make_run(tmp_path / f"{seed}", {"seed": seed, "evaluate": {"speed": False}}, images_per_second=None)
+    assert not_measured(runs_in(tmp_path)) == [("images/s of all 5 runs", "it ran with evaluate.speed=false")]
+
+
+def test_a_figure_that_there_is_not_has_its_reason(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", DENSE_OPTIONS, **DENSE_METRICS, protocol={"ema": None})
+    Run(tmp_path / "runs" / "a").scores.unlink()
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    _, *lines = cells((tmp_path / "out" / "missing.md").read_text())
+    reasons = {line[0].removeprefix("figure: "): line[1] for line in lines}
+    assert reasons["Width of every layer"] == "nothing was pruned"
+    assert reasons["Loss per timestep"] == "no criterion here walks over the timesteps"
+    assert reasons["Overlap of removed channels"].endswith("there is none")
+    assert reasons["SSIM to dense against MACs"] == "no configuration but the dense model has both numbers"
+    assert reasons["SSIM to dense against the ratio"] == "no two configurations differ in pruner.ratio alone"
+
+
+def test_what_is_cut_from_a_figure_is_said(tmp_path: Path) -> None:
+    shape = {"before": [8, 3, 3, 3], "after": [4, 3, 3, 3]}
+    chart = width_chart([("a", {"conv_in": shape}), ("b", {"conv_out": shape}), ("c", {"conv_in": shape})])
+    assert [series.name for series in chart.series] == ["dense", "a and c"]
+    assert "1 configuration of other layers left out" in chart.caption
+    for ratio in range(20):
+        cut(tmp_path / f"{ratio:02}", {"x": [ratio % 10]}, pruner={"ratio": 0.1 + ratio / 100})
+    matrix = overlap(configurations(runs_in(tmp_path), []))
+    assert len(matrix.labels) == 16
+    assert "The first 16 of 20 configurations" in matrix.caption
+
+
+def test_the_first_seed_is_the_lowest_wherever_its_folder_lies(tmp_path: Path) -> None:
+    for folder, seed in (("a", 10), ("b", 2), ("c", 3)):
+        make_run(tmp_path / folder, {"seed": seed})
+    ((_, runs),) = configurations(runs_in(tmp_path), [])
+    assert [run.options["seed"] for run in runs] == [2, 3, 10]
+
+
+def test_many_series_are_told_apart_without_colour() -> None:
+    series = [Series(str(i), [1.0, 2.0], [1.0, 2.0], colour=i, line=True, marks=marks)
+              for i in range(28) for marks in (False, True)]
+    (axes,) = figure(Chart("n", "t", "c", "a", "x", "y", series)).axes
+    lines = [line for line in axes.get_lines() if len(line.get_xdata()) == 2]
+    looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines]
+    assert len(set(looks)) == len(looks) == len(series)
+    assert len({line.get_linestyle() for line in lines[:8:2]}) == 4     # the first lines differ in more than colour
+    assert len({(line.get_color(), line.get_marker()) for line in lines[1::2]}) == 28
 
 
 def test_how_each_number_was_made_is_a_table_of_its_own(tmp_path: Path) -> None:
@@ -210,3 +297,17 @@ def test_how_each_number_was_made_is_a_table_of_its_own(tmp_path: Path) -> None:
     made = dict(zip(header, line, strict=True))
     assert (made["score [s]"], made["commit"], made["seed"]) == ("7.5", "0123abc", "0")
     assert made["command"].startswith("python -m diffprune")
+    assert "torch" not in header
+
+
+def test_versions_that_all_share_stand_beside_the_protocol_and_others_in_a_column(tmp_path: Path) -> None:
+    for seed, version in ((0, "2.15.0"), (1, "2.11.0")):
+        make_run(tmp_path / "runs" / f"{seed}", {"seed": seed}, versions={"torch": version, "numpy": "2.4.6"})
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    header, *lines = cells((tmp_path / "out" / "runs.md").read_text())
+    assert [line[header.index("torch")] for line in lines] == ["2.15.0", "2.11.0"]
+    assert "numpy" not in header
+    page = (tmp_path / "out" / "index.html").read_text()
+    shared = page[page.index("Versions that all runs share"):page.index('id="how-each-number-was-made"')]
+    assert "2.4.6" in shared
+    assert "torch" not in shared

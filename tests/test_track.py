@@ -4,11 +4,12 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import wandb
@@ -214,28 +215,97 @@ class Failing(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(params=["silent", "failing"])
-def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """The address of a stand-in for the service, at which somebody is logged in."""
-    if request.param == "silent":
-        listening = socket.create_server(("127.0.0.1", 0))      # connections are taken, and nobody ever answers
-        port, close = listening.getsockname()[1], listening.close
-    else:
-        serving = HTTPServer(("127.0.0.1", 0), Failing)
-        Thread(target=serving.serve_forever, daemon=True).start()
-        port, close = serving.server_port, lambda: (serving.shutdown(), serving.server_close())
-    wandb.teardown()
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
-    yield request.param
-    wandb.teardown()
-    close()
+class Service(BaseHTTPRequestHandler):
+    """As much of the service as runs and artifacts need; `calls` are what it was asked for, each with its variables.
+
+    One that is `tired` lets a run begin and never answers again.
+    """
+    tired = False
+    calls: ClassVar[list[tuple[str, dict[str, Any]]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        (_, name, *_) = [*body.get("query", "").replace("(", " ").split(), "", ""]
+        values = body.get("variables", {})
+        values = values.get("input", values)
+        self.calls.append((name, values))
+        answer = {"UpsertBucket": self.upserted, "RunResumeStatus": lambda _: {"model": None},
+                  "CreateArtifact": self.created, "ArtifactByID": self.found,
+                  "Viewer": lambda _: {"viewer": {"id": "v", "entity": "somebody", "username": "somebody", "flags": "{}",
+                                                  "teams": {"edges": []}}},
+                  "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
+                  "UseArtifact": lambda values: {"useArtifact": {"artifact": {"id": values["artifactID"]}}}}.get(name)
+        if self.tired and name not in ("UpsertBucket", "RunResumeStatus"):
+            time.sleep(600)     # in a daemon's thread
+        self.send_response(200 if answer else 404)
+        self.end_headers()
+        if answer:
+            self.wfile.write(json.dumps({"data": answer(values)}).encode())
+
+    do_GET = do_POST
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    @staticmethod
+    def upserted(values: dict[str, Any]) -> dict[str, Any]:
+        project = {"id": "p", "name": values["project"], "entity": {"id": "e", "name": "somebody"}}
+        return {"upsertBucket": {"inserted": True, "bucket": {
+            "id": "b", "name": values["name"], "displayName": values["name"], "description": None, "config": "{}",
+            "sweepName": None, "historyLineCount": 0, "project": project}}}
+
+    @staticmethod
+    def created(values: dict[str, Any]) -> dict[str, Any]:
+        """There already, so that no content is sent."""
+        return {"createArtifact": {"artifact": {"id": values["artifactCollectionName"], "state": "COMMITTED",
+                                                "artifactSequence": {"id": "s", "latestArtifact": None}}}}
+
+    @staticmethod
+    def found(values: dict[str, Any]) -> dict[str, Any]:
+        sequence = {"__typename": "ArtifactSequence", "name": values["id"], "project": None}
+        return {"artifact": {
+            "__typename": "Artifact", "id": values["id"], "artifactSequence": sequence, "versionIndex": 0,
+            "artifactType": {"name": "model"}, "description": None, "metadata": "{}", "ttlDurationSeconds": 0,
+            "ttlIsInherited": True, "tags": [], "historyStep": None, "state": "COMMITTED", "size": 0, "digest": "d",
+            "commitHash": "c", "fileCount": 1, "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None, "aliases": []}}
+
+@contextmanager
+def listening(kind: str) -> Iterator[int]:
+    """The port of a stand-in for the service."""
+    if kind == "silent":
+        with socket.create_server(("127.0.0.1", 0)) as taken:   # connections are taken, and nobody ever answers
+            yield taken.getsockname()[1]
+        return
+    handler = {"failing": Failing, "tired": type("Tired", (Service,), {"tired": True}), "whole": Service}[kind]
+    serving = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=serving.serve_forever, daemon=True).start()
+    yield serving.server_port
+    serving.shutdown()
+    serving.server_close()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Has a stand-in for the service listen, at which somebody is logged in."""
+    with ExitStack() as closing:
+        closing.callback(wandb.teardown)
+
+        def begin(kind: str) -> None:
+            wandb.teardown()
+            Service.calls.clear()
+            port = closing.enter_context(listening(kind))
+            monkeypatch.delenv("WANDB_MODE", raising=False)
+            monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+            monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+            closing.callback(wandb.teardown)    # before its server goes
+        yield begin
 
 
 @pytest.mark.slow
-def test_a_server_that_does_not_work_stalls_nobody(config, tmp_path: Path, server: str,
+@pytest.mark.parametrize("kind", ["silent", "failing"])
+def test_a_server_that_does_not_work_stalls_nobody(config, tmp_path: Path, serve: Callable[[str], None], kind: str,
                                                    caplog: pytest.LogCaptureFixture) -> None:
+    serve(kind)
     cfg, start = config(), time.monotonic()
     tracker = opened(cfg, patience=3)
     tracker.log({"loss": 2.5}, 10)
@@ -244,6 +314,42 @@ def test_a_server_that_does_not_work_stalls_nobody(config, tmp_path: Path, serve
     assert caplog.text.count("W&B does not answer") == 1
     assert items(item for entry in of_kind(written(tmp_path, Run.of(cfg).name), "history") for item in entry.item)[
         "train/loss"] == 2.5
+
+
+@pytest.mark.slow
+def test_a_server_that_falls_silent_after_the_start_stalls_nobody_either(
+        config, serve: Callable[[str], None], caplog: pytest.LogCaptureFixture) -> None:
+    serve("tired")
+    cfg, start = config(), time.monotonic()
+    write_json(Run.of(cfg).metrics, {"fid": 1.0})
+    tracker = opened(cfg, patience=3)
+    assert not tracker.run.offline
+    tracker.log({"loss": 2.5}, 10)
+    tracker.finish()
+    wandb.teardown()        # as a process's end does
+    assert time.monotonic() - start < 25
+    assert [record.getMessage().partition(";")[0] for record in caplog.records if record.name == "diffprune.track"] == [
+        "W&B: artifacts failed (no answer within 3 s)"]
+
+
+@pytest.mark.slow
+def test_every_stage_uses_what_the_one_before_made(config, serve: Callable[[str], None],
+                                                   caplog: pytest.LogCaptureFixture) -> None:
+    serve("whole")
+    cfg = config()
+    run = Run.of(cfg)
+    write_json(run.metrics, {"fid": 1.0})
+    run.scores.write_bytes(b"scores")
+    run.pruned.mkdir()
+    opened(cfg, patience=10).finish()
+    name = run.name[-64:]
+    assert [values.get("artifactCollectionName") or values["artifactID"] for call, values in Service.calls
+            if call in ("CreateArtifact", "UseArtifact")] == [
+        "ddpm_digits-dense", "ddpm_digits-dense", f"{name}-scores", f"{name}-scores", f"{name}-pruned",
+        f"{name}-pruned", f"{name}-metrics"]
+    assert [call for call, _ in Service.calls if call.endswith("eArtifact")] == [
+        "CreateArtifact", "UseArtifact"] * 3 + ["CreateArtifact"]
+    assert "failed" not in caplog.text
 
 
 def test_what_fails_is_said_once_and_the_run_goes_on(
@@ -256,6 +362,7 @@ def test_what_fails_is_said_once_and_the_run_goes_on(
 
         def finish(self, **_: Any) -> None:
             self.finished = True
+            raise ConnectionError("its other half is gone, too")
 
     broken = Broken()
     monkeypatch.setattr(WandbTracker, "opened", lambda self, cfg, run: broken)

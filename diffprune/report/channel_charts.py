@@ -4,22 +4,24 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from diffprune.report.chart import DENSE, Chart, Matrix, Series
-from diffprune.report.figures import block_labels, in_order
+from diffprune.report.chart import DENSE, Absent, Chart, Matrix, Series, counted
 from diffprune.report.finished import Finished
+from diffprune.report.layers import block_labels, in_order
 
 Named = list[tuple[str, list[Finished]]]    # configurations, each with its runs
 MOST = 16       # configurations in one figure; more are not told apart
 Removed = dict[str, set[int]]               # {root layer of a group: its channels that went}
 
 
-def overlap(named: Named) -> Matrix | None:
-    """The Jaccard index of removed channels, mean over the seeds that both ran with; None below two configurations."""
+def overlap(named: Named) -> Matrix | Absent:
+    """The Jaccard index of removed channels, mean over the seeds that both ran with."""
     chosen = [(title, {run.options["seed"]: removed(run) for run in runs if any(removed(run).values())})
               for title, runs in named if runs[0].is_pruned]
-    chosen = [(title, seeds) for title, seeds in chosen if seeds][:MOST]
+    found = [(title, seeds) for title, seeds in chosen if seeds]
+    chosen = found[:MOST]
     if len(chosen) < 2:
-        return None
+        return Absent("Overlap of removed channels", "it takes two configurations whose removed channels are known, there "
+                      f"{'is one' if chosen else 'is none'}")
     values = [[between(one, other) for _, other in chosen] for _, one in chosen]
     shares = [share(run) for _, runs in named for run in runs if removed(run)]
     p = fmean(shares) if shares else 0.0
@@ -29,7 +31,8 @@ def overlap(named: Named) -> Matrix | None:
     return Matrix(
         "overlap", "Overlap of removed channels",
         "Channels that both removed, of those that either did (Jaccard index, all groups together, mean over common "
-        f"seeds). Two random choices of this size would share {p / (2 - p):.2f}.",
+        f"seeds). Two random choices of this size would share {p / (2 - p):.2f}."
+        + (f" The first {MOST} of {len(found)} configurations." if len(found) > MOST else ""),
         f"Overlap of removed channels: {alt}." if alt else "Overlap of removed channels: no seed in common.",
         "Jaccard index", [title for title, _ in chosen], values)
 
@@ -57,33 +60,36 @@ def jaccard(one: Removed, other: Removed) -> float:
     return both / either if either else 1.0
 
 
-def widths(named: Named) -> Chart | None:
-    """The width of every layer of each pruned configuration's first seed; None where nothing was pruned."""
+def widths(named: Named) -> Chart | Absent:
+    """The width of every layer of each pruned configuration's first seed."""
     return width_chart([(title, runs[0].pruning["layers"]) for title, runs in named
-                        if runs[0].is_pruned and runs[0].pruning.get("layers")])
+                        if runs[0].is_pruned and runs[0].pruning.get("layers")], ", of each configuration's first seed")
 
 
-def width_chart(pruned: list[tuple[str, dict[str, Any]]]) -> Chart | None:
+def width_chart(pruned: list[tuple[str, dict[str, Any]]], whose: str = "") -> Chart | Absent:
     """Output channels of every convolution and linear layer; configurations of equal widths share a line.
 
-    `pruned` are titles with {layer: its weight's shape `before` and `after`}.
+    `pruned` are titles with {layer: its weight's shape `before` and `after`}; models with other layers than the first
+    one's are left out.
     """
-    known = [(title, layer_widths(layers)) for title, layers in pruned]
-    if not known:
-        return None
-    names = list(known[0][1])
-    known = [(title, layers) for title, layers in known if list(layers) == names]     # of one model
+    if not pruned:
+        return Absent("Width of every layer", "nothing was pruned")
+    everyone = [(title, layer_widths(layers)) for title, layers in pruned]
+    names = list(everyone[0][1])
+    known = [(title, layers) for title, layers in everyone if list(layers) == names]
     before = [pair[0] for pair in known[0][1].values()]
     kinds: dict[tuple[int, ...], list[str]] = {}
     for title, layers in known:
         kinds.setdefault(tuple(pair[1] for pair in layers.values()), []).append(title)
     lines = [("dense", before, DENSE), *((listed(titles), after, i) for i, (after, titles) in
                                          enumerate(list(kinds.items())[:MOST]))]
+    cuts = [f" The first {MOST} of {len(kinds)} different results."] if len(kinds) > MOST else []
+    if len(known) < len(everyone):
+        cuts.append(f" Of one model: {counted(len(everyone) - len(known), 'configuration')} of other layers left out.")
     at = list(range(len(names)))
     return Chart(
         "widths", "Width of every layer", "Output channels of each convolution and linear layer, in the order in which an "
-        "image passes them, of each configuration's first seed." + (f" The first {MOST} of {len(kinds)} different results."
-                                                                    if len(kinds) > MOST else ""),
+        f"image passes them{whose}.{''.join(cuts)}",
         f"Output channels of {len(names)} layers: " + "; ".join(f"{name} {sum(values)} in all" for name, values, _ in lines)
         + ".", "layers, in network order", "output channels",
         [Series(name, at, values, names, colour=colour, line=True, marks=False) for name, values, colour in lines],

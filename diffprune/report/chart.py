@@ -8,6 +8,10 @@ LONG = 20       # letters of a name on an axis
 DENSE = -1      # the colour of what stands for the dense model
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @dataclass(frozen=True)
 class Series:
     """Points under one name. `labels` say each point's name; errors are standard deviations, None where there is none.
@@ -33,8 +37,18 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Absent:
+    """A figure that there is not, and why."""
+    title: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Chart:
-    """`name` is its file's and unique on its page; `x` and `y` are axis titles with units; `alt` says what one would see."""
+    """`name` is its file's and unique on its page; `x` and `y` are axis titles with units; `alt` says what one would see.
+
+    `spans` are stretches of the x axis that are shaded.
+    """
     name: str
     title: str
     caption: str
@@ -45,6 +59,7 @@ class Chart:
     stops: Sequence[Stop] = ()
     log_y: bool = False
     ticks: Sequence[tuple[float, str]] = ()
+    spans: Sequence[tuple[float, float]] = ()
 
     def content(self) -> dict[str, Any]:
         return {"kind": "chart", **asdict(self)}

@@ -64,7 +64,11 @@ def protocol_differences(runs: list[Finished]) -> dict[str, list[Any]]:
 
 def version_differences(runs: list[Finished]) -> dict[str, list[Any]]:
     """{library: its versions}, for the libraries whose version differs."""
-    return differences([run.metrics.get("versions", {}) for run in runs])
+    return differences([versions_of(run) for run in runs])
+
+
+def versions_of(run: Finished) -> dict[str, str]:
+    return run.metrics.get("versions", {})
 
 
 def differences(statements: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -135,8 +139,8 @@ def configuration_rows(runs: list[Finished], differing: list[str], published: Pu
 
 
 def configurations(runs: list[Finished], differing: list[str]) -> list[tuple[str, list[Finished]]]:
-    """Runs whose options agree in all but the seed, under what tells them apart, and in its order."""
-    groups = grouped([run for run in runs if not run.is_dense],
+    """Runs whose options agree in all but the seed, by seed, under what tells them apart, and in its order."""
+    groups = grouped(sorted((run for run in runs if not run.is_dense), key=lambda run: run.options["seed"]),
                      lambda run: (without_seed(run.options), parts_of(run, differing)))
     options = [flat(without_seed(group[0].options)) for group in groups]
     keys = distinguishing(options)

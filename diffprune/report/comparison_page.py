@@ -2,30 +2,32 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from diffprune.files import appearing, remove
 from diffprune.report import page, samples
 from diffprune.report.channel_charts import overlap, widths
-from diffprune.report.chart import Chart, Matrix
+from diffprune.report.chart import counted
 from diffprune.report.comparison import (
     compare,
     configurations,
+    differences,
     protocol_differences,
     protocol_of,
     sentence,
     version_differences,
+    versions_of,
 )
-from diffprune.report.drawn import Drawing, drawn, file_name
 from diffprune.report.finished import Finished
 from diffprune.report.paired import CHOSEN, NOTE, compare_paired
-from diffprune.report.provenance import Missing, missing_table, not_measured, provenance, provenance_html
+from diffprune.report.provenance import Missing, absent, lacking_seeds, missing_table, not_measured, provenance
 from diffprune.report.published import Published
 from diffprune.report.quality_charts import quality_charts
 from diffprune.report.run_page import write_page
-from diffprune.report.script import SCRIPT
+from diffprune.report.script import FIGURES, TOUCH
+from diffprune.report.sections import Drawings, drawings, figures, missing_section, sample_section, write, write_files
 from diffprune.report.table import Table
 from diffprune.report.timestep_charts import loss_per_timestep
 
@@ -41,7 +43,7 @@ class Comparison:
     runs: list[Finished]
     named: list[tuple[str, list[Finished]]]
     tables: dict[str, Table | None]
-    figures: list[tuple[Chart | Matrix, Drawing]]
+    figures: Drawings
     grids: list[samples.Samples]
     published: Published | None
     chosen: bool        # nobody named the baseline of the paired comparison
@@ -58,19 +60,8 @@ def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool =
     """
     shown = comparison(runs, mixed_protocols, baseline, published, missing, title)
     own_pages(runs)
-    files: dict[str, str | bytes | None] = {"index.html": comparison_page(shown, folder.resolve())}
-    for name, table in shown.tables.items():
-        files |= formats(name, table)
-    for name, text in files.items():
-        write(folder / name, text)
-    pictures = {f"{file_name(chart.name)}{end}": content for chart, drawing in shown.figures
-                for end, content in ((".svg", drawing.svg), (".png", drawing.png))}
-    for grid in shown.grids:
-        pictures |= samples.pictures(grid)
-    for stale in {path.name for path in (folder / "figures").glob("*")} - pictures.keys():
-        remove(folder / "figures" / stale)
-    for name, content in pictures.items():
-        write(folder / "figures" / name, content)
+    write_files(folder, shown.tables, shown.figures, shown.grids)
+    write(folder / "index.html", comparison_page(shown, folder.resolve()))
     return shown.tables["table"]
 
 
@@ -83,25 +74,10 @@ def comparison(runs: list[Finished], mixed_protocols: bool, baseline: str | None
     everyone = [*named, *(("dense", [run]) for run in runs if run.is_dense)]
     charts = [*quality_charts(runs, differing), *loss_per_timestep(runs), overlap(named), widths(named)]
     tables = {"table": table, "paired": paired, "runs": provenance(everyone),
-              "missing": missing_table([*missing, *not_measured(named)])}
-    return Comparison(runs, named, tables, [(chart, drawn(chart)) for chart in charts if chart is not None],
-                      samples.sample_grids(everyone), published, paired is not None and baseline is None,
+              "missing": missing_table([*missing, *not_measured(runs), *lacking_seeds(named), *absent(charts)])}
+    return Comparison(runs, named, tables, drawings(charts), samples.sample_grids(everyone), published,
+                      paired is not None and baseline is None,
                       title or ("One run" if len(runs) == 1 else f"Comparison of {len(runs)} runs"))
-
-
-def write(path: Path, content: str | bytes | None) -> None:
-    """None: what an earlier report on other runs left goes."""
-    if content is None:
-        remove(path)
-        return
-    with appearing(path) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def formats(name: str, table: Table | None) -> dict[str, str | None]:
-    """{file: its text}; None for a table that there is not."""
-    return {f"{name}.md": table and table.markdown(bold=True), f"{name}.csv": table and table.csv(),
-            f"{name}.tex": table and table.latex()}
 
 
 def own_pages(runs: list[Finished]) -> None:
@@ -124,21 +100,22 @@ def comparison_page(shown: Comparison, folder: Path) -> str:
     sections = {
         "Results": [page.sortable(shown.tables["table"], "wide"), *(page.paragraph(note, "quiet") for note in notes(shown))],
         "Figures": figures(shown.figures),
-        "Samples": [part for grid in shown.grids for part in sample_section(grid)],
+        "Samples": [part for grid in shown.grids for part in sample_section(grid, ", each configuration's first seed")],
         "Beyond the seeds' noise?": [page.paragraph(NOTE), page.sortable(paired, "wide"),
                                      page.paragraph(CHOSEN, "quiet") if shown.chosen else ""] if paired else [],
-        "Protocol": [page.columns(page.facts("What all runs share", shared_protocol(shown.runs)))],
-        "How each number was made": [page.folded(f"Commands, sources and seconds of {len(shown.runs)} runs", provenance_html(
-            shown.tables["runs"], shown.runs, folder))],
-        "What is missing": [page.table(missing.header, missing.body, "prose")] if missing else [
-            page.paragraph("Nothing: every run that was named is finished and complete.")],
+        "Protocol": [page.columns(page.facts("What all runs share", shared(map(protocol_of, shown.runs))),
+                                  page.facts("Versions that all runs share", shared(map(versions_of, shown.runs))))],
+        "How each number was made": [page.folded(
+            f"Commands, sources and seconds of {counted(len(shown.runs), 'run')}",
+            page.sortable(shown.tables["runs"], "wide commands", reports(shown.runs, folder)))],
+        "What is missing": missing_section(missing, "Nothing: every run that was named is finished and complete."),
     }
     sections = {title: content for title, content in sections.items() if any(content)}
     data = json.dumps([chart.content() for chart, _ in shown.figures], allow_nan=False).replace("</", "<\\/")
     return page.document(shown.title, [
         page.paragraph(summary(shown), "summary"), page.contents(sections),
         *(page.section(title, *content) for title, content in sections.items()),
-        f'<script type="application/json" id="figure-data">{data}</script>'], [get_plotlyjs(), SCRIPT])
+        f'<script type="application/json" id="figure-data">{data}</script>'], [get_plotlyjs(), TOUCH, FIGURES])
 
 
 def summary(shown: Comparison) -> str:
@@ -147,33 +124,6 @@ def summary(shown: Comparison) -> str:
     models = sorted({f"{run.metrics['model']} on {run.metrics['dataset']}" for run in shown.runs})
     return (f"{counted(len(shown.runs), 'run')} of {counted(len(shown.named), 'configuration')} with "
             f"{counted(len(seeds), 'seed')}: {'; '.join(models)}. {READING}")
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def figures(drawings: list[tuple[Chart | Matrix, Drawing]]) -> list[str]:
-    """Each drawn already, for where no script runs and for print; the script puts what moves in its place."""
-    shown = (f'<figure><h3>{page.escape(chart.title)}</h3><div class="plot" id="plot-{page.escape(chart.name)}" role="img" '
-             f'aria-label="{page.escape(chart.alt)}">{drawing.inline}</div>'
-             f"<figcaption>{page.escape(chart.caption)}{numbered(chart)}</figcaption></figure>"
-             for chart, drawing in drawings)
-    return [f'<div class="figures large">{"".join(shown)}</div>'] if drawings else []
-
-
-def numbered(chart: Chart | Matrix) -> str:
-    """The names that an axis only counts."""
-    if isinstance(chart, Chart) or not chart.numbered:
-        return ""
-    return f"<ol>{''.join(f'<li>{page.name(label)}</li>' for label in chart.labels)}</ol>"
-
-
-def sample_section(grid: samples.Samples) -> list[str]:
-    left_out = f" {counted(grid.left_out, 'more configuration')} found no room here." if grid.left_out else ""
-    return [page.paragraph(f"{grid.title}. Every row starts from the same noise, every column is a model, each "
-                           f"configuration's first seed. An image opens larger beside the others of its noise.{left_out}"),
-            samples.table(grid)]
 
 
 def notes(shown: Comparison) -> list[str]:
@@ -190,7 +140,14 @@ def notes(shown: Comparison) -> list[str]:
     return out
 
 
-def shared_protocol(runs: list[Finished]) -> dict[str, object]:
-    differing = protocol_differences(runs)
-    stated = {name: value for run in runs for name, value in protocol_of(run).items() if value is not None}
-    return {name: value for name, value in stated.items() if name not in differing}
+def shared(statements: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What all that state it state alike."""
+    stated = list(statements)
+    differing = differences(stated)
+    return {name: value for statement in stated for name, value in statement.items()
+            if value is not None and name not in differing}
+
+
+def reports(runs: list[Finished], folder: Path) -> dict[str, str]:
+    """{run: the address of its own page, as seen from `folder`}"""
+    return {run.run.name: os.path.relpath(run.run.report, folder) for run in runs if run.run.report.exists()}

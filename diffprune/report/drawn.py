@@ -1,6 +1,7 @@
 """Charts and matrices by Matplotlib: inside a page as SVG in the page's colours, and as PNG and SVG files."""
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,18 +79,20 @@ def draw_chart(chart: Chart, axes: Axes) -> None:
         dense = series.colour == DENSE
         i = series.colour
         colour = LIGHT[DENSE_CODE] if dense else LIGHT[SERIES[i % len(SERIES)]]
-        line = DASHES[i // len(SERIES) % len(DASHES)] if series.line else ""
-        mark = ("*" if dense else MARKS[i % len(MARKS)]) if series.marks else ""
+        line = ("-" if dense else DASHES[i % len(DASHES)]) if series.line else ""
+        mark = ("*" if dense else MARKS[(i + i // len(SERIES)) % len(MARKS)]) if series.marks else ""
         axes.errorbar(series.x, series.y, errors(series.y_error), errors(series.x_error), label=series.name, color=colour,
                       linestyle=line, marker=mark, markersize=9 if dense else 6, elinewidth=0.8, capsize=2,
                       drawstyle="steps-mid" if chart.ticks else "default", linewidth=1.2)
+    for first, end in chart.spans:
+        axes.axvspan(first, end, color=LIGHT[SERIES[0]], alpha=0.15, linewidth=0)
     for i, stop in enumerate(chart.stops):
         axes.axvline(stop.x, color=LIGHT[INK_CODE], linewidth=0.7, linestyle=":")
         axes.annotate(stop.name, (stop.x, 0.02 + 0.2 * (i % 4)), xycoords=("data", "axes fraction"), rotation=90, fontsize=7,
                       ha="right", va="bottom")
     axes.set(xlabel=chart.x, ylabel=chart.y)
     if chart.log_y:
-        logarithmic(axes)
+        logarithmic(axes, [value for series in chart.series for value in series.y])
     if chart.ticks:
         axes.set_xticks(*zip(*chart.ticks, strict=True), rotation=90)
         axes.grid(visible=False, axis="x")
@@ -103,9 +106,12 @@ def errors(values: Sequence[float | None]) -> list[float] | None:
     return [value or 0.0 for value in values] if any(values) else None
 
 
-def logarithmic(axes: Axes) -> None:
+def logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic y axis with plain numbers, as many as the span of the values needs."""
+    span = math.log10(max(values) / min(values))
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    subs = (1,) if span > 2 else (1, 2, 5) if span > 0.7 else range(1, 10)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=7 if span > 2 else None))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -35,13 +35,17 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Finished:
-    """`options` are those that change the science; what a stage did not write is None or empty."""
+    """`options` are those that change the science; what a stage did not write is None or empty.
+
+    `timed` says whether the run was asked for its speed, which changes nothing else.
+    """
     run: Run
     options: dict[str, Any]
     metrics: dict[str, Any]
     pruning: dict[str, Any]
     scoring: Scoring | None
     progress: list[dict[str, float]]
+    timed: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> "Finished":
@@ -51,9 +55,11 @@ class Finished:
             if not file.exists():
                 raise UserError(f"{run.folder} is no finished run, it has no {file.relative_to(run.folder)}: "
                                 "repeat the run's command to finish it")
-        return cls(run, read_options(run.config), read_json(run.metrics),
+        options = read_options(run.config)
+        timed = bool(options["evaluate"].get("speed"))
+        return cls(run, scientific(options), read_json(run.metrics),
                    read_json(run.prune_report) if run.prune_report.exists() else {},
-                   read_scoring(run.scores), read_progress(run.progress))
+                   read_scoring(run.scores), read_progress(run.progress), timed)
 
     has_dense = property(lambda self: self.options["model"]["checkpoint"] is not None)
     is_pruned = property(lambda self: prunes(self.options))
@@ -91,11 +97,11 @@ def read_scoring(path: Path) -> Scoring | None:
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """The options of a run's resolved configuration that change its result.
+    """The options of a run's resolved configuration.
 
     A resolved file needs no interpolation, and libyaml reads it in a twentieth of the time that OmegaConf takes.
     """
-    return scientific(yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_progress(path: Path) -> list[dict[str, float]]:

@@ -10,11 +10,10 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from diffprune.report.grid import Strip
 from diffprune.report.style import CSS
 from diffprune.report.table import MISSING, Table
 
-PIXELATED_BELOW = 1000  # pixels; narrower strips are enlarged, and small images keep their pixels then
+KINDS = {"md": "text/markdown", "csv": "text/csv", "tex": "text/x-tex", "svg": "image/svg+xml", "png": "image/png"}
 
 
 def document(title: str, body: Iterable[str], scripts: Sequence[str] = ()) -> str:
@@ -64,20 +63,24 @@ def table(header: list[str], body: Iterable[Iterable[str]], kind: str = "") -> s
     return f'<div class="scroll {kind}" tabindex="0"><table>{head}<tbody>\n{lines}\n</tbody></table></div>'
 
 
-def sortable(shown: Table, kind: str = "") -> str:
-    """A whole table, which the page's script makes sortable, with what is best in bold."""
+def sortable(shown: Table, kind: str = "", links: Mapping[str, str] | None = None) -> str:
+    """A whole table, which the page's script makes sortable, with what is best in bold.
+
+    `links` are {name in the first column: the address that it leads to}.
+    """
     head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in shown.header)
-    lines = "\n".join(f"<tr>{''.join(cell(shown, i, j) for j in range(len(entries)))}</tr>"
+    lines = "\n".join(f"<tr>{''.join(cell(shown, i, j, links or {}) for j in range(len(entries)))}</tr>"
                       for i, entries in enumerate(shown.body))
     return (f'<div class="scroll {kind}" tabindex="0"><table class="sortable"><thead><tr>{head}</tr></thead>'
             f"<tbody>\n{lines}\n</tbody></table></div>")
 
 
-def cell(shown: Table, i: int, j: int) -> str:
+def cell(shown: Table, i: int, j: int, links: Mapping[str, str]) -> str:
     """One cell; `data-value` is the number to sort by."""
+    written = shown.body[i][j]
     if j == 0:
-        return f'<th scope="row">{name(shown.body[i][j])}</th>'
-    content = text(shown.body[i][j])
+        return f'<th scope="row">{link(written, links[written]) if written in links else name(written)}</th>'
+    content = text(written)
     number = shown.numbers[i][j] if shown.numbers else None
     value = "" if number is None else f' data-value="{number!r}"'
     return f"<td{value}><b>{content}</b></td>" if (i, j) in shown.best else f"<td{value}>{content}</td>"
@@ -110,25 +113,21 @@ def columns(*parts: str) -> str:
     return f'<div class="facts">{"".join(parts)}</div>'
 
 
-def figure(svg: str | None, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" if svg else ""
-
-
-def pictures(shown: Iterable[Strip]) -> str:
-    """Strips below each other; they scroll together where the screen is narrow, so that columns stay aligned."""
-    return f'<div class="scroll" tabindex="0">{"".join(map(picture, shown))}</div>'
-
-
-def picture(strip: Strip) -> str:
-    """One model's images in a row, under its name."""
-    sharp = ' class="pixels"' if strip.width < PIXELATED_BELOW else ""
-    alt = f"{strip.count} images of the model: {strip.title}" if strip.count > 1 else f"Images: {strip.title}"
-    return (f'<div class="strip"><h3>{escape(strip.title)}</h3><img{sharp} width="{strip.width}" '
-            f'height="{strip.height}" alt="{escape(alt)}" src="data:image/png;base64,{strip.png}"></div>')
-
-
 def link(title: str, address: str) -> str:
-    return f'<a href="{escape(quote(address))}">{escape(title)}</a>'
+    return f'<a href="{escape(quote(address))}">{name(title)}</a>'
+
+
+def downloads(files: Mapping[str, str | bytes | None]) -> str:
+    """Links that save what lies in the page itself."""
+    links = "".join(f'<a download="{escape(file)}" href="{address(file, content)}">{name(file)}</a>'
+                    for file, content in sorted(files.items()) if content is not None)
+    return f'<nav aria-label="Files">{links}</nav>'
+
+
+def address(file: str, content: str | bytes) -> str:
+    """The content as a data URL, of the kind that the file's name says."""
+    content = content.encode() if isinstance(content, str) else content
+    return f"data:{KINDS[file.rpartition('.')[2]]};base64,{base64.b64encode(content).decode()}"
 
 
 def folded(title: str, *content: str) -> str:

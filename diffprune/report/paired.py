@@ -46,6 +46,11 @@ class Difference:
         return [self.title, self.baseline, self.quantity.title, *self.numbers(), *map(probability, (self.p, self.p_holm)),
                 self.verdict]
 
+    def sorting(self) -> list[float | None]:
+        """A number to sort by for each of `cells`."""
+        low, _ = self.interval or (None, None)
+        return [None, None, None, fmean(self.values) if self.values else None, low, self.p, self.p_holm, None]
+
     def numbers(self) -> list[str]:
         """The mean difference with its spread, and its interval."""
         if not self.values:
@@ -80,8 +85,9 @@ def compare_paired(runs: list[Finished], baseline: str | None = None) -> Table |
              for difference in differences_to(baseline or best(group), group)]
     if not found:
         return None
-    return Table(HEADER, [difference.cells() for difference in found if difference.quantity.level == MAIN],
-                 [difference.record() for difference in found])
+    shown = [difference for difference in found if difference.quantity.level == MAIN]
+    return Table(HEADER, [difference.cells() for difference in shown], [difference.record() for difference in found],
+                 numbers=[difference.sorting() for difference in shown])
 
 
 def seeds(group: list[Finished]) -> dict[int, Numbers]:

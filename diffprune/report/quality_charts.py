@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffprune.report.chart import DENSE, Chart, Series
+from diffprune.report.chart import DENSE, Absent, Chart, Series
 from diffprune.report.comparison import configurations, dense_rows, flat, grouped, parts_of, titles, without_seed
 from diffprune.report.finished import Finished
 from diffprune.report.quantities import MAIN, Quantity, features_in, quality
@@ -25,14 +25,13 @@ class Point:
     family: str
 
 
-def quality_charts(runs: list[Finished], differing: list[str]) -> list[Chart]:
+def quality_charts(runs: list[Finished], differing: list[str]) -> list[Chart | Absent]:
     """What there is to draw of Fréchet distance and SSIM: against MACs, latency, ratio and threshold."""
     found = points(runs, differing)
     known = {key for point in found for key in point.row.values}
     shown = [quantity for quantity in quality(features_in(known), known) if quantity.level == MAIN]
-    charts = [*(against_cost(found, quantity, cost) for cost in COSTS for quantity in shown),
-              *(against_option(found, quantity, option) for option in OPTIONS for quantity in shown)]
-    return [chart for chart in charts if chart is not None]
+    return [*(against_cost(found, quantity, cost) for cost in COSTS for quantity in shown),
+            *(against_option(found, quantity, option) for option in OPTIONS for quantity in shown)]
 
 
 def points(runs: list[Finished], differing: list[str]) -> list[Point]:
@@ -48,15 +47,16 @@ def family(run: Finished, differing: list[str]) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in parts_of(run, differing).items() if value is not None)])
 
 
-def against_cost(found: list[Point], quantity: Quantity, cost: str) -> Chart | None:
-    """One point per configuration, with the spread over its seeds; None where nothing but the dense model has both."""
+def against_cost(found: list[Point], quantity: Quantity, cost: str) -> Chart | Absent:
+    """One point per configuration, with the spread over its seeds."""
     kept = [point for point in found if quantity.key in point.row.values and cost in point.row.values]
-    if all(point.family == "dense" for point in kept):
-        return None
     name, axis, scale = COSTS[cost]
     short = plain(quantity.title)
+    title = f"{short} against {name}"
+    if all(point.family == "dense" for point in kept):
+        return Absent(title, "no configuration but the dense model has both numbers")
     return Chart(
-        f"{short_key(quantity)}-{cost.removesuffix('_percent')}", f"{short} against {name}",
+        f"{short_key(quantity)}-{cost.removesuffix('_percent')}", title,
         "Mean over seeds; bars are one standard deviation." + (
             " Dense and pruned model took turns in one process, so that a busy machine slows both alike."
             if cost == LATENCY else ""),
@@ -67,21 +67,21 @@ def against_cost(found: list[Point], quantity: Quantity, cost: str) -> Chart | N
          for colour, members in families(kept)])
 
 
-def against_option(found: list[Point], quantity: Quantity, option: str) -> Chart | None:
-    """A curve for each set of configurations that differ in `option` alone; None where none has two values of it."""
+def against_option(found: list[Point], quantity: Quantity, option: str) -> Chart | Absent:
+    """A curve for each set of configurations that differ in `option` alone."""
     kept = [point for point in found if quantity.key in point.row.values and point.options.get(option) is not None
             and point.options.get("pruner.ratio")]
     curves = [sorted(curve, key=lambda point: point.options[option]) for curve in grouped(
         kept, lambda point: [point.family, {key: value for key, value in point.options.items() if key != option}])]
     curves = [curve for curve in curves if len(curve) > 1]
+    short, word = plain(quantity.title), option.rpartition(".")[2]
     if not curves:
-        return None
+        return Absent(f"{short} against the {word}", f"no two configurations differ in {option} alone")
     names = [" ".join([curve[0].family, *rest]) for curve, rest in zip(curves, titles(
         [{key: value for key, value in curve[0].options.items() if key != option} for curve in curves]), strict=True)]
     names = [name.replace("pruner.", "") for name in names]
     own = len({curve[0].family for curve in curves}) == len(curves)     # then each has its family's colour
     colours = {members[0].family: colour for colour, members in families(found)}
-    short, word = plain(quantity.title), option.rpartition(".")[2]
     return Chart(
         f"{short_key(quantity)}-{word}", f"{short} against the {word}", "Mean over seeds; bars are one standard deviation."
         + (" The ratio is what was asked for; the table has the sizes that came out." if word == "ratio" else ""),

@@ -1,37 +1,52 @@
-"""The page of one run."""
+"""The page of one run, which its tables and figures can be taken from as files."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from diffprune.files import appearing
-from diffprune.report import figures, page
+from diffprune.report import page, sections
+from diffprune.report.channel_charts import width_chart
+from diffprune.report.chart import Absent, Chart
 from diffprune.report.finished import Finished
-from diffprune.report.grid import strips
+from diffprune.report.layers import in_order
+from diffprune.report.provenance import absent, lacking, missing_table
 from diffprune.report.rows import dense, distance, final, states
-from diffprune.report.table import transposed
+from diffprune.report.samples import own_samples
+from diffprune.report.script import TOUCH
+from diffprune.report.table import Table, transposed
+from diffprune.report.timestep_charts import walk
+from diffprune.report.training_charts import healing
 
 
 def write_page(run: Finished) -> Path:
     """Writes the run's `report.html`, whole or not at all."""
-    text = run_page(run)
-    with appearing(run.run.report) as partial:
-        partial.write_text(text, encoding="utf-8")
+    found = charts(run)
+    tables = {"table": transposed(states(run)), "layers": layers(run), "left": skipped(run),
+              "missing": missing_table([*lacking(run), *absent(found)])}
+    shown, grid = sections.drawings(found), own_samples(run)
+    files = sections.table_files(tables) | sections.picture_files(shown, [grid] if grid else [])
+    sections.write(run.run.report, page.document(
+        f"{run.metrics['pruner']} on {run.metrics['model']}" if run.is_pruned else f"{run.final} {run.metrics['model']}", [
+            page.paragraph(summary(run), "summary"),
+            page.paragraph(run.run.name, "quiet"),
+            page.section("Results", page.table(tables["table"].header, tables["table"].body),
+                         page.paragraph(reading(run), "quiet")),
+            page.section("Figures", *sections.figures(shown)),
+            page.section("Samples", *(sections.sample_section(grid) if grid else [])),
+            page.section("Layers", *layer_tables(tables)),
+            page.section("How it was made", made(run)),
+            page.section("What is missing", *sections.missing_section(tables["missing"], "Nothing.")),
+            page.section("Files", page.paragraph("Every table and figure of this page, to save."), page.downloads(files)),
+        ], [TOUCH]))
     return run.run.report
 
 
-def run_page(run: Finished) -> str:
-    table = transposed(states(run))
-    return page.document(f"{run.metrics['pruner']} on {run.metrics['model']}" if run.is_pruned else
-                         f"{run.final} {run.metrics['model']}", [
-        page.paragraph(summary(run), "summary"),
-        page.paragraph(run.run.name, "quiet"),
-        page.section("Results", page.table(table.header, table.body), page.paragraph(reading(run), "quiet")),
-        page.section("Samples", page.paragraph("Column by column, every model started from the same noise."),
-                     page.pictures(strips(run))) if run.run.grid.exists() else "",
-        page.section("Scoring, pruning, training", steps(run)),
-        page.section("How it was made", made(run)),
-    ])
+def charts(run: Finished) -> list[Chart | Absent]:
+    """Scoring, pruning, training."""
+    pruned = [(run.final, run.pruning["layers"])] if run.is_pruned and run.pruning.get("layers") else []
+    return [walk(run), width_chart(pruned), healing(run)]
 
 
 def summary(run: Finished) -> str:
@@ -60,28 +75,33 @@ def reading(run: Finished) -> str:
             "MACs are for one network evaluation of one image. – means not measured.")
 
 
-def steps(run: Finished) -> str:
-    """What each step did, as far as it was taken."""
-    shown = [
-        page.figure(figures.loss_per_timestep(run), "Scoring: the loss at every timestep on one fixed batch and noise. "
-                    "Gradients of the shaded timesteps were summed."),
-        page.figure(figures.widths(run), "Pruning: the width of every convolution and linear layer."),
-        page.figure(figures.healing(run), "Training: the loss on random timesteps."),
-        f"<div>{skipped(run)}{layers(run)}</div>" if run.is_pruned and run.pruning else "",
-    ]
-    return f'<div class="figures">{"".join(shown)}</div>' if any(shown) else ""
+def skipped(run: Finished) -> Table | None:
+    """The layers that were left as they were, and why."""
+    entries = [[entry["layer"], entry["reason"]] for entry in run.pruning.get("skipped", [])]
+    return Table(["left as it was", "because"], entries, [{"layer": layer, "reason": reason} for layer, reason in entries]) \
+        if entries else None
 
 
-def skipped(run: Finished) -> str:
-    entries = [(entry["layer"], entry["reason"]) for entry in run.pruning["skipped"]]
-    return page.table(["left as it was", "because"], entries, "prose") if entries else ""
+def layers(run: Finished) -> Table | None:
+    """Every layer's weight shape and size before and after."""
+    shapes = [(name, shape["before"], shape["after"]) for name, shape in in_order(run.pruning.get("layers", {}))]
+    if not shapes or not run.is_pruned:
+        return None
+    counts = [(math.prod(before), math.prod(after)) for _, before, after in shapes]
+    return Table(
+        ["layer", "shape before", "shape after", "weights before", "weights after", "left [%]"],
+        [[name, " × ".join(map(str, before)), " × ".join(map(str, after)), f"{old:,}", f"{new:,}", f"{100 * new / old:.1f}"]
+         for (name, before, after), (old, new) in zip(shapes, counts, strict=True)],
+        [{"layer": name, "before": " ".join(map(str, before)), "after": " ".join(map(str, after))}
+         for name, before, after in shapes],
+        numbers=[[None, old, new, old, new, new / old] for old, new in counts])
 
 
-def layers(run: Finished) -> str:
-    """Every layer's weight shape before and after, folded away."""
-    body = [(name, *(" × ".join(map(str, shape[state])) for state in ("before", "after")))
-            for name, shape in figures.in_order(run.pruning["layers"])]
-    return page.folded(f"Weight shapes of all {len(body)} layers", page.table(["layer", "before", "after"], body))
+def layer_tables(tables: Mapping[str, Table | None]) -> list[str]:
+    """What was left as it was; every layer, folded away."""
+    kept, every = tables["left"], tables["layers"]
+    return [*([page.table(kept.header, kept.body, "prose")] if kept else []),
+            *([page.folded(f"Weights of all {len(every.body)} layers", page.sortable(every))] if every else [])]
 
 
 def made(run: Finished) -> str:

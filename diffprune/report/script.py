@@ -1,13 +1,9 @@
 """What a page does when it is touched: tables sort, images enlarge, plotly takes the figures' place."""
 
-SCRIPT = r"""
+# What is touched: tables and images.
+TOUCH = r"""
 "use strict";
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const plain = text => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const MARKS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x"];
-const DASHES = ["solid", "dash", "dashdot", "dot"];
 
 // --- tables: a click on a heading sorts by it, another one turns the order round; what is missing stays last
 function sort(table, column, heading) {
@@ -63,7 +59,15 @@ all("table.samples").forEach(table => table.addEventListener("click", event => {
   all("figure", large)[[...row.cells].indexOf(button.closest("td")) - 1]?.scrollIntoView({block: "nearest"});
 }));
 
-// --- figures
+"""
+
+# What moves: plotly draws from the page's data what lies there drawn already.
+FIGURES = r"""
+const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const plain = text => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const MARKS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x"];
+const DASHES = ["solid", "dash", "dashdot", "dot"];
 function axis(title, extra = {}) {
   return {title: {text: plain(title), standoff: 8}, gridcolor: colour("--grid"), linecolor: colour("--ink"),
     zeroline: false, automargin: true, ticks: "outside", tickcolor: colour("--grid"), ...extra};
@@ -84,20 +88,22 @@ function curve(chart, series) {
     name: plain(series.name), x: series.x, y: series.y, text: said.map(plain),
     hovertemplate: "%{text}<br>" + (chart.ticks.length ? plain(chart.y) + ": %{y}" : plain(chart.x) + ": %{x:.4~g}")
       + "<extra></extra>",
-    line: {color: own, width: 1.6, dash: DASHES[Math.floor(i / 7) % 4], shape: chart.ticks.length ? "hvh" : "linear"},
-    marker: {color: own, size: dense ? 13 : 9, symbol: dense ? "star" : MARKS[i % 7]},
+    line: {color: own, width: 1.6, dash: dense ? "solid" : DASHES[i % 4], shape: chart.ticks.length ? "hvh" : "linear"},
+    marker: {color: own, size: dense ? 13 : 9, symbol: dense ? "star" : MARKS[(i + Math.floor(i / 7)) % 7]},
     error_x: spread(series.x_error), error_y: spread(series.y_error)};
 }
 function drawChart(place, chart) {
   const stops = chart.stops.map(stop => ({type: "line", x0: stop.x, x1: stop.x, yref: "paper", y0: 0, y1: 1,
     line: {color: colour("--quiet"), width: 1, dash: "dot"}}));
+  const spans = chart.spans.map(([x0, x1]) => ({type: "rect", x0, x1, yref: "paper", y0: 0, y1: 1, line: {width: 0},
+    fillcolor: colour("--c0"), opacity: 0.15}));
   const names = chart.stops.map((stop, i) => ({x: stop.x, yref: "paper", y: 0.2 * (i % 4), text: plain(stop.name),
     textangle: -90, showarrow: false, xanchor: "right", yanchor: "bottom", font: {size: 10, color: colour("--quiet")}}));
   const ticks = chart.ticks.length ?
     {tickvals: chart.ticks.map(tick => tick[0]), ticktext: chart.ticks.map(tick => plain(tick[1])), tickangle: -90} : {};
   const many = chart.series.length > 1;
   Plotly.react(place, chart.series.map(series => curve(chart, series)), layout(chart, {
-    shapes: stops, annotations: names, showlegend: many && chart.series.length <= 16,
+    shapes: [...spans, ...stops], annotations: names, showlegend: many && chart.series.length <= 16,
     height: 320 + (chart.series.length <= 16 ? 10 * chart.series.length : 0),
     xaxis: axis(chart.x, ticks),
     yaxis: axis(chart.y, chart.log_y ? {type: "log", dtick: "D2"} : chart.ticks.length ? {rangemode: "tozero"} : {})}),
@@ -131,10 +137,7 @@ function drawAll(figures) {
     (figure.kind === "chart" ? drawChart : drawMatrix)(place, figure);
   });
 }
-const stored = document.getElementById("figure-data");
-if (stored && window.Plotly) {
-  const figures = JSON.parse(stored.textContent);
-  drawAll(figures);
-  dark.addEventListener("change", () => drawAll(figures));
-}
+const figures = JSON.parse(document.getElementById("figure-data").textContent);
+drawAll(figures);
+dark.addEventListener("change", () => drawAll(figures));
 """

@@ -1,20 +1,23 @@
-"""The style sheet of every page, light and dark, wide and narrow, in the colours of Okabe and Ito."""
+"""The style sheet of every page, light and dark, wide and narrow."""
 
-# Okabe and Ito's colours, those that are too pale for a line on white made darker; on a dark page, as they are.
-PALETTE_LIGHT = ("#0072b2", "#d55e00", "#007a5a", "#a8527f", "#8a6a00", "#2f88b8", "#444b57")
-PALETTE_DARK = ("#56b4e9", "#e69f00", "#2cc295", "#d995bb", "#f0e442", "#ff8a3d", "#c3c9d4")
+# Near Okabe and Ito's colours, moved apart until with the dense model's grey any two differ to everybody, and each is dark
+# (light) enough for a line on its paper; tests/test_style.py has the bounds.
+PALETTE_LIGHT = ("#377ccc", "#d55e00", "#19734b", "#863c6c", "#5b4400", "#5499ca", "#1d296a")
+PALETTE_DARK = ("#56b5ea", "#fc8739", "#17ad73", "#ba82b5", "#f0e442", "#f2cd6c", "#bdccb1")
+DENSE_LIGHT, DENSE_DARK = "#7b7b7b", "#a3a3a3"
+PAPER_LIGHT, PAPER_DARK = "#ffffff", "#14171c"
 
 
-def variables(palette: tuple[str, ...]) -> str:
-    return " ".join(f"--c{i}: {colour};" for i, colour in enumerate(palette))
+def variables(paper: str, dense: str, palette: tuple[str, ...]) -> str:
+    return " ".join([f"--paper: {paper}; --dense: {dense};", *(f"--c{i}: {colour};" for i, colour in enumerate(palette))])
 
 
 CSS = """
-:root { color-scheme: light dark; --paper: #ffffff; --panel: #f5f6f8; --ink: #1c1f24; --quiet: #5a6270; --grid: #dde0e5;
-  --dense: #6b7280; --pruned: #0072b2; --mark: #b84e00; --link: #005f96; LIGHT }
+:root { color-scheme: light dark; --panel: #f5f6f8; --ink: #1c1f24; --quiet: #5a6270; --grid: #dde0e5;
+  --link: #005f96; LIGHT }
 @media (prefers-color-scheme: dark) {
-  :root { --paper: #14171c; --panel: #1e2229; --ink: #e8eaee; --quiet: #a2aab8; --grid: #363c47;
-    --dense: #9aa3b2; --pruned: #56b4e9; --mark: #e69f00; --link: #7cc4f0; DARK } }
+  :root { --panel: #1e2229; --ink: #e8eaee; --quiet: #a2aab8; --grid: #363c47;
+    --link: #7cc4f0; DARK } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); 
   font: 16px/1.5 system-ui, "Liberation Sans", sans-serif; }
@@ -25,7 +28,7 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; overflow-wrap: anywhere; }
 p { max-width: 46rem; margin: .5rem 0; }
 a { color: var(--link); }
 .summary { font-size: 1.05rem; }
-.quiet, figcaption, .strip h3 { color: var(--quiet); font-size: .9rem; }
+.quiet, figcaption { color: var(--quiet); font-size: .9rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .95rem; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--grid); text-align: right; white-space: nowrap; }
@@ -36,13 +39,10 @@ tbody th:first-child { position: sticky; left: 0; background: var(--paper); whit
 .prose th { text-align: left; }
 .wide thead th { white-space: normal; min-width: 6rem; }
 .wide td:first-child, .wide th:first-child { min-width: 9rem; white-space: normal; overflow-wrap: break-word; }
-.figures { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+.figures { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); }
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; max-width: 40rem; }
 svg text { font-family: inherit !important; }
-.strip { margin: .75rem 0; }
-.strip h3 { margin: 0 0 .25rem; font-weight: 500; position: sticky; left: 0; width: fit-content; }
-.strip img { display: block; width: max(100%, 34rem); height: auto; }
 .pixels { image-rendering: pixelated; }
 pre { background: var(--panel); padding: .75rem 1rem; border-radius: .4rem; white-space: pre-wrap;
   overflow-wrap: anywhere; font: .85rem/1.5 ui-monospace, "Liberation Mono", monospace; }
@@ -58,7 +58,6 @@ th[aria-sort] button::after { content: "\\a0⇅"; opacity: .4; font-weight: 400;
 th[aria-sort=ascending] button::after { content: "\\a0▲"; opacity: 1; }
 th[aria-sort=descending] button::after { content: "\\a0▼"; opacity: 1; }
 td b { font-weight: 700; }
-.figures.large { grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); }
 figure h3 { margin: 0 0 .25rem; }
 figcaption ol { margin: .5rem 0; padding-left: 1.6rem; columns: 2 14rem; }
 .plot { min-height: 12rem; }
@@ -78,7 +77,8 @@ dialog .large { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: .75rem; }
 dialog figure { width: min(calc(50% - .5rem), 15rem); }
 dialog img { width: 100%; height: auto; display: block; }
 dialog .close { float: right; color: var(--link); }
-.command { white-space: normal; overflow-wrap: anywhere; text-align: left; min-width: 20rem;
+.commands td:last-child { white-space: normal; overflow-wrap: anywhere; text-align: left; min-width: 20rem;
   font: .8rem/1.4 ui-monospace, "Liberation Mono", monospace; }
 @media print { .samples button { cursor: auto; } nav, .modebar { display: none; } }
-""".replace("LIGHT", variables(PALETTE_LIGHT)).replace("DARK", variables(PALETTE_DARK))
+""".replace("LIGHT", variables(PAPER_LIGHT, DENSE_LIGHT, PALETTE_LIGHT)).replace(
+    "DARK", variables(PAPER_DARK, DENSE_DARK, PALETTE_DARK))

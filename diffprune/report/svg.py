@@ -1,24 +1,17 @@
 """Matplotlib figures as SVG that lies inside a page: no ids in common, colours that follow the page's."""
 
-import io
 import re
-from collections.abc import Callable
 from html import escape
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
-from diffprune.report.style import PALETTE_LIGHT
+from diffprune.report.style import DENSE_LIGHT, PALETTE_LIGHT
 
 # Drawn in the key, shown in the value: the page's style sheet defines each for light and for dark.
-INK, GRID, DENSE, PRUNED, MARK = "#010101", "#020202", "#030303", "#040404", "#050505"
+INK, GRID, DENSE = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#06060{i}" for i in range(1, 8))
-COLOURS = {INK: "currentColor", GRID: "var(--grid)", DENSE: "var(--dense)", PRUNED: "var(--pruned)",
-           MARK: "var(--mark)"} | {code: f"var(--c{i})" for i, code in enumerate(SERIES)}
+COLOURS = {INK: "currentColor", GRID: "var(--grid)", DENSE: "var(--dense)"} | {
+    code: f"var(--c{i})" for i, code in enumerate(SERIES)}
 # What a file shows, which knows no page: the light page's colours.
-LIGHT = {INK: "#1c1f24", GRID: "#dde0e5", DENSE: "#6b7280", PRUNED: "#0072b2", MARK: "#b84e00"} | dict(
+LIGHT = {INK: "#1c1f24", GRID: "#dde0e5", DENSE: DENSE_LIGHT} | dict(
     zip(SERIES, PALETTE_LIGHT, strict=True))
 SVG_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 INCHES = (4.8, 3.0)
@@ -29,20 +22,6 @@ LOOK = {
     "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
     "legend.fontsize": 8, "lines.linewidth": 1.5, "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.titlesize": 9,
 }
-
-
-def inline(name: str, description: str, draw: Callable[[Axes], None]) -> str:
-    """The figure that `draw` makes, as an `<svg>` that says `description` to a screen reader.
-
-    `name` must be unique on its page: every id inside starts with it. Equal input gives equal text.
-    """
-    with rc_context(LOOK):
-        figure = Figure(INCHES, layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure.subplots())
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata=SVG_METADATA)
-    return embedded(out.getvalue(), name, description)
 
 
 def embedded(svg: str, name: str, description: str) -> str:

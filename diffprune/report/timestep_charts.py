@@ -1,16 +1,41 @@
 """The loss at every timestep, and where each threshold ends the walk."""
 
+from dataclasses import replace
 from itertools import groupby
 
-from diffprune.report.chart import Chart, Series, Stop
-from diffprune.report.finished import Finished
+import numpy as np
+
+from diffprune.report.chart import Absent, Chart, Series, Stop
+from diffprune.report.finished import Finished, Scoring
 
 
-def loss_per_timestep(runs: list[Finished]) -> list[Chart]:
+def loss_per_timestep(runs: list[Finished]) -> list[Chart | Absent]:
     """L_t of each model that was scored, on the first seed's batch and noise, with where each threshold stops."""
     scored = sorted((run for run in runs if run.scoring is not None),
                     key=lambda run: (model_of(run), run.options["seed"], -len(run.scoring.stops)))
-    return [loss_chart(model, next(members)) for model, members in groupby(scored, key=model_of)]
+    charts = [loss_chart(model, next(members)) for model, members in groupby(scored, key=model_of)]
+    return charts or [Absent("Loss per timestep", "no criterion here walks over the timesteps")]
+
+
+def walk(run: Finished) -> Chart | Absent:
+    """The loss of one run's walk, the timesteps that counted shaded, under the gate that ended it."""
+    if run.scoring is None:
+        return loss_per_timestep([])[0]
+    chart, scoring, total = loss_chart(model_of(run), run), run.scoring, len(run.scoring.loss)
+    gate = Series(f"{scoring.threshold:g} × largest loss so far", list(range(total)),
+                  [float(value) for value in scoring.threshold * np.maximum.accumulate(scoring.loss)], colour=1, line=True,
+                  marks=False)
+    return replace(
+        chart, name="loss", series=[*chart.series, *([gate] if scoring.threshold > 0 else [])], spans=spans(scoring),
+        caption=f"{chart.caption} Shaded is what counted here: {scoring.kept} of {total} timesteps.")
+
+
+def spans(scoring: Scoring) -> list[tuple[int, int]]:
+    """First and end of each stretch of timesteps whose gradients were summed."""
+    if scoring.alpha is None:
+        return [(0, scoring.kept)]
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], scoring.alpha != 0, [0]])))
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
 def model_of(run: Finished) -> str:
