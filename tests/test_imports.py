@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "diffprune"
 ENTRY = {"__main__", "pipeline", "convert", "cost"}
 LIGHT = {"__init__", "__main__", "composition", "config", "errors", "files", "pipeline", "run", "track", "progress",
-         "ranks", "interrupt", "journal", "rates", "rounds", "prune_report"}
+         "ranks", "interrupt", "journal", "rates", "rounds", "prune_report", "command"}
 
 
 def imported(file: Path, top_level_only: bool = False) -> set[str]:
@@ -58,7 +58,7 @@ def test_the_package_does_not_know_the_experiments(file: Path) -> None:
 def test_the_report_imports_no_torch(file: Path) -> None:
     names = imported(file)
     assert not inside(names, "torch")
-    light = {"report", "config", "run", "files", "errors"}
+    light = {"report", "config", "run", "files", "errors", "command"}
     assert not {name for name in inside(names, "diffprune") if name.split(".")[1] not in light}
 
 
