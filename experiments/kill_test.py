@@ -26,6 +26,7 @@ from diffprune.files import read_json
 
 OWN = ("logger=none", "device=cpu", "schedule.save_every=20")       # a state now and then, for kills that come fast
 TIMED = {"seconds", "images_per_second", "images_per_second_dense", "speedup", "command", "commit"}
+OVER = "too late"
 UNLIKE = {"diffprune.log", "config.yaml", "report.html", "status.json"}     # paths, processes and the time of day
 
 
@@ -39,9 +40,11 @@ def main(arguments: list[str] | None = None) -> None:
         hit = Counter(kill(killed, asked.overrides, after - before)
                       for before, after in zip([0.0, *moments], moments, strict=False))
         finish(killed, asked.overrides)
+        if hit[OVER] == asked.kills:
+            raise UserError("the run was over before each of the kills: nothing is shown; choose a longer one")
         if apart := sorted(set(told(whole).items()) ^ set(told(killed).items())):
             raise UserError(f"{', '.join(sorted({name for name, _ in apart}))} differ after {dict(hit)} kills")
-    where = ", ".join(f"{hit[stage]} in {stage}" for stage in (*STAGES, "nothing") if hit[stage])
+    where = ", ".join(f"{hit[stage]} {'' if stage == OVER else 'in '}{stage}" for stage in (*STAGES, OVER) if hit[stage])
     print(f"{asked.kills} kills ({where}): every number, weight and image is that of a run that was never killed")
 
 
@@ -60,11 +63,11 @@ def begin(folder: Path, overrides: list[str]) -> subprocess.Popen:
 
 
 def first_stage(process: subprocess.Popen) -> str:
-    """The stage that the process begins with, once it does; `nothing` where it has none to do."""
+    """The stage that the process begins with, once it does; OVER where it has none to do."""
     for line in process.stdout:
         if line.strip().endswith("…") and (stage := line.split()[0]) in STAGES:
             return stage
-    return "nothing"
+    return OVER
 
 
 def finish(folder: Path, overrides: list[str]) -> float:
@@ -86,7 +89,7 @@ def kill(folder: Path, overrides: list[str], after: float) -> str:
     process.send_signal(signal.SIGKILL)
     rest = [line.split()[0] for line in process.communicate()[0].splitlines() if line.strip().endswith("…")]
     if process.returncode != -signal.SIGKILL:
-        return "nothing"        # it was over before
+        return OVER
     return ([stage] + [stage for stage in rest if stage in STAGES])[-1]
 
 

@@ -113,8 +113,8 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
 def test_the_run_folder_holds_what_the_design_lists(smoke: tuple) -> None:
     run = only_run(smoke[0])
     assert {f.name for f in run.iterdir()} == {
-        ".hydra", "scores.safetensors", "prune.json", "pruned", "finetune", "finetuned", "samples", "metrics.json",
-        "report.html", "status.json", "diffprune.log"}
+        ".hydra", "data.json", "scores.safetensors", "prune.json", "pruned", "finetune", "finetuned", "samples",
+        "metrics.json", "report.html", "status.json", "diffprune.log"}
     assert {f.name for f in (run / ".hydra").iterdir()} == {"config.yaml"}
     assert {f.name for f in (run / "finetune").iterdir()} == {
         "progress.jsonl", "preview-000003.png", "preview-000006.png"}
@@ -241,7 +241,7 @@ def test_baselines_are_the_same_function_with_other_options(diffprune: Command, 
 @pytest.mark.slow
 def test_until_stops_early_and_a_repeat_goes_on(diffprune: Command, tmp_path: Path) -> None:
     def there() -> set[str]:
-        return {f.name for f in only_run(tmp_path).iterdir()} - {".hydra", "diffprune.log", "status.json"}
+        return {f.name for f in only_run(tmp_path).iterdir()} - {".hydra", "data.json", "diffprune.log", "status.json"}
     assert diffprune("experiment=smoke", "logger=none", "until=score").returncode == 0
     assert there() == {"scores.safetensors"}
     assert diffprune("experiment=smoke", "logger=none", "until=prune").returncode == 0

@@ -1,5 +1,6 @@
 """The proof of the kills is one: it kills, and sees what differs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,7 @@ from experiments import kill_test
 def test_a_run_killed_at_random_moments_is_that_of_one_that_never_was(capsys: pytest.CaptureFixture) -> None:
     kill_test.main(["--kills", "2", "experiment=smoke", "pruner=magnitude", "evaluate.speed=false",
                     "evaluate.before_healing=false", "sampler.processes=1"])
-    said = capsys.readouterr().out
-    assert said.startswith("2 kills (")
-    assert "nothing" not in said
+    assert re.fullmatch(r"2 kills \(1 in .*|2 kills \(2 in .*", capsys.readouterr().out.strip())     # one may come too late
 
 
 @pytest.fixture

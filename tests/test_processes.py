@@ -262,7 +262,8 @@ def begun_run(folder: Path) -> Run:
                                                        ("evaluate", signal.SIGINT, 130)])
 def test_a_request_outside_the_training_is_answered_as_in_it(tmp_path: Path, stage: str, number: int, code: int) -> None:
     process = start("diffprune", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache", "logger=none", "device=cpu",
-                    "experiment=smoke", "pruner.calibration_batch=256", "schedule.preview_every=0", PYTHONUNBUFFERED="1")
+                    "experiment=smoke", f"pruner.calibration_batch={256 if stage == 'score' else 8}",
+                    "schedule.preview_every=0", PYTHONUNBUFFERED="1")
     for line in process.stdout:
         if line.startswith(f"{stage} …"):
             break

@@ -1,6 +1,7 @@
 """A paper table on a real Slurm, by the commands that a person gives; `status` tells the truth all the way."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,8 @@ def test_a_table_is_submitted_watched_and_retried(jobs: Jobs, capsys: pytest.Cap
     told = table.submit("run")
     assert told.startswith("submitted 4 cells in 1 array jobs: ")
     job = told.rpartition(" ")[2]
-    assert table.submit("run") == "submitted 0 cells in 0 array jobs, 4 are in the queue already"
+    again = table.submit("run")      # a cell may be over in a moment, and is then no longer in the queue
+    assert re.fullmatch(r"submitted 0 cells in 0 array jobs, [1-4] are in the queue already", again)
     jobs.wait(lambda: table.look()[DENSE] == "running", "the first cell runs")
     cluster.ask("scancel", "--signal=USR1", "--batch", f"{job}_{DENSE}")
     jobs.wait(lambda: table.look()[DENSE] == "stopped", "it keeps its state")
