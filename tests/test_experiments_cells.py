@@ -32,7 +32,7 @@ def hydras_own(overrides: tuple[str, ...]) -> Path:
 @pytest.mark.parametrize("name", TABLES)
 def test_a_cells_folder_is_the_one_that_hydra_gives_it(name: str) -> None:
     cells = plan([name], NEEDS).cells
-    for cell in random.Random(0).sample(cells, min(4, len(cells))):
+    for cell in random.Random(name).sample(cells, min(2, len(cells))):
         assert cell.folder == hydras_own(cell.overrides)
 
 

@@ -61,7 +61,7 @@ def test_no_other_ratio_gets_nearer(quantity: str, scope: str, selection: type) 
     share = size_share(quantity, unet, DiffPruning(), terms, options)
     ratios = distinct_ratios(copy.deepcopy(unet), selection(), scope)
     found = find(quantity, 0.5, share, ratios)
-    grid = [i / 29 for i in range(29) if i / 29 <= ratios[-1]]
+    grid = [i / 13 for i in range(13) if i / 13 <= ratios[-1]]
     assert abs(found.reached - 0.5) <= min(abs(share(ratio) - 0.5) for ratio in grid) + 1e-12
     report = cut(unet, DiffPruning(), found.ratio, terms, **options)
     assert getattr(report, quantity) / getattr(report, f"{quantity}_dense") == found.reached
