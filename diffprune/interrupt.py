@@ -74,7 +74,10 @@ class Interrupt:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Processes started within `with` never hear a request to stop: it is for this one, which hears it afterwards."""
+    """Processes started within `with` never hear a request to stop: it is for this one.
+
+    That hears it afterwards; at once, where the system hands it to another of its threads.
+    """
     former = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     try:
         yield

@@ -70,7 +70,7 @@ def test_a_process_begun_unheard_never_hears_and_this_one_hears_afterwards() -> 
             child.stdout.readline()
             for number in ASKING:
                 child.send_signal(number)
-            ask(signal.SIGTERM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)      # to this thread, whatever others there are
             assert not interrupt.asked
         assert interrupt.asked == signal.SIGTERM
         assert child.communicate()[0] == "whole\n"
