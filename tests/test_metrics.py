@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.inception import InceptionScore as TheirScore
 from torchmetrics.image.kid import poly_mmd
 
@@ -45,6 +46,14 @@ def test_precision_and_recall_are_their_definition() -> None:
     found = precision_recall(a, b, 3)
     assert found == {"precision": pytest.approx(inside(a, b, 3)), "recall": pytest.approx(inside(b, a, 3))}
     assert 0 < found["precision"] < 1
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_precision_and_recall_are_torch_fidelitys(k: int) -> None:
+    a, b = features(300, width=4), features(400, 0.8, width=4, seed=1)
+    theirs = prc_features_to_metric(torch.from_numpy(a).double(), torch.from_numpy(b).double(), prc_neighborhood=k,
+                                    prc_batch_size=1000, save_cpu_ram=False, verbose=False)
+    assert precision_recall(a, b, k) == {name: pytest.approx(theirs[name], abs=1e-6) for name in ("precision", "recall")}
 
 
 def test_precision_and_recall_swap_with_the_sets() -> None:
