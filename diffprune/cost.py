@@ -1,5 +1,6 @@
 """What one network evaluation costs; `python -m diffprune.cost model=… pruner.ratio=…` prints it for any model and ratio."""
 
+import copy
 import json
 import sys
 from dataclasses import dataclass
@@ -35,8 +36,17 @@ def example_inputs(unet: nn.Module) -> dict[str, Tensor]:
 def measure(unet: nn.Module) -> Cost:
     """Counts as Torch-Pruning does: convolutions, linear layers, norms and biases; no products inside attention."""
     import torch_pruning as tp
-    macs, params = tp.utils.count_ops_and_params(unet, tuple(example_inputs(unet).values()))
+    shapes = weightless(unet)
+    macs, params = tp.utils.count_ops_and_params(shapes, tuple(example_inputs(shapes).values()))
     return Cost(int(params), int(macs))
+
+
+def weightless(unet: nn.Module) -> nn.Module:
+    """A copy on the meta device: all shapes and no number, so that an evaluation computes nothing."""
+    tensors = [*unet.parameters(), *unet.buffers()]
+    bare = {id(tensor): tensor.detach().to("meta") for tensor in tensors}
+    bare |= {id(weight): nn.Parameter(bare[id(weight)], weight.requires_grad) for weight in unet.parameters()}
+    return copy.deepcopy(unet, bare)
 
 
 def true_macs(unet: nn.Module) -> int:

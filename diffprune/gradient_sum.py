@@ -90,8 +90,14 @@ class Calibration:
         return [next(total for total in sums if torch.equal(total.alpha, alpha)) for alpha in asked]
 
     def accumulate(self, alpha: Tensor, start: GradientSum = NOTHING) -> GradientSum:
-        """The sum with weights `alpha` [n], from `start` where that is one to `continues` from; walks what is missing."""
+        """The sum with weights `alpha` [n]; walks what `start` lacks of it.
+
+        Raises ValueError for a `start` that `alpha` is not to `continues` from.
+        """
         alpha = trimmed(alpha)
+        if not self.continues(alpha, start):
+            raise ValueError(f"a sum over {len(alpha)} timesteps does not go on from one over {len(start.alpha)}, in passes "
+                             f"of {self.per_pass}")
         self.restore(start.gradients)
         passes = [t for t in self.passes() if len(start.alpha) <= int(t[0]) < len(alpha) and alpha[t[0]:t[-1] + 1].any()]
         for timesteps in progress(passes, "scoring", len(passes)):

@@ -109,6 +109,20 @@ def test_the_plain_walk_sums_the_gradients_of_the_walk(setting: Setting) -> None
     torch.testing.assert_close(total.gradients["conv_in"], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
+def test_the_one_walk_cuts_by_the_gradients_of_each_plain_walk(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same noise for both: at every threshold, longest last, the weights hold the same sums."""
+    held: dict[int, list[torch.Tensor]] = {}
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    monkeypatch.setattr(cases, "cells", lambda _, model, criteria, ratios: held.setdefault(len(criteria), []).append(
+        model.unet.conv_in.weight.grad.clone()))
+    for work in cases.scoring(setting, (6, 4, 2)).values():
+        work()
+    plainly, together = held[1], held[len(cases.CRITERIA)]
+    assert len(plainly) == len(together) == 3
+    for ours, theirs in zip(together, reversed(plainly), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
 def test_every_way_of_sampling_draws_the_same_images(setting: Setting) -> None:
     works, drawn = cases.sampling(setting, 3)
     for work in works.values():

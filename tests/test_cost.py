@@ -7,13 +7,24 @@ import sys
 import pytest
 import torch
 
-from diffprune.cost import measure, sizes, table, true_macs
+from diffprune.cost import measure, sizes, table, true_macs, weightless
 from tests.conftest import ROOT, tiny_unet
 
 
 def test_params_are_counted_exactly() -> None:
     unet = tiny_unet()
     assert measure(unet).params == sum(p.numel() for p in unet.parameters())
+
+
+def test_counting_computes_nothing_and_leaves_the_weights() -> None:
+    unet = tiny_unet()
+    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    bare = weightless(unet)
+    assert {name: tensor.shape for name, tensor in bare.state_dict().items()} == \
+        {name: tensor.shape for name, tensor in before.items()}
+    assert {tensor.device.type for tensor in bare.state_dict().values()} == {"meta"}
+    measure(unet)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items())
 
 
 def test_macs_of_one_convolution_follow_the_formula() -> None:

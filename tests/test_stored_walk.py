@@ -124,6 +124,16 @@ def test_policies_that_weigh_a_beginning_alike_share_it(tmp_path: Path, counted:
         counted.since()
 
 
+def test_a_sum_that_ends_within_a_pass_is_no_start() -> None:
+    calibration = small_calibration(4)
+    within, whole = (calibration.accumulate(torch.ones(stop)) for stop in (3, 4))
+    with pytest.raises(ValueError, match="over 8 timesteps does not go on from one over 3, in passes of 4"):
+        calibration.accumulate(torch.ones(8), within)
+    with pytest.raises(ValueError, match="does not go on"):
+        calibration.accumulate(torch.zeros(8), whole)
+    assert same(calibration.accumulate(torch.ones(8), whole), calibration.accumulate(torch.ones(8)))
+
+
 def test_a_weighted_sum_is_what_its_formula_says() -> None:
     calibration = small_calibration()
     alpha = Weights([[2, 0.5], [6, 2.5]]).weights(torch.zeros(TIMESTEPS))

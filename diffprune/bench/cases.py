@@ -1,6 +1,7 @@
 """What is measured: each case gives ways of doing one thing, the baseline first."""
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -73,7 +74,8 @@ def beside_a_step(setting: Setting, journal: Journal) -> Works:
 def scoring(setting: Setting, stops: Sequence[int]) -> Works:
     """Scores and cuts of a grid: 3 criteria x `stops` (how many timesteps each threshold keeps) x 3 ratios.
 
-    The baseline walks anew for every cell. Its nine cells of one threshold take the same, so it does one of them.
+    The baseline walks anew for every cell. Its nine cells of one threshold take the same, so it does one of them. The one
+    walk's passes hold as many timesteps as let each of `stops` end with a pass.
     """
     x_0, model = setting.images(setting.batch).to(setting.device), setting.copy_of(setting.dense)
 
@@ -83,7 +85,7 @@ def scoring(setting: Setting, stops: Sequence[int]) -> Works:
             cells(setting, model, CRITERIA[:1], RATIOS[:1])
 
     def shared() -> None:
-        calibration, total = Calibration(model, x_0, torch.randn_like(x_0)), NOTHING
+        calibration, total = Calibration(model, x_0, torch.randn_like(x_0), per_pass=math.gcd(*stops)), NOTHING
         for stop in sorted(stops):
             total = calibration.accumulate(torch.ones(stop), total)
             cells(setting, model, CRITERIA, RATIOS)

@@ -14,7 +14,7 @@ from diffprune.journal import Journal
 from diffprune.similarity import similarity
 from diffprune.track import Tracker
 
-STOPS = (20, 11, 9, 5)      # in the proportion of what T = 0, .01, .02, .05 keep of CIFAR-10's 1000: 1000, 540, 433, 249
+STOPS = (40, 22, 18, 10)    # in the proportion of what T = 0, .01, .02, .05 keep of CIFAR-10's 1000: 1000, 540, 433, 249
 LATENCY_BATCHES = (1, 8, 64)
 TOGETHER = "together"
 
