@@ -74,11 +74,12 @@ def sizes(overrides: list[str]) -> dict[str, int]:
     Which channels go changes the sizes of gated feed-forwards alone, so they are drawn at random, on tensors without
     storage.
     """
-    from diffprune.composition import check_values, composed
-    from diffprune.criteria import Random
-    from diffprune.surgery import asked, cut
+    from diffprune.composition import check_pruner, check_values, composed
     cfg = composed(overrides)
     check_values(cfg)
+    check_pruner(cfg.pruner)
+    from diffprune.criteria import Random
+    from diffprune.surgery import asked, cut
     unet = skeleton(cfg)
     dense = true_macs(unet)
     report = cut(unet, Random(), nominal_ratio(cfg, unet), **asked(cfg))
@@ -88,12 +89,10 @@ def sizes(overrides: list[str]) -> dict[str, int]:
 
 def nominal_ratio(cfg: "DictConfig", unet: nn.Module) -> float:
     """The ratio that is asked for, or that a target finds; UserError where it takes more than the network's shape."""
-    from diffprune.composition import check_pruner
     from diffprune.criteria import Random
     from diffprune.errors import UserError
     from diffprune.surgery import asked
     from diffprune.target import distinct_ratios, find, size_share
-    check_pruner(cfg.pruner)
     if cfg.pruner.scope != "local":
         raise UserError(f"pruner.scope={cfg.pruner.scope} decides widths by scores: run python -m diffprune … until=prune")
     if cfg.pruner.target.latency is not None:

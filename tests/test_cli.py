@@ -223,22 +223,6 @@ def test_a_sweep_does_every_job_although_one_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [
-    ("pruner=none", "schedule.steps=0"), ("pruner=scratch",), ("pruner=random", "schedule.steps=0"),
-    ("pruner=none", "model.checkpoint=null")])
-def test_baselines_are_the_same_function_with_other_options(diffprune: Command, tmp_path: Path,
-                                                            overrides: tuple[str, ...]) -> None:
-    done = diffprune("experiment=smoke", "logger=none", *overrides)
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((only_run(tmp_path) / "metrics.json").read_text())
-    assert (metrics["params"] < metrics["params_dense"]) == ("pruner=none" not in overrides)
-    if overrides == ("pruner=none", "schedule.steps=0"):
-        assert metrics["ssim"] == pytest.approx(1)
-        assert metrics["fid"] == metrics["fid_dense"]
-    assert (metrics["ssim"] is None) == ("model.checkpoint=null" in overrides)
-
-
-@pytest.mark.slow
 def test_until_stops_early_and_a_repeat_goes_on(diffprune: Command, tmp_path: Path) -> None:
     def there() -> set[str]:
         return {f.name for f in only_run(tmp_path).iterdir()} - {".hydra", "data.json", "diffprune.log", "status.json"}

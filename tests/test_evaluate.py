@@ -1,5 +1,7 @@
 """Scores of images: exact where the answer is known, refusing where they lack something."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from diffprune import speed
 from diffprune.errors import UserError
 from diffprune.features import load_extractor
 from diffprune.metrics import fid
+from diffprune.pipeline import reproduce
 from diffprune.reference import reference
 from diffprune.run import Run
 from diffprune.stages import evaluate
@@ -79,3 +82,18 @@ def test_the_protocol_says_which_average_was_sampled(config) -> None:
     assert evaluate.protocol(config())["ema"] == config().schedule.ema
     assert evaluate.protocol(config("schedule.ema_power=6.94"))["ema"] == "power 6.94"
     assert evaluate.protocol(config("schedule=none"))["ema"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [
+    ("pruner=none", "schedule.steps=0"), ("pruner=scratch",), ("pruner=random", "schedule.steps=0"),
+    ("pruner=none", "model.checkpoint=null")])
+def test_baselines_are_the_same_run_with_other_options(config, overrides: tuple[str, ...]) -> None:
+    cfg = config("experiment=smoke", *overrides)
+    reproduce(cfg, run := Run.of(cfg))
+    metrics = json.loads(run.metrics.read_text())
+    assert (metrics["params"] < metrics["params_dense"]) == ("pruner=none" not in overrides)
+    if overrides == ("pruner=none", "schedule.steps=0"):
+        assert metrics["ssim"] == pytest.approx(1)
+        assert metrics["fid"] == metrics["fid_dense"]
+    assert (metrics["ssim"] is None) == ("model.checkpoint=null" in overrides)
