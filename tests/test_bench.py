@@ -11,7 +11,7 @@ import torch
 
 from diffprune.bench import cases, plain
 from diffprune.bench.clock import Peak, Timing, alternating
-from diffprune.bench.measured import CASES, Bench, lines
+from diffprune.bench.measured import CASES, Bench, lines, rate
 from diffprune.bench.setting import Setting
 from diffprune.bench.table import table
 from diffprune.diffusion import Stream, add_noise, generator
@@ -60,6 +60,15 @@ def test_compiling_pays_from_the_call_at_which_it_has_taken_less(seconds: float,
     """11 + 21 / 2 < 22 x 1, and 11 + 20 / 2 = 21 x 1."""
     eager = Timing([1.0], 0, first=1.0)
     assert Timing([seconds], 0, first=first).pays_from(eager) == call
+
+
+def test_a_rate_is_what_was_multiplied_in_a_median_second() -> None:
+    assert rate(12_000_000_000, Timing([4.0, 1.0, 2.0], 0)) == "6 GMAC/s"
+
+
+def test_the_product_of_matrices_is_the_size_that_its_rate_is_of(setting: Setting) -> None:
+    for work in cases.arithmetic(setting).values():
+        assert work().shape == (cases.SIDE, cases.SIDE)
 
 
 def test_a_compiled_way_is_beside_itself_uncompiled() -> None:
@@ -149,7 +158,7 @@ def test_the_command_measures_every_case_and_writes_what_it_measured(tmp_path: P
     assert done.returncode == 0, done.stderr
     known = json.loads((tmp_path / "b.json").read_text())
     cases_measured = {line["case"].split()[0] for line in known["lines"]}
-    assert cases_measured == {"fine-tuning", "beside", "scoring", "sampling", "digits-cnn", "one"}
+    assert cases_measured == {"product", "fine-tuning", "beside", "scoring", "sampling", "digits-cnn", "one"}
     assert all(line["seconds"] > 0 for line in known["lines"])
     assert known["command"].startswith("python -m diffprune.bench dataset=digits device=cpu --batch 2 --rounds 1")
     assert "threads" in known["machine"]["processor"]

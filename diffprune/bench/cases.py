@@ -36,6 +36,14 @@ CRITERIA: tuple[Criterion, ...] = (DiffPruning(), FirstOrderTaylor(), SecondOrde
 RATIOS = (0.2, 0.3, 0.4)
 SAME = len(CRITERIA) * len(RATIOS)      # cells of one threshold, which the baseline walks alike
 FILES_BATCH = 50                        # images per evaluation of a feature network
+SIDE = 2048                             # of the matrices whose product tells what the device can do
+
+
+def arithmetic(setting: Setting) -> Works:
+    """The product of two matrices [SIDE, SIDE] in each numeric format: hardly a convolution is done at a higher rate."""
+    formats = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if setting.knows_bf16 else {})
+    return {name: partial(torch.mm, *torch.randn(2, SIDE, SIDE, device=setting.device).to(dtype))
+            for name, dtype in formats.items()}
 
 
 def training(setting: Setting) -> Works:

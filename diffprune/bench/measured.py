@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from diffprune.bench import cases
-from diffprune.bench.cases import BASELINE, SAME
+from diffprune.bench.cases import BASELINE, SAME, SIDE
 from diffprune.bench.clock import Timing, alternating
 from diffprune.bench.setting import Setting
 from diffprune.features.extractor import Extractor, batches
@@ -17,6 +17,7 @@ from diffprune.track import Tracker
 STOPS = (40, 22, 18, 10)    # in the proportion of what T = 0, .01, .02, .05 keep of CIFAR-10's 1000: 1000, 540, 433, 249
 LATENCY_BATCHES = (1, 8, 64)
 TOGETHER = "together"
+TRAINING = 3                # a step forward and back is counted as so many evaluations
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ def lines(case: str, timings: dict[str, Timing], baseline: str, notes: dict[str,
         yield Line(case, way, timing.median * whole, ratio, timing.extra_mb, (notes or {}).get(way, ""), **compiling)
 
 
+def rate(macs: int, timing: Timing) -> str:
+    """Multiply-accumulates per second, to be held against those of a large matrix product."""
+    return f"{macs / timing.median / 1e9:.3g} GMAC/s"
+
+
 @dataclass(frozen=True)
 class Bench:
     """Every case on one setting; `rounds` measurements of each way."""
@@ -61,11 +67,16 @@ class Bench:
     images: int
     extractor: Callable[[], Extractor]
 
+    def arithmetic(self) -> Iterator[Line]:
+        for way, timing in self.timed(cases.arithmetic(self.setting), "arithmetic").items():
+            yield Line(f"product of {SIDE} x {SIDE} matrices", way, timing.median, note=rate(SIDE ** 3, timing))
+
     def training(self) -> Iterator[Line]:
         batch = self.setting.batch
         timings = self.timed(cases.training(self.setting), "fine-tuning")
-        yield from lines(f"fine-tuning step, batch {batch}", timings, BASELINE,
-                         {way: f"{batch / timing.median:.3g} images/s" for way, timing in timings.items()})
+        notes = {way: f"{batch / timing.median:.3g} images/s, {rate(TRAINING * batch * self.setting.macs, timing)}"
+                 for way, timing in timings.items()}
+        yield from lines(f"fine-tuning step, batch {batch}", timings, BASELINE, notes)
 
     def overhead(self) -> Iterator[Line]:
         """Per step: a line of the journal is written once in `log_every`, a state kept once in `save_every` steps."""
@@ -89,8 +100,9 @@ class Bench:
         timings, window = self.timed(works, "sampling"), self.setting.cfg.evaluate.ssim_window
         alike = {way: similarity(zip(batches(images, 64), batches(drawn[BASELINE], 64), strict=True), window)["ssim"]
                  for way, images in drawn.items()}
-        yield from lines(f"sampling {self.setting.batch} images, {self.steps} steps", timings, BASELINE,
-                         {way: f"SSIM {ssim:.4f} to plain" for way, ssim in alike.items() if way != BASELINE})
+        macs = self.setting.batch * self.steps * self.setting.macs
+        notes = {way: f"SSIM {ssim:.4f} to plain, {rate(macs, timings[way])}" for way, ssim in alike.items()}
+        yield from lines(f"sampling {self.setting.batch} images, {self.steps} steps", timings, BASELINE, notes)
 
     def scores(self) -> Iterator[Line]:
         extractor = self.extractor().to(self.setting.device)
@@ -109,4 +121,4 @@ class Bench:
         return alternating(works, self.rounds, self.setting.device, what)
 
 
-CASES = ("training", "overhead", "scoring", "sampling", "scores", "latency")
+CASES = ("arithmetic", "training", "overhead", "scoring", "sampling", "scores", "latency")

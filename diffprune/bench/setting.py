@@ -67,11 +67,15 @@ class Setting:
         """x_T [count, C, H, W] on the device."""
         return noise_for(range(count), self.dense.shape, SEED).to(self.device)
 
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one evaluation of the dense model on one image."""
+        return measure(self.dense.unet).macs
 
     @cached_property
     def macs_ratio(self) -> float:
         """How many times fewer multiply-accumulates the pruned model takes."""
-        return measure(self.dense.unet).macs / measure(self.pruned.unet).macs
+        return self.macs / measure(self.pruned.unet).macs
 
     @property
     def knows_bf16(self) -> bool:
