@@ -12,6 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from diffprune.errors import UserError
 
 STAGES = ("score", "prune", "finetune", "sample", "evaluate")
+EVALUATIONS_PER_STEP = 3    # a training step, forward and back, costs about as much as so many evaluations
 
 # Options that say where, how fast or how loud, not what: two runs that differ only here are one experiment.
 OUTSIDE_THE_HASH = (

@@ -78,7 +78,7 @@ def sizes(overrides: list[str]) -> dict[str, int]:
     cfg = composed(overrides)
     check_values(cfg)
     check_pruner(cfg.pruner)
-    from diffprune.criteria import Random
+    from diffprune.criteria import Random  # seconds of imports: a mistake is told before them
     from diffprune.surgery import asked, cut
     unet = skeleton(cfg)
     dense = true_macs(unet)

@@ -92,7 +92,7 @@ class Calibration:
     def accumulate(self, alpha: Tensor, start: GradientSum = NOTHING) -> GradientSum:
         """The sum with weights `alpha` [n]; walks what `start` lacks of it.
 
-        Raises ValueError for a `start` that `alpha` is not to `continues` from.
+        Raises ValueError where it cannot be continued from `start` (`continues` tells).
         """
         alpha = trimmed(alpha)
         if not self.continues(alpha, start):

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from diffprune.config import evaluations
+from diffprune.config import EVALUATIONS_PER_STEP, evaluations
 from diffprune.files import read_json
 from diffprune.progress import duration
 from diffprune.run import Run
@@ -16,7 +16,6 @@ from experiments.cells import Cell
 from experiments.declared import datasets
 
 CPU, GPU = 2e10, 5e12       # multiply-accumulates per second: of two cores with small images; of one GPU of 2019 on
-TRAINING = 3                # a step forward and back costs about three evaluations
 INCEPTION = 5.7e9           # MACs of one image's features
 BYTES_PER_MAC = 8e-3        # activations of a training image, per MAC of an evaluation
 COPIES = 5                  # of the weights while training: weights, gradients, two moments, average
@@ -150,8 +149,8 @@ def arithmetic(cell: Cell, steps: int, device: Device) -> Estimate:
 def work(options: dict[str, Any], steps: int, macs: float, left: float) -> float:
     """Multiply-accumulates of a run: its walk over timesteps, training, the dense model's images and its own, features."""
     pruner, images = options["pruner"], options["evaluate"]["images"]
-    walk = 1000 * pruner["calibration_batch"] * TRAINING * macs * ("threshold" in pruner)
-    training = steps * options["schedule"]["batch"] * TRAINING * macs * left
+    walk = 1000 * pruner["calibration_batch"] * EVALUATIONS_PER_STEP * macs * ("threshold" in pruner)
+    training = steps * options["schedule"]["batch"] * EVALUATIONS_PER_STEP * macs * left
     return (walk + training + images * evaluations(options["sampler"]) * macs * (1 + left)
             + images * 2 * INCEPTION * (options["evaluate"]["features"] == "inception"))
 

@@ -74,7 +74,8 @@ def test_any_criterion_scope_and_ratio_gives_a_model_that_runs_reloads_and_shrin
             assert scope == "local" or group["after"] >= floor * group["before"]
     emptied = any(entry["reason"] == "a layer would be left without channels" for entry in report.skipped)
     assert sizes[0] <= report.params_dense
-    assert sizes[1] < sizes[0] or emptied       # a group that the selection would empty is left whole
+    # A group that the local rule would empty is left whole; the others have a floor.
+    assert sizes[1] < sizes[0] or (emptied and scope == "local")
     with TemporaryDirectory() as folder:
         save_model(DiffusionModel(unet, DDIMScheduler()), Path(folder) / "model")
         loaded = load_model(Path(folder) / "model").unet

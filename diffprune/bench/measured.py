@@ -9,6 +9,7 @@ from diffprune.bench import cases
 from diffprune.bench.cases import BASELINE, SAME, SIDE
 from diffprune.bench.clock import Timing, alternating
 from diffprune.bench.setting import Setting
+from diffprune.config import EVALUATIONS_PER_STEP
 from diffprune.features.extractor import Extractor, batches
 from diffprune.journal import Journal
 from diffprune.similarity import similarity
@@ -17,7 +18,6 @@ from diffprune.track import Tracker
 STOPS = (40, 22, 18, 10)    # in the proportion of what T = 0, .01, .02, .05 keep of CIFAR-10's 1000: 1000, 540, 433, 249
 LATENCY_BATCHES = (1, 8, 64)
 TOGETHER = "together"
-TRAINING = 3                # a step forward and back is counted as so many evaluations
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Bench:
     def training(self) -> Iterator[Line]:
         batch = self.setting.batch
         timings = self.timed(cases.training(self.setting), "fine-tuning")
-        notes = {way: f"{batch / timing.median:.3g} images/s, {rate(TRAINING * batch * self.setting.macs, timing)}"
-                 for way, timing in timings.items()}
+        macs = batch * self.setting.macs * EVALUATIONS_PER_STEP
+        notes = {way: f"{batch / timing.median:.3g} images/s, {rate(macs, timing)}" for way, timing in timings.items()}
         yield from lines(f"fine-tuning step, batch {batch}", timings, BASELINE, notes)
 
     def overhead(self) -> Iterator[Line]:
