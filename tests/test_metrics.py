@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.inception import InceptionScore as TheirScore
 from torchmetrics.image.kid import poly_mmd
@@ -21,6 +22,16 @@ def test_the_kernel_distance_is_torchmetrics_over_the_whole_sets() -> None:
     a, b = features(60), features(60, 0.3, seed=1)
     theirs = poly_mmd(torch.from_numpy(a).double(), torch.from_numpy(b).double(), 3, None, 1.0)
     assert kernel_distance(a, b, 60) == pytest.approx(float(theirs), rel=1e-6)
+
+
+@pytest.mark.parametrize("subset", [20, 1000])
+def test_the_kernel_distance_is_torch_fidelitys_over_the_same_subsets(subset: int) -> None:
+    a, b = features(60), features(90, 0.3, seed=1)
+    theirs = kid_features_to_metric(
+        torch.from_numpy(a).double(), torch.from_numpy(b).double(), kid_subsets=100, kid_subset_size=min(subset, 60),
+        kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1, rng_seed=2020,
+        verbose=False)
+    assert kernel_distance(a, b, subset) == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-12)
 
 
 def test_the_kernel_distance_is_about_zero_within_one_distribution_and_grows_with_the_shift() -> None:
