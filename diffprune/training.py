@@ -148,7 +148,7 @@ class Training:
         for key, tensor in tensors.items():
             kind, index, *name = key.split("/")
             if kind == "optimiser":
-                entries.setdefault(int(index), {})[name[0]] = tensor
+                entries.setdefault(int(index), {})[name[0]] = laid_out_like(self.weights[int(index)], tensor)
         for i, (p, average) in enumerate(zip(self.weights, self.ema, strict=True)):
             p.copy_(tensors[f"weight/{i}"])
             average.copy_(tensors[f"ema/{i}"])
@@ -156,6 +156,11 @@ class Training:
         if about["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(about["scaler"])
         self.step = about["step"]
+
+
+def laid_out_like(weight: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor` as `weight` lies in memory, which a fused optimiser takes for granted; a number, its step, as it is."""
+    return torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
 
 
 def draw(seed: int, step: int, size: int, shape: tuple[int, ...], total: int) -> tuple[Tensor, Tensor]:
@@ -185,10 +190,10 @@ def accelerator_for(cfg: DictConfig, device: torch.device, ranks: Ranks) -> Acce
 
 
 def optimiser_for(weights: list[Tensor], recipe: DictConfig) -> torch.optim.Optimizer:
-    """Adam, or AdamW where weights decay; fused into few kernels on a GPU."""
+    """Adam, or AdamW where weights decay; fused into few kernels where PyTorch can."""
     kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
     return kind(weights, lr=recipe.lr, betas=tuple(recipe.betas), eps=recipe.eps, weight_decay=recipe.weight_decay,
-                fused=True if weights[0].device.type == "cuda" else None)
+                fused=True if weights[0].device.type in ("cpu", "cuda") else None)
 
 
 def check_split(recipe: DictConfig, ranks: Ranks) -> None:

@@ -97,7 +97,9 @@ def reached(run: Run, step: int) -> None:
 
 def test_two_processes_come_to_what_one_comes_to(tmp_path: Path) -> None:
     """Equal to two micro-batches bit for bit: sums of two numbers. To an unsplit batch, whose sums have another order, up
-    to 1e-5: a twentieth of what Adam moves a weight in one of the eight steps (lr 2e-4). Batch 9 falls into 4 and 5.
+    to 1e-6: half a percent of what Adam moves a weight in one of the eight steps (lr 2e-4). Batch 9 falls into 4 and 5.
+
+    Left out is the bias of all keys alike, which changes no attention: its gradient is rounding, which Adam makes steps of.
     """
     runs = {batch: ready(tmp_path / "two", f"schedule.batch={batch}")[1] for batch in (8, 9)}
     command = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "diffprune", "-m")
@@ -109,7 +111,8 @@ def test_two_processes_come_to_what_one_comes_to(tmp_path: Path) -> None:
                     for each in (alone(tmp_path / "one", f"schedule.batch={batch}"), run))
         start_of = load_file(run.pruned / "unet" / "diffusion_pytorch_model.safetensors")
         for name in one:
-            torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5)
+            if not name.endswith("to_k.bias"):
+                torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-6)
         assert max(float((one[name] - start_of[name]).abs().max()) for name in one) > 5e-4
 
 
