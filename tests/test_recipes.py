@@ -39,7 +39,8 @@ def test_distillation_is_a_data_sets_own_recipe_with_a_teacher(config, dataset: 
 
 
 def test_the_distillation_of_earlier_runs_keeps_its_name(config) -> None:
-    assert run_name(config("schedule=distill")) == "ddpm_digits-diff_pruning-T0.05-r0.3-distill_digits-s0-7a9bb068"
+    then = ("schedule.steps=300", "schedule.batch=128", "sampler.steps=50", "pruner.calibration_batch=128")
+    assert run_name(config("schedule=distill", *then)) == "ddpm_digits-diff_pruning-T0.05-r0.3-distill_digits-s0-7a9bb068"
     assert run_name(config("dataset=cifar10", "schedule=distill")) == (
         "ddpm_cifar10-diff_pruning-T0.05-r0.3-distill_cifar10-s0-a3eec732")
 

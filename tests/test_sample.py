@@ -56,6 +56,25 @@ def test_one_process_starts_no_other(prepared: tuple, monkeypatch: pytest.Monkey
     assert {file.name for file in run.samples.iterdir()} == {"images.npy", "grid.png", "samples.json"}
 
 
+def test_a_model_left_whole_is_drawn_once(config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its images are the dense model's, to which every other run is compared; another model's are its own."""
+    drawn = []
+    monkeypatch.setattr(sample, "draw_all", lambda model, cfg, path, what, **how: drawn.append(what) or draw.draw_all(
+        model, cfg, path, what, **how))
+    dense = DiffusionModel(tiny_unet(), DDIMScheduler())
+    save_model(dense, tmp_path / "dense")
+    for seed, expected in ((0, ["dense model"]), (1, ["dense model", "final model"])):
+        cfg = config(f"model.checkpoint={tmp_path}/dense", "schedule=none", "sampler.steps=3", "device=cpu",
+                     "evaluate.images=6", f"seed={seed}")
+        run = Run.of(cfg)
+        run.open(cfg)
+        save_model(DiffusionModel(tiny_unet(seed=seed), DDIMScheduler()), run.pruned)
+        sample.stage(cfg, run, Tracker())
+        images = np.load(draw.shared_path(dense, cfg))
+        assert drawn == expected
+        assert np.array_equal(np.load(run.images), images) == (seed == 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_draw_the_same_set(prepared: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

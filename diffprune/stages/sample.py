@@ -6,6 +6,7 @@
 import argparse
 import logging
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from diffprune.config import masked
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import draw_all, grid, sampler_protocol, shared_path
 from diffprune.errors import UserError
-from diffprune.files import write_json
+from diffprune.files import appearing, write_json
 from diffprune.models import device_of, device_of_process, load_dense, processes_for
 from diffprune.run import Run
 from diffprune.track import Tracker
@@ -54,10 +55,19 @@ def draw_sets(cfg: DictConfig, run: Run, device: torch.device, **how: Any) -> li
     """Draws what is missing of the sets that the run needs, together with every process that does the same; their files."""
     paths = []
     for what, model, path in sets(cfg, run):
-        if not path.exists():
+        if not path.exists() and not copied(shared_path(model, cfg), path):
             draw_all(model.to(device), cfg, path, what, **how)
         paths.append(path)
     return paths
+
+
+def copied(source: Path, path: Path) -> bool:
+    """Copies the images of a model that several runs compare with, where they are there: a model left whole is the dense."""
+    if source == path or not source.exists():
+        return False
+    with appearing(path) as partial:
+        shutil.copyfile(source, partial)
+    return True
 
 
 def sets(cfg: DictConfig, run: Run) -> Iterator[tuple[str, DiffusionModel, Path]]:
