@@ -1,6 +1,6 @@
 """Sums of gradients over timesteps, each of which any longer sum that begins like it can be continued from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,10 +54,12 @@ class Calibration:
         self.timesteps = len(model.alpha_bar)
         model.unet.eval().requires_grad_(True)
 
-    def explore(self, policies: Sequence[Policy]) -> tuple[Tensor, list[GradientSum]]:
+    def explore(self, policies: Sequence[Policy],
+                keep: Callable[[GradientSum], None] | None = None) -> tuple[Tensor, list[GradientSum]]:
         """L_t [T] and each policy's sum, in one walk over all timesteps; once all policies are over, without gradients.
 
-        The `policies` must agree on every timestep until one is over: gates with several thresholds do.
+        The `policies` must agree on every timestep until one is over: gates with several thresholds do. With `keep` every
+        sum, which is as large as the model, is handed to it once it is complete, and none is held or returned.
         """
         loss, sums, passes = torch.empty(0), [NOTHING] * len(policies), self.passes()
         live = list(range(len(policies)))
@@ -69,10 +71,13 @@ class Calibration:
             ending = [i for i in live if policies[i].over(loss) or len(loss) == self.timesteps]
             live = [i for i in live if i not in ending]
             for i, total in zip(ending, self.branches(losses, loss, [policies[i] for i in ending], bool(live)), strict=True):
-                sums[i] = total
+                if keep is None:
+                    sums[i] = total
+                else:
+                    keep(total)
             if live:
                 self.add(losses, policies[live[0]].weights(loss)[-len(losses):])
-        return loss, sums
+        return loss, sums if keep is None else []
 
     def branches(self, losses: Tensor, loss: Tensor, ending: Sequence[Policy], goes_on: bool) -> list[GradientSum]:
         """The sums that end within the present pass; where the walk goes on, gradients are left as they were before it."""

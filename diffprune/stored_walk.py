@@ -32,9 +32,7 @@ class StoredWalk:
         sweep_partials(self.folder)
         loss, policies = self.loss(), [policy, *others]
         if loss is None:
-            loss, sums = calibration.explore([p for p in policies if type(p) is type(policy) and not p.needs_all])
-            for total in sums:
-                self.keep(total)
+            loss, _ = calibration.explore([p for p in policies if type(p) is type(policy) and not p.needs_all], self.keep)
             with appearing(self.folder / "loss.safetensors") as partial:
                 save_file({"loss": loss}, partial)
         wanted = [trimmed(policy.weights(loss)) for policy in policies]

@@ -102,6 +102,17 @@ def test_several_thresholds_in_one_walk_get_what_each_gets_alone(counted: Counte
             assert same(total, small_calibration(per_pass).explore([gate])[1][0])
 
 
+def test_each_sum_is_handed_over_when_it_is_complete(counted: Counted) -> None:
+    gates, handed = [Gate(0.0), *(closing_at(stop) for stop in stops()[:2])], []
+    _, together = small_calibration(1).explore(gates)
+    counted.since()
+    _, held = small_calibration(1).explore(gates, lambda total: handed.append((counted.since(), total)))
+    assert held == []
+    evaluated = [sum(since for since, _ in handed[:i + 1]) for i in range(len(handed))]
+    assert evaluated == sorted(len(total.alpha) + (len(total.alpha) < TIMESTEPS) for total in together)
+    assert all(any(same(total, other) for _, other in handed) for total in together)
+
+
 def test_named_thresholds_cost_no_walk_of_their_own(tmp_path: Path, counted: Counted) -> None:
     gates = [closing_at(stop) for stop in stops()[:2]]
     calibration, walk = small_calibration(), StoredWalk(tmp_path, 8)
