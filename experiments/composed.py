@@ -16,7 +16,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, ValidationError
+from omegaconf import DictConfig, ListConfig, OmegaConf, ValidationError
 
 from diffprune.composition import register
 from diffprune.config import OUTSIDE_THE_HASH, Pruner, branch_of
@@ -42,7 +42,8 @@ class Composer:
     def __init__(self, pruners: Iterable[str] = ()) -> None:
         self.names = sorted(name for name in set(pruners) if (CONF / "pruner" / f"{name}.yaml").exists())
         self.bases: dict[tuple[str, ...], Base] = {}
-        self.others: dict[tuple[str, ...], DictConfig] = {}     # one for each set of choices but the pruner's
+        # One for each set of choices but the pruner's, with what these choices say of any pruner.
+        self.others: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
 
     def options(self, overrides: tuple[str, ...]) -> dict[str, Any]:
         """All options, resolved, in a dict of the caller's own; what is not chosen yet is `???`."""
@@ -68,10 +69,11 @@ class Composer:
         if name not in self.names or not all(map(CHOICE.fullmatch, others)):
             return composed(overrides)
         if others not in self.others:
-            self.others[others] = composed(overrides)
-            return self.others[others]
-        cfg, own = copy.deepcopy(self.others[others]), self.pruners[name]
-        cfg.pruner = own if is_dataclass(OmegaConf.get_type(own)) else OmegaConf.merge(Pruner, own)
+            cfg = composed(overrides)
+            self.others[others] = cfg, differing(cfg.pruner, self.pruners[name])
+            return cfg
+        (cfg, said), own = copy.deepcopy(self.others[others]), self.pruners[name]
+        cfg.pruner = OmegaConf.merge(own if is_dataclass(OmegaConf.get_type(own)) else OmegaConf.merge(Pruner, own), said)
         return cfg
 
     @cached_property
@@ -80,6 +82,12 @@ class Composer:
         choices = [{f"pruner@{name}": name} for name in self.names]
         ConfigStore.instance().store(name="pruners", node={"defaults": choices})
         return composed((), config="pruners")
+
+
+def differing(whole: DictConfig, alone: DictConfig) -> dict[str, Any]:
+    """The options of a pruner in a composition that differ from the pruner's own."""
+    of_whole, of_own = (OmegaConf.to_container(cfg, resolve=False) for cfg in (whole, alone))
+    return {key: value for key, value in of_whole.items() if of_own.get(key, "???") != value}
 
 
 def pruner_of(overrides: Iterable[str]) -> str | None:
@@ -111,17 +119,19 @@ class Base:
         options = own(self.options)
         for text in overrides:
             key = text.partition("=")[0]
-            branch_of(options, key)[key.rpartition(".")[2]] = self.typed(text)
+            branch_of(options, key)[key.rpartition(".")[2]] = own(self.typed(text))
         return options
 
     @cache    # noqa: B019  (a base lives as long as its composer)
     def typed(self, text: str) -> Any:
         """The value of `key=value` as the schema's type of `key` takes it."""
         key, value = parsed(text)
-        if not self.is_plain(key) or isinstance(value, dict | list) or "${" in str(value):
+        parts = value if isinstance(value, list) else [value]
+        if not self.is_plain(key) or any(isinstance(part, dict | list) for part in parts) or "${" in str(value):
             raise NotPlain(text)
         OmegaConf.update(self.cfg, key, value)
-        return OmegaConf.select(self.cfg, key)
+        taken = OmegaConf.select(self.cfg, key)
+        return OmegaConf.to_container(taken) if isinstance(taken, ListConfig) else taken
 
     @cache    # noqa: B019
     def is_plain(self, key: str) -> bool:
