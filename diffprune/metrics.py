@@ -11,7 +11,7 @@ from diffprune.portrait import Portrait
 
 KID_SUBSETS = 100
 KID_SEED = 2020         # torch-fidelity's, so that its subsets are ours
-ROWS = 1024             # of a kernel matrix that are in memory at once
+KERNEL_ROWS = 1024      # of a kernel matrix that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def kernel_distance(a: np.ndarray | None, b: np.ndarray | None, subset: int) -> 
         return None
     size, rng = min(subset, len(a), len(b)), np.random.RandomState(KID_SEED)
     in_a, in_b = np.zeros((KID_SUBSETS, len(a))), np.zeros((KID_SUBSETS, len(b)))
-    for rows in zip(in_a, in_b, strict=True):
-        for row in rows:
+    for pair in zip(in_a, in_b, strict=True):
+        for row in pair:        # in turn, as torch-fidelity draws them
             row[rng.choice(len(row), size, replace=False)] = 1
     a, b = a.astype(np.float64), b.astype(np.float64)
     within = sum(kernel_sums(x, x, chosen, chosen) - chosen @ kernel((x * x).sum(1), x.shape[1])
@@ -61,8 +61,8 @@ def kernel_sums(x: np.ndarray, y: np.ndarray, in_x: np.ndarray, in_y: np.ndarray
     A pair's kernel is computed once for all subsets.
     """
     total = np.zeros(len(in_x))
-    for begin in range(0, len(x), ROWS):
-        rows = slice(begin, begin + ROWS)
+    for begin in range(0, len(x), KERNEL_ROWS):
+        rows = slice(begin, begin + KERNEL_ROWS)
         total += (in_x[:, rows] @ kernel(x[rows] @ y.T, x.shape[1]) * in_y).sum(1)
     return total
 

@@ -42,7 +42,7 @@ class Composer:
     def __init__(self, pruners: Iterable[str] = ()) -> None:
         self.names = sorted(name for name in set(pruners) if (CONF / "pruner" / f"{name}.yaml").exists())
         self.bases: dict[tuple[str, ...], Base] = {}
-        # One for each set of choices but the pruner's, with what these choices say of any pruner.
+        # One for each set of choices but the pruner's, with the options that these choices give any pruner.
         self.others: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
 
     def options(self, overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -72,8 +72,8 @@ class Composer:
             cfg = composed(overrides)
             self.others[others] = cfg, differing(cfg.pruner, self.pruners[name])
             return cfg
-        (cfg, said), own = copy.deepcopy(self.others[others]), self.pruners[name]
-        cfg.pruner = OmegaConf.merge(own if is_dataclass(OmegaConf.get_type(own)) else OmegaConf.merge(Pruner, own), said)
+        (cfg, given), own = copy.deepcopy(self.others[others]), self.pruners[name]
+        cfg.pruner = OmegaConf.merge(own if is_dataclass(OmegaConf.get_type(own)) else OmegaConf.merge(Pruner, own), given)
         return cfg
 
     @cached_property

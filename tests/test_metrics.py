@@ -24,8 +24,11 @@ def test_the_kernel_distance_is_torchmetrics_over_the_whole_sets() -> None:
     assert kernel_distance(a, b, 60) == pytest.approx(float(theirs), rel=1e-6)
 
 
+@pytest.mark.parametrize("rows", [7, 1024])
 @pytest.mark.parametrize("subset", [20, 1000])
-def test_the_kernel_distance_is_torch_fidelitys_over_the_same_subsets(subset: int) -> None:
+def test_the_kernel_distance_is_torch_fidelitys_over_the_same_subsets(subset: int, rows: int,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffprune.metrics.KERNEL_ROWS", rows)
     a, b = features(60), features(90, 0.3, seed=1)
     theirs = kid_features_to_metric(
         torch.from_numpy(a).double(), torch.from_numpy(b).double(), kid_subsets=100, kid_subset_size=min(subset, 60),

@@ -62,7 +62,7 @@ def draw_sets(cfg: DictConfig, run: Run, device: torch.device, **how: Any) -> li
 
 
 def copied(source: Path, path: Path) -> bool:
-    """Copies the images of a model that several runs compare with, where they are there: a model left whole is the dense."""
+    """Whether the images were drawn before, for all runs that compare with the same model, and are now at `path` too."""
     if source == path or not source.exists():
         return False
     with appearing(path) as partial:
