@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from diffprune.diffusion_model import DiffusionModel, pipeline_of
 from diffprune.errors import UserError
-from diffprune.files import appearing, read_json, write_json
+from diffprune.files import atomic_folder, read_json, write_json
 from diffprune.widths import narrow, narrowing
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -53,7 +53,7 @@ def load_pipeline(folder: str | Path) -> DiffusionPipeline:
 
 def save_model(model: DiffusionModel, folder: Path) -> None:
     """Writes the model folder by rename; saving what was loaded gives the same bytes."""
-    with appearing(folder) as partial:
+    with atomic_folder(folder) as partial:
         pipeline_of(model).save_pretrained(partial)
         unet = network_folder(partial)
         write_json(unet / WIDTHS, {"sha256": sha256(unet / WEIGHTS)} | narrowing(model.unet))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffprune.errors import UserError
-from diffprune.files import appearing
+from diffprune.files import atomic_file
 
 SHIPPED = Path(__file__).parent / "assets"
 
@@ -43,7 +43,7 @@ def load_classifier(kind: type[Classifier], name: str, weights: str | None = Non
 def save(network: Classifier, accuracy: float, path: Path) -> None:
     """Writes the weights, with the accuracy in [0, 1] that they reached on images they were not trained on."""
     state = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-    with appearing(path) as partial:
+    with atomic_file(path) as partial:
         save_file(state, partial, metadata={"accuracy": f"{accuracy:.4f}"})
 
 

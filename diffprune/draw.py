@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffprune.diffusion import SPACINGS, Noise, ddim, to_uint8
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.files import appearing
+from diffprune.files import atomic_file
 from diffprune.models import autocast, formatted, load_dense
 from diffprune.parts import Parts
 from diffprune.progress import progress
@@ -133,7 +133,7 @@ def grid(rows: list[np.ndarray], path: Path, gap: int = 1) -> None:
         padded = np.pad(images, ((0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=GAP)
         return np.concatenate(list(padded), axis=1)
     picture = np.pad(np.concatenate([line(row) for row in rows]), ((0, gap), (0, gap), (0, 0)), constant_values=GAP)
-    with appearing(path) as partial:
+    with atomic_file(path) as partial:
         Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(partial, format="PNG")
 
 

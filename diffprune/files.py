@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their name, then renamed."""
+"""Atomic writes: a file or folder is written beside its name, then renamed."""
 
 import errno
 import json
@@ -18,19 +18,43 @@ from diffprune.errors import UserError
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """Yields a temporary sibling of `path` (file or folder); on success it takes the name, on an error it goes.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling of the file `path`; on success it takes that name, after an error it is deleted.
 
-    What the system refuses, a full disk for one, is an OSError whoever writes: safetensors has a name of its own for it.
+    Raises UserError, before the caller writes anything, where a folder of that name exists: it is never replaced. What the
+    system refuses is an OSError whoever writes (safetensors raises an exception of its own for a full disk).
     """
+    if is_folder(path):
+        raise UserError(f"{path} is a folder, and a file is to be written there: give another name, or move the folder away")
+    with temporary_sibling(path) as partial:
+        yield partial
+        fsync_below(partial)
+        os.replace(partial, path)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling of the folder `path`, which the caller makes; on success it takes that name.
+
+    An older folder of that name is replaced. Raises UserError, before the caller writes anything, where a file has the name.
+    """
+    if is_file(path):
+        raise UserError(f"{path} is a file, and a folder is to be written there: give another name, or move the file away")
+    with temporary_sibling(path) as partial:
+        yield partial
+        fsync_below(partial)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+
+
+@contextmanager
+def temporary_sibling(path: Path) -> Iterator[Path]:
+    """Yields an unused hidden name beside `path`; after an error nothing of that name is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
-        settle(partial)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(partial, path)
     except BaseException as error:
         remove(partial)
         if isinstance(error, SafetensorError) and (refused := re.search(r"os error (\d+)", str(error))):
@@ -38,7 +62,7 @@ def appearing(path: Path) -> Iterator[Path]:
         raise
 
 
-def settle(path: Path) -> None:
+def fsync_below(path: Path) -> None:
     """Makes `path`, and every file below it, outlast a power cut and as readable as the umask allows.
 
     (safetensors writes files that only their owner can read; a run folder is often shared.)
@@ -93,7 +117,7 @@ def sweep_partials(folder: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON, by rename; NaN is refused."""
-    with appearing(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

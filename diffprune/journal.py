@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from diffprune.files import appearing
+from diffprune.files import atomic_file
 from diffprune.track import Tracker
 
 
@@ -19,7 +19,7 @@ class Journal:
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         self.before = json.loads(kept[-1])["seconds"] if kept else 0.0
-        with appearing(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text("".join(f"{line}\n" for line in kept))
 
     def __enter__(self) -> "Journal":

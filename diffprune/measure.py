@@ -97,6 +97,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = parser().parse_args()
     with one_sentence():
+        if options.save is not None and options.save.is_dir():
+            raise UserError(f"--save {options.save} is a folder: give a file name ending in .npz")
         extractor = load_extractor(options.features, options.weights).to(device_named(options.device))
         if options.pairs is not None:       # what cannot be is said before the features are computed
             if options.reference is None:

@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from diffprune.config import fingerprint
-from diffprune.files import appearing
+from diffprune.files import atomic_file
 from diffprune.run import sweep_partials_of
 
 WHOLE = "whole.npy"
@@ -87,7 +87,7 @@ class Parts:
         """Puts the images of a part that this process has claimed, uint8 [len(part), H, W, C], into its file."""
         sweep_partials_of(self.file(part))
         try:
-            with appearing(self.file(part)) as partial, partial.open("wb") as file:
+            with atomic_file(self.file(part)) as partial, partial.open("wb") as file:
                 np.save(file, images)
         except FileNotFoundError:   # a process of another plan made the set whole and took the folder away
             if not self.path.exists():
@@ -106,7 +106,7 @@ class Parts:
 
     def concatenate(self) -> None:
         sweep_partials_of(self.folder / WHOLE)
-        with appearing(self.folder / WHOLE) as partial, partial.open("wb") as whole:
+        with atomic_file(self.folder / WHOLE) as partial, partial.open("wb") as whole:
             shape = np.load(self.file(self.all[0]), mmap_mode="r").shape[1:]
             head = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False,
                     "shape": (self.count, *shape)}

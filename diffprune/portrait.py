@@ -9,7 +9,7 @@ import numpy as np
 
 from diffprune.errors import UserError
 from diffprune.features.extractor import Extractor
-from diffprune.files import appearing
+from diffprune.files import atomic_file
 from diffprune.frechet import Moments, Statistics
 from diffprune.inception_score import InceptionScore
 from diffprune.progress import progress
@@ -61,7 +61,7 @@ class Portrait:
         known = {"count": self.count, "features": self.features, "inception_score": self.inception_score,
                  "made_with": None if self.made_with is None else json.dumps(self.made_with),
                  "skipped": json.dumps(self.skipped) if self.skipped else None}
-        with appearing(path) as partial, partial.open("wb") as file:
+        with atomic_file(path) as partial, partial.open("wb") as file:
             np.savez(file, mu=self.statistics.mu, sigma=self.statistics.sigma,
                      **{name: np.asarray(value) for name, value in known.items() if value is not None})
 

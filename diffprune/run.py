@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
 from diffprune.config import fingerprint, masked, run_name
-from diffprune.files import appearing, read_json, remove, sweep_partials
+from diffprune.files import atomic_file, read_json, remove, sweep_partials
 from diffprune.rounds import Round
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Run:
         """
         asked = OmegaConf.to_yaml(masked(cfg), resolve=True)
         if not self.config.exists() or self.config.read_text() != asked:
-            with appearing(self.config) as partial:
+            with atomic_file(self.config) as partial:
                 partial.write_text(asked)
         for run in (*self.earlier, self):
             for folder in (run.folder, run.finetune, run.samples):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffprune.files import appearing, remove
+from diffprune.files import atomic_file, remove
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Damaged(Exception):
 def write_state(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Writes `tensors` (on the CPU) and `about` (JSON), with a SHA-256 of both, by rename; OSError for a full disk."""
     tensors, text = {name: tensor.contiguous() for name, tensor in tensors.items()}, json.dumps(about)
-    with appearing(path) as partial:
+    with atomic_file(path) as partial:
         save_file(tensors, partial, metadata={"about": text, "sha256": digest(tensors, text)})
 
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffprune.files import appearing, remove, sweep_partials
+from diffprune.files import atomic_file, remove, sweep_partials
 from diffprune.gradient_sum import NOTHING, Calibration, GradientSum, trimmed
 from diffprune.timesteps import Policy
 
@@ -33,7 +33,7 @@ class StoredWalk:
         loss, policies = self.loss(), [policy, *others]
         if loss is None:
             loss, _ = calibration.explore([p for p in policies if type(p) is type(policy) and not p.needs_all], self.keep)
-            with appearing(self.folder / "loss.safetensors") as partial:
+            with atomic_file(self.folder / "loss.safetensors") as partial:
                 save_file({"loss": loss}, partial)
         wanted = [trimmed(policy.weights(loss)) for policy in policies]
         for alpha in sorted(wanted, key=len):      # the shorter first: a longer one may go on from it
@@ -73,7 +73,7 @@ class StoredWalk:
     def keep(self, total: GradientSum) -> None:
         if len(total.alpha) and not self.place(total.alpha).exists():
             gradients = {f"gradient/{layer}": g.contiguous() for layer, g in total.gradients.items()}
-            with appearing(self.place(total.alpha)) as partial:
+            with atomic_file(self.place(total.alpha)) as partial:
                 save_file({"alpha": total.alpha.contiguous()} | gradients, partial)
 
     def thin(self, needed: Sequence[Tensor]) -> None:

@@ -26,7 +26,7 @@ from diffprune.command import sentence
 from diffprune.composition import check
 from diffprune.config import STAGES, science
 from diffprune.errors import UserError
-from diffprune.files import appearing
+from diffprune.files import atomic_file, atomic_folder
 from diffprune.pipeline import reproduce
 from diffprune.run import Cache, Run, locked
 from diffprune.standing import Standing, last_line, note, resumable
@@ -174,10 +174,11 @@ def adopt(donor: Run, run: Run) -> None:
     for source, target in ((donor.scores, run.scores), (donor.prune_report, run.prune_report), (donor.pruned, run.pruned),
                            (donor.progress, run.progress), (donor.finetuned, run.finetuned), (donor.data, run.data)):
         if source.exists() and not target.exists():
-            with appearing(target) as partial:
-                if source.is_dir():
+            if source.is_dir():
+                with atomic_folder(target) as partial:
                     shutil.copytree(source, partial, copy_function=shared_file)
-                else:
+            else:
+                with atomic_file(target) as partial:
                     shared_file(source, partial)
 
 

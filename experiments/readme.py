@@ -16,7 +16,7 @@ from PIL import Image
 
 from diffprune.command import one_sentence
 from diffprune.errors import UserError
-from diffprune.files import appearing, write_json
+from diffprune.files import atomic_file, atomic_folder, write_json
 from diffprune.report import run_table
 from diffprune.report.comparison import compare
 from diffprune.report.finished import Finished, find
@@ -46,7 +46,7 @@ def keep(runs: Path, results: Path = RESULTS) -> int:
         raise UserError(f"{runs} lacks {len(lacking)} of the {len(cells)} finished runs of {TABLE} ({lacking[0]}): "
                         f"python -m experiments run {TABLE} paths.runs=… makes them")
     processes: dict[tuple[str, int], int] = {}
-    with appearing(results / DATASET) as partial:
+    with atomic_folder(results / DATASET) as partial:
         for cell in cells:
             keep_run(Run(found[cell.run.name]), Run(partial / cell.run.name), processes)
     return len(cells)
@@ -99,7 +99,7 @@ def enlarged(grid: Path) -> bytes:
 
 def write(contents: Mapping[Path, bytes]) -> None:
     for path, content in contents.items():
-        with appearing(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_bytes(content)
 
 

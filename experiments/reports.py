@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffprune.files import appearing, remove
+from diffprune.files import atomic_file
 from diffprune.progress import duration
 from diffprune.report import write_comparison
 from diffprune.report.comparison import protocol_differences, protocol_of, sentence
@@ -29,9 +29,9 @@ def write_report(plan: Plan, name: str, out: Path, page: bool = True, mixed_prot
     shown = beside(lines)
     for file, content in files(table, lines, shown, options).items():
         if content is None:
-            remove(out / file)
+            (out / file).unlink(missing_ok=True)
             continue
-        with appearing(out / file) as partial:
+        with atomic_file(out / file) as partial:
             partial.write_bytes(content)
     finished = [run for line in lines for run in line.runs]
     if page and finished:

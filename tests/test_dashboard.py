@@ -115,6 +115,15 @@ def test_a_refusal_by_the_service_loses_nothing(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "spec.json").exists()
 
 
+@pytest.mark.usefixtures("logged_out")
+def test_a_folder_is_not_replaced_by_the_specification(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("years of work")
+    with pytest.raises(SystemExit, match="thesis is a folder"):
+        main(["dashboard", "table1_digits", "--out", str(tmp_path / "thesis")])
+    assert (tmp_path / "thesis" / "chapter").read_text() == "years of work"
+
+
 def test_folders_without_a_finished_run_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["dashboard", str(tmp_path)])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diffprune.files import appearing, sweep_partials, write_json
+from diffprune.errors import UserError
+from diffprune.files import atomic_file, atomic_folder, sweep_partials, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -18,7 +19,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     for content in ("old", "new"):
-        with appearing(tmp_path / "folder") as partial:
+        with atomic_folder(tmp_path / "folder") as partial:
             partial.mkdir()
             (partial / content).write_text(content)
             assert not (tmp_path / "folder" / "new").exists()
@@ -34,7 +35,24 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
 
 
 def test_files_are_as_readable_as_the_umask_allows(tmp_path: Path) -> None:
-    with appearing(tmp_path / "f") as partial:
+    with atomic_file(tmp_path / "f") as partial:
         partial.touch(mode=0o600)
     (tmp_path / "plain").touch()
     assert (tmp_path / "f").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("years of work")
+    with pytest.raises(UserError, match="thesis is a folder"):
+        write_json(tmp_path / "thesis", {})
+    assert (tmp_path / "thesis" / "chapter").read_text() == "years of work"
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis"]
+
+
+def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("years of work")
+    with pytest.raises(UserError, match="thesis is a file"), atomic_folder(tmp_path / "thesis") as partial:
+        partial.mkdir()
+    assert (tmp_path / "thesis").read_text() == "years of work"
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis"]

@@ -181,3 +181,14 @@ def test_a_setting_outside_its_range_is_named(monkeypatch: pytest.MonkeyPatch, c
     with pytest.raises(SystemExit):
         commanded(monkeypatch, "a.npy", option, 0)
     assert f"{option}: 0 is outside its range" in capsys.readouterr().err
+
+
+def test_statistics_are_not_saved_in_the_place_of_a_folder(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", digits(4, 0))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("years of work")
+    done = subprocess.run([sys.executable, "-m", "diffprune.measure", str(tmp_path / "a.npy"), "--features", "digits-cnn",
+                           "--save", str(tmp_path / "thesis")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"error: --save {tmp_path}/thesis is a folder: give a file name ending in .npz\n"
+    assert (tmp_path / "thesis" / "chapter").read_text() == "years of work"

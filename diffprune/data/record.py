@@ -8,7 +8,7 @@ from diffprune.data.images import ImageSet
 from diffprune.data.loading import HeldImages
 from diffprune.data.sources.table import TableSource
 from diffprune.errors import UserError
-from diffprune.files import appearing, read_json, write_json
+from diffprune.files import atomic_file, read_json, write_json
 from diffprune.run import Cache, Run
 
 
@@ -40,5 +40,5 @@ def list_skipped(skipped: dict[str, str], run: Run) -> None:
     before = set(run.skipped.read_text().splitlines()) if run.skipped.exists() else set()
     lines = before | {f"{name} {reason}" for name, reason in skipped.items()}
     if lines != before:
-        with appearing(run.skipped) as partial:
+        with atomic_file(run.skipped) as partial:
             partial.write_text("".join(f"{line}\n" for line in sorted(lines)))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from diffprune.files import appearing, remove
+from diffprune.files import atomic_file, remove
 from diffprune.report import page, samples
 from diffprune.report.chart import Absent, Chart, Matrix, counted
 from diffprune.report.drawn import Drawing, drawn, file_name
@@ -76,7 +76,7 @@ def formats(name: str, table: Table | None) -> dict[str, str | None]:
 def write(path: Path, content: str | bytes | None) -> None:
     """Whole or not at all; None: the file goes."""
     if content is None:
-        remove(path)
+        path.unlink(missing_ok=True)
         return
-    with appearing(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)

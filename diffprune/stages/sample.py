@@ -22,7 +22,7 @@ from diffprune.config import masked
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import draw_all, grid, sampler_protocol, shared_path
 from diffprune.errors import UserError
-from diffprune.files import appearing, write_json
+from diffprune.files import atomic_file, write_json
 from diffprune.models import device_of, device_of_process, load_dense, processes_for
 from diffprune.run import Run
 from diffprune.track import Tracker
@@ -65,7 +65,7 @@ def copied(source: Path, path: Path) -> bool:
     """Whether the images were drawn before, for all runs that compare with the same model, and are now at `path` too."""
     if source == path or not source.exists():
         return False
-    with appearing(path) as partial:
+    with atomic_file(path) as partial:
         shutil.copyfile(source, partial)
     return True
 

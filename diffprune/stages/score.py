@@ -18,7 +18,7 @@ from diffprune.data.record import list_skipped
 from diffprune.diffusion import Stream, generator
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.errors import UserError
-from diffprune.files import appearing
+from diffprune.files import atomic_file
 from diffprune.gradient_sum import Calibration, GradientSum
 from diffprune.importance import Terms, layer_terms
 from diffprune.models import autocast, device_of, load_start
@@ -58,7 +58,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
 
 
 def write(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
-    with appearing(path) as partial:
+    with atomic_file(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial,
                   metadata={"about": json.dumps(about)})
 
