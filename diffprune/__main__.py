@@ -10,13 +10,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from diffprune.command import one_sentence
 from diffprune.composition import check, register
-from diffprune.errors import JobFailed, UserError
-from diffprune.interrupt import Interrupt, Interrupted
 from diffprune.pipeline import reproduce
-from diffprune.ranks import leave, present
 from diffprune.run import Run
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.distributed import leave, present
+from diffprune.runtime.errors import JobFailed, UserError
+from diffprune.runtime.interrupt import Interrupt, Interrupted
 
 log = logging.getLogger("diffprune")
 

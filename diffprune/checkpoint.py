@@ -28,8 +28,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffprune.diffusion_model import DiffusionModel, pipeline_of
-from diffprune.errors import UserError
-from diffprune.files import atomic_folder, read_json, write_json
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_folder, read_json, write_json
 from diffprune.widths import narrow, narrowing
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

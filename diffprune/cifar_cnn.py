@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from diffprune.classifier import Classifier, accuracy_of, command, load_classifier
-from diffprune.command import one_sentence
+from diffprune.runtime.command_line import one_sentence
 
 log = logging.getLogger(__name__)
 

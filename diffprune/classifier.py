@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffprune.errors import UserError
-from diffprune.files import atomic_file
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_file
 
 SHIPPED = Path(__file__).parent / "assets"
 

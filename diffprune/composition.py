@@ -21,8 +21,8 @@ from diffprune.config import (
     masked,
     run_name,
 )
-from diffprune.errors import UserError
-from diffprune.files import found, is_folder
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import found, is_folder
 
 PAGE = "page:"      # before the address of a page where a person has to click to get a checkpoint
 ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there

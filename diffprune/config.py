@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 STAGES = ("score", "prune", "finetune", "sample", "evaluate")
 EVALUATIONS_PER_STEP = 3    # a training step, forward and back, costs about as much as so many evaluations

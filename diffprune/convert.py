@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffprune.command import one_sentence
-from diffprune.errors import UserError
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from diffprune.checkpoint import DiffusionModel

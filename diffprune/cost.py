@@ -90,7 +90,7 @@ def sizes(overrides: list[str]) -> dict[str, int]:
 def nominal_ratio(cfg: "DictConfig", unet: nn.Module) -> float:
     """The ratio that is asked for, or that a target finds; UserError where it takes more than the network's shape."""
     from diffprune.criteria import Random
-    from diffprune.errors import UserError
+    from diffprune.runtime.errors import UserError
     from diffprune.surgery import asked
     from diffprune.target import distinct_ratios, find, size_share
     if cfg.pruner.scope != "local":
@@ -118,7 +118,7 @@ def table(numbers: dict[str, int]) -> str:
 
 
 def main() -> None:
-    from diffprune.command import one_sentence
+    from diffprune.runtime.command_line import one_sentence
     if {"-h", "--help"} & set(sys.argv[1:]):
         print("usage: python -m diffprune.cost [GROUP=CHOICE] [OPTION=VALUE] … [format=table|json]\n\n" + __doc__)
         return
@@ -127,7 +127,7 @@ def main() -> None:
     with one_sentence():
         show = {"table": table, "json": json.dumps}.get(asked[-1] if asked else "table")
         if show is None:
-            from diffprune.errors import UserError
+            from diffprune.runtime.errors import UserError
             raise UserError(f"format={asked[-1]} is not known: choose table or json")
         print(show(sizes(overrides)))
 

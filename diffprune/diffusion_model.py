@@ -17,7 +17,7 @@ from diffusers import (
 from torch import Tensor, nn
 
 from diffprune.diffusion import Denoiser
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 
 @dataclass

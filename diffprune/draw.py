@@ -14,11 +14,11 @@ from PIL import Image
 
 from diffprune.diffusion import SPACINGS, Noise, ddim, to_uint8
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.files import atomic_file
 from diffprune.models import autocast, formatted, load_dense
 from diffprune.parts import Parts
-from diffprune.progress import progress
 from diffprune.run import Cache
+from diffprune.runtime.files import atomic_file
+from diffprune.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from diffprune.checkpoint import SCHEDULER, TORCH_WEIGHTS, WEIGHTS, read_config
-from diffprune.errors import UserError
-from diffprune.files import remove, write_json
-from diffprune.progress import progress
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import remove, write_json
+from diffprune.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from diffprune.diffusion import add_noise
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.groups import SCORED
-from diffprune.progress import progress
+from diffprune.runtime.progress import progress
 from diffprune.timesteps import Policy
 
 Gradients = dict[str, Tensor]       # {layer: gradient of its weight}, float32; a layer without gradient is left out

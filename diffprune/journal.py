@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from diffprune.files import atomic_file
+from diffprune.runtime.files import atomic_file
 from diffprune.track import Tracker
 
 

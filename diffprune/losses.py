@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from diffprune.diffusion import add_noise
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.errors import UserError
 from diffprune.models import load_dense
+from diffprune.runtime.errors import UserError
 
 TAUGHT = 0.7        # the teacher's share in output distillation (PAPER)
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from diffprune.command import one_sentence
-from diffprune.errors import UserError
 from diffprune.features import EXTRACTORS, load_extractor
 from diffprune.features.extractor import Extractor
 from diffprune.metrics import Settings, against
 from diffprune.models import device_named
 from diffprune.pictures import Pictures, pictures
 from diffprune.portrait import Portrait, drawn_from
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
 from diffprune.similarity import similarity
 
 

@@ -13,10 +13,10 @@ from diffprune.checkpoint import load_model, save_model
 from diffprune.composition import by_hand, is_url, origin
 from diffprune.convert import fill_model
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.errors import UserError
-from diffprune.files import remove
-from diffprune.ranks import present
 from diffprune.run import Cache, Run
+from diffprune.runtime.distributed import present
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import remove
 
 SHIPPED = Path(__file__).parent / "assets"
 PARTS = ("unet", "vqvae", "class_embedder")

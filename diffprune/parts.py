@@ -11,8 +11,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from diffprune.config import fingerprint
-from diffprune.files import atomic_file
 from diffprune.run import sweep_partials_of
+from diffprune.runtime.files import atomic_file
 
 WHOLE = "whole.npy"
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from diffprune.data.decoding import BadImage, decoded
 from diffprune.data.sources.folder import walk
-from diffprune.errors import UserError
 from diffprune.features.extractor import batches
-from diffprune.files import found, is_folder
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import found, is_folder
 
 
 class Pictures(Protocol):

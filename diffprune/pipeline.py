@@ -10,10 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffprune.config import STAGES
-from diffprune.errors import UserError
-from diffprune.files import full
-from diffprune.ranks import Ranks, present
 from diffprune.run import Cache, Run, locked
+from diffprune.runtime.distributed import Ranks, present
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import full
 from diffprune.standing import standing
 from diffprune.track import Tracker
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from diffprune.errors import UserError
 from diffprune.features.extractor import Extractor
-from diffprune.files import atomic_file
 from diffprune.frechet import Moments, Statistics
 from diffprune.inception_score import InceptionScore
-from diffprune.progress import progress
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_file
+from diffprune.runtime.progress import progress
 
 RULE = "PCG64(0)"       # how the images of a subset are drawn: the name changes when the rule does
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from diffprune.files import read_json
+from diffprune.runtime.files import read_json
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
 from diffprune.config import fingerprint, masked, run_name
-from diffprune.files import atomic_file, read_json, remove, sweep_partials
 from diffprune.rounds import Round
+from diffprune.runtime.files import atomic_file, read_json, remove, sweep_partials
 
 log = logging.getLogger(__name__)
 

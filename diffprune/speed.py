@@ -9,8 +9,8 @@ from diffprune import latency
 from diffprune.checkpoint import load_model
 from diffprune.config import evaluations
 from diffprune.models import formatted, load_dense
-from diffprune.progress import progress
 from diffprune.run import Run
+from diffprune.runtime.progress import progress
 
 REPEATS = 3     # evaluations in a row, of which the mean counts
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from diffprune.config import STAGES
-from diffprune.errors import UserError
-from diffprune.files import read_json, write_json
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import read_json, write_json
 
 BEAT = 30.0         # seconds between two heartbeats
 STALE = 180.0       # after so many seconds without one, nobody works on the run any more

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffprune.files import atomic_file, remove
+from diffprune.runtime.files import atomic_file, remove
 
 log = logging.getLogger(__name__)
 

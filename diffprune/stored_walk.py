@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffprune.files import atomic_file, remove, sweep_partials
 from diffprune.gradient_sum import NOTHING, Calibration, GradientSum, trimmed
+from diffprune.runtime.files import atomic_file, remove, sweep_partials
 from diffprune.timesteps import Policy
 
 log = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from torch import nn
 
 from diffprune.cost import example_inputs
 from diffprune.criteria import Criterion
-from diffprune.errors import UserError
 from diffprune.groups import Graph
 from diffprune.importance import Terms
+from diffprune.runtime.errors import UserError
 from diffprune.selection import Selection
 from diffprune.surgery import PruneReport, cut, keeping_all
 

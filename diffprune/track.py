@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config import branch_of, masked, prunes, science
-from diffprune.files import read_json
 from diffprune.run import Run
+from diffprune.runtime.files import read_json
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from diffprune import ema
 from diffprune.diffusion import Stream, antithetic_timesteps, generator
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.dropout import set_dropout
-from diffprune.errors import UserError
 from diffprune.losses import LOSSES, Noised, min_snr
-from diffprune.ranks import Ranks
 from diffprune.rates import learning_rate
+from diffprune.runtime.distributed import Ranks
+from diffprune.runtime.errors import UserError
 
 
 class Training:

@@ -10,7 +10,7 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 Shapes = Mapping[str, torch.Size]
 

@@ -8,7 +8,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 
 class Workers:

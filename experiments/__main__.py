@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffprune.command import one_sentence
-from diffprune.errors import UserError
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
 from experiments import declared
 from experiments.cells import Cell, Plan, check_ready, elsewhere, plan
 
@@ -106,7 +106,7 @@ def list_tables(asked: argparse.Namespace) -> int:
 
 
 def show_plan(asked: argparse.Namespace) -> int:
-    from diffprune.progress import duration
+    from diffprune.runtime.progress import duration
     from experiments.estimate import Device, estimates
     cells = planned(asked).cells
     guesses = estimates(cells, Device.of(asked.words))

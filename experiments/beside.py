@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 from diffprune.config import evaluations
-from diffprune.errors import UserError
 from diffprune.report.comparison import grouped, parts_of, protocol_differences, protocol_of, sentence
 from diffprune.report.finished import Finished
 from diffprune.report.published import PUBLISHED_ON, numbers
@@ -15,6 +14,7 @@ from diffprune.report.rows import Numbers, Spread, compared, dense
 from diffprune.report.rows import Row as Measured
 from diffprune.report.table import Table as Shown
 from diffprune.report.table import listed
+from diffprune.runtime.errors import UserError
 from experiments.cells import Cell
 from experiments.declared import Row, Table
 from experiments.published import UNKNOWN, conditions, find

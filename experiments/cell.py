@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 
-from diffprune.command import one_sentence
+from diffprune.runtime.command_line import one_sentence
 from experiments.cells import check_ready, lone
 from experiments.local import run
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from diffprune.config import fingerprint, name_of, prunes, scientific
-from diffprune.errors import UserError
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.standing import Standing
 from experiments.composed import Composer, pruner_of, unchosen
 from experiments.declared import Row, Table, table

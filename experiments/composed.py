@@ -20,7 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, ValidationError
 
 from diffprune.composition import register
 from diffprune.config import OUTSIDE_THE_HASH, Pruner, branch_of
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"
 PRUNER, CHOICE = re.compile(r"pruner=\w+"), re.compile(r"(dataset|model|schedule|sampler|evaluate|logger)=\w+")

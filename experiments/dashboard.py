@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffprune.errors import UserError
-from diffprune.files import write_json
 from diffprune.report.comparison import distinguishing, flat, without_seed
 from diffprune.report.finished import find, read_all
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import write_json
 from diffprune.track import ID_LENGTH, SHORT, first_line, logged_in
 from experiments.cells import Cell
 

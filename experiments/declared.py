@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 FOLDER = Path(__file__).parent / "tables"
 DATASETS = Path(__file__).parent / "datasets.yaml"

@@ -9,9 +9,9 @@ from statistics import median
 from typing import Any
 
 from diffprune.config import EVALUATIONS_PER_STEP, evaluations
-from diffprune.files import read_json
-from diffprune.progress import duration
 from diffprune.run import Run
+from diffprune.runtime.files import read_json
+from diffprune.runtime.progress import duration
 from experiments.cells import Cell
 from experiments.declared import datasets
 

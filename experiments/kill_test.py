@@ -19,10 +19,10 @@ from typing import Any
 
 from safetensors import safe_open
 
-from diffprune.command import one_sentence
 from diffprune.config import STAGES
-from diffprune.errors import UserError
-from diffprune.files import read_json
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import read_json
 
 OWN = ("logger=none", "device=cpu", "schedule.save_every=20")       # a state now and then, for kills that come fast
 TIMED = {"seconds", "images_per_second", "images_per_second_dense", "speedup", "command", "commit"}

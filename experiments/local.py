@@ -22,13 +22,13 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffprune.__main__ import show
-from diffprune.command import sentence
 from diffprune.composition import check
 from diffprune.config import STAGES, science
-from diffprune.errors import UserError
-from diffprune.files import atomic_file, atomic_folder
 from diffprune.pipeline import reproduce
 from diffprune.run import Cache, Run, locked
+from diffprune.runtime.command_line import sentence
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_file, atomic_folder
 from diffprune.standing import Standing, last_line, note, resumable
 from experiments.cells import Cell, model_of
 from experiments.composed import composed

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from diffprune.bench.cases import BASELINE
 from diffprune.bench.measured import TOGETHER
 from diffprune.bench.table import table
-from diffprune.files import read_json
+from diffprune.runtime.files import read_json
 from experiments.blocks import replaced
 
 ROOT = Path(__file__).parent.parent

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffprune.files import atomic_file
-from diffprune.progress import duration
 from diffprune.report import write_comparison
 from diffprune.report.comparison import protocol_differences, protocol_of, sentence
 from diffprune.report.published import Published
 from diffprune.report.table import Table as Shown
+from diffprune.runtime.files import atomic_file
+from diffprune.runtime.progress import duration
 from experiments.beside import RULE, Line, beside, comparable, mixed
 from experiments.cells import Plan
 from experiments.declared import Table

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffprune.command import one_sentence
 from diffprune.config import fingerprint
-from diffprune.errors import UserError
-from diffprune.files import write_json
-from diffprune.site import queue
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import write_json
+from diffprune.runtime.slurm import queue
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "runs" / ".slurm"

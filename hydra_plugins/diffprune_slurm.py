@@ -15,8 +15,8 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 
 from diffprune.composition import register
-from diffprune.errors import UserError
-from diffprune.site import SCRIPTS, queue, sbatch_options
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.slurm import SCRIPTS, queue, sbatch_options
 
 LOOK, ASK = 1.0, 10     # seconds between looks for results; looks between questions to Slurm
 GRACE = 60.0            # seconds for a result to cross a network disk after its job has left the queue

@@ -18,11 +18,11 @@ from diffprune.data.images import Images
 from diffprune.diffusion import noise_for
 from diffprune.diffusion_model import DiffusionModel, pipeline_of, state_key
 from diffprune.draw import draw
-from diffprune.errors import UserError
 from diffprune.gradient_sum import timestep_losses
 from diffprune.latent import ClassEmbedder
 from diffprune.losses import Noised, squared_error
 from diffprune.models import load_dense
+from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT, tiny_unet
 
 CLASSES = 10

@@ -13,7 +13,7 @@ from diffprune import composition
 from diffprune import config as module
 from diffprune.composition import check
 from diffprune.config import run_name, science
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT
 
 OPTIONS = sorted((f.parent.name, f.stem) for f in (ROOT / "conf").glob("*/*.yaml") if f.parent.name != "experiment")

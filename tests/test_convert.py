@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from diffprune.checkpoint import load_model, load_pipeline
 from diffprune.convert import LIGHTNING_KEY, main, read_model
-from diffprune.errors import UserError
 from diffprune.formats.compvis import build
+from diffprune.runtime.errors import UserError
 from tests.test_formats_compvis import SMALL, original_yaml, shapes_of
 from tests.test_formats_ddim import original_shapes, random_state
 

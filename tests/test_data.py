@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffprune.data import digits, image_folder, load_images
 from diffprune.data.images import Images
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 
 @pytest.fixture

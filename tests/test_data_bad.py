@@ -13,7 +13,7 @@ import torch
 from diffprune.data import cifar10, image_folder, imagenet, lsun
 from diffprune.data.images import ImageSet
 from diffprune.data.skipped import Skipped
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 from tests import made
 
 STREAMED = {"memory_gb": 0}

@@ -20,7 +20,7 @@ import json, os, sys
 from omegaconf import OmegaConf
 from diffprune import composition
 from diffprune.data import celeba, cifar10, image_folder, imagenet, lsun
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 from diffprune.pictures import pictures
 from diffprune.portrait import Portrait
 from pathlib import Path

@@ -7,11 +7,11 @@ from omegaconf import DictConfig
 
 from diffprune.data import kept, load_images, loading
 from diffprune.data.record import list_skipped
-from diffprune.errors import UserError
 from diffprune.features import load_extractor
 from diffprune.pipeline import stages
 from diffprune.reference import reference
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.stages import score
 from tests import made
 

@@ -15,7 +15,7 @@ from diffprune.data import celeba, cifar10, image_folder, imagenet, lsun
 from diffprune.data.decoding import converted, decoded
 from diffprune.data.images import Images
 from diffprune.data.transforms import Face, ShorterSide
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 from tests import made
 
 TRAINING = {"000001.jpg": 0, "000002.jpg": 1, "000003.jpg": 0, "000004.jpg": 2}

@@ -22,7 +22,7 @@ from diffprune.data.sources.folder import FolderSource
 from diffprune.data.sources.names import classes
 from diffprune.data.streamed import Requests, StreamedImages
 from diffprune.data.transforms import ShorterSide
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 from tests import made
 from tests.conftest import ROOT
 

@@ -13,8 +13,8 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from diffprune.errors import UserError
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.standing import Standing
 from experiments.cells import check_ready, lone, merged, plan
 from experiments.composed import CONF, Composer, composed, groups

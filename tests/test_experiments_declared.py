@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 from experiments.declared import datasets, names, read, table
 from experiments.published import everything, find
 

@@ -19,9 +19,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from safetensors import safe_open
 
-from diffprune.errors import UserError
 from diffprune.pipeline import Stages, reproduce
 from diffprune.run import Cache, Run
+from diffprune.runtime.errors import UserError
 from diffprune.standing import STALE, Standing, put, standing
 from experiments import local, workers
 from experiments.cell import main as one_cell

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from diffprune.errors import UserError
 from diffprune.report.quantities import Quantity
 from diffprune.report.rows import Spread
+from diffprune.runtime.errors import UserError
 from experiments.__main__ import main
 from experiments.beside import Line, axes, beside, comparable, matches
 from experiments.cells import Cell

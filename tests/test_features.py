@@ -11,9 +11,9 @@ from diffprune.cifar_cnn import augmented, load_cifar_cnn
 from diffprune.cifar_cnn import train as train_cifar_cnn
 from diffprune.classifier import SHIPPED, accuracy_of, save
 from diffprune.digits_cnn import DigitsCNN, held_out, load_digits_cnn, train
-from diffprune.errors import UserError
 from diffprune.features import load_extractor
 from diffprune.features.inception import replaced
+from diffprune.runtime.errors import UserError
 
 
 def test_the_shipped_classifier_reads_unseen_digits() -> None:

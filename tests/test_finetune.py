@@ -24,14 +24,14 @@ from safetensors import SafetensorError
 from diffprune import state
 from diffprune.checkpoint import save_model
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.errors import UserError
-from diffprune.files import write_json
-from diffprune.interrupt import Interrupt, Interrupted
 from diffprune.journal import Journal
 from diffprune.losses import NoisePrediction
 from diffprune.models import device_of
 from diffprune.pipeline import reproduce
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import write_json
+from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.stages import finetune
 from diffprune.state import read_state
 from diffprune.track import Tracker

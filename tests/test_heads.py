@@ -20,12 +20,12 @@ from diffprune.config import run_name, science
 from diffprune.cost import example_inputs
 from diffprune.criteria import Magnitude, Random
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.errors import UserError
 from diffprune.groups import Graph
 from diffprune.importance import layer_terms
 from diffprune.pipeline import reproduce
 from diffprune.rule import HEADS, Rule
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.selection import PaperSelection, TorchPruningSelection, removal_count, whole_heads
 from diffprune.surgery import PruneReport, cut, cut_group, keeping_all, prune
 from diffprune.widths import synchronise

@@ -8,9 +8,6 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "diffprune"
-ENTRY = {"__main__", "pipeline", "convert", "cost"}
-LIGHT = {"__init__", "__main__", "composition", "config", "errors", "files", "pipeline", "run", "track", "progress",
-         "ranks", "interrupt", "journal", "rates", "rounds", "prune_report", "command"}
 
 
 def imported(file: Path, top_level_only: bool = False) -> set[str]:
@@ -44,12 +41,6 @@ def test_nobody_but_the_pipeline_knows_a_stage(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", files(PACKAGE), ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_ground_does_not_know_the_entry(file: Path) -> None:
-    if file.stem not in ENTRY and file.parent.name != "report":
-        assert not {name for name in imported(file) if name in {"diffprune.__main__", "diffprune.pipeline"}}
-
-
-@pytest.mark.parametrize("file", files(PACKAGE), ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_the_package_does_not_know_the_experiments(file: Path) -> None:
     assert not inside(imported(file), "experiments")
 
@@ -58,14 +49,6 @@ def test_the_package_does_not_know_the_experiments(file: Path) -> None:
 def test_the_report_imports_no_torch(file: Path) -> None:
     names = imported(file)
     assert not inside(names, "torch")
-    light = {"report", "config", "run", "files", "errors", "command"}
-    assert not {name for name in inside(names, "diffprune") if name.split(".")[1] not in light}
-
-
-@pytest.mark.parametrize("name", sorted(LIGHT))
-def test_configuration_starts_without_torch(name: str) -> None:
-    heavy = imported(PACKAGE / f"{name}.py", top_level_only=True)
-    assert not {n for n in heavy if n.split(".")[0] in {"torch", "diffusers", "wandb", "torch_pruning", "matplotlib"}}
 
 
 @pytest.mark.parametrize("file", files(PACKAGE), ids=lambda f: str(f.relative_to(PACKAGE)))

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from diffprune.composition import CHOICES
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.errors import UserError
 from diffprune.losses import LOSSES, Noised, attention_map, min_snr
 from diffprune.models import load_dense
+from diffprune.runtime.errors import UserError
 from tests.conftest import tiny_unet, tuned
 
 rng = torch.Generator().manual_seed(0)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from diffprune import measure
-from diffprune.errors import UserError
 from diffprune.features import load_extractor
 from diffprune.pictures import pictures
 from diffprune.portrait import RULE
+from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT
 
 HUB_NAME = "pt_inception-2015-12-05-6726825d.pth"

@@ -21,9 +21,9 @@ from torch import nn
 from diffprune import fetch
 from diffprune.checkpoint import OLD_ATTENTION, TORCH_WEIGHTS, WEIGHTS, DiffusionModel, load_model, save_model
 from diffprune.composition import by_hand, origin
-from diffprune.errors import UserError
 from diffprune.fetch import fetch_file, fetch_repository, wanted
 from diffprune.models import blank_model, load_dense, random_model
+from diffprune.runtime.errors import UserError
 from tests.conftest import tiny_unet
 from tests.test_formats_compvis import shapes_of
 from tests.test_formats_ddim import original_shapes, random_state

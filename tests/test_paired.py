@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from scipy.stats import ttest_rel
 
-from diffprune.errors import UserError
 from diffprune.report.__main__ import main, report
 from diffprune.report.finished import Finished, find
 from diffprune.report.paired import Difference, compare_paired, holm, paired_t_test
 from diffprune.report.quantities import Quantity
 from diffprune.report.table import Table
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
 from tests.test_report import References, cells, make_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")

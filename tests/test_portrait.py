@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffprune.errors import UserError
 from diffprune.features import load_extractor
 from diffprune.features.extractor import Extractor, batches
 from diffprune.frechet import Moments, Statistics
 from diffprune.portrait import Portrait, drawn
+from diffprune.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

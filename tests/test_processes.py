@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from diffprune.checkpoint import save_model
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import one_thread
-from diffprune.files import write_json
 from diffprune.run import Run
+from diffprune.runtime.files import write_json
 from diffprune.stages import finetune
 from diffprune.standing import Standing
 from diffprune.track import Tracker

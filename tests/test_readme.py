@@ -13,9 +13,9 @@ from PIL import Image
 
 from diffprune.composition import check, register
 from diffprune.config import run_name
-from diffprune.errors import UserError
-from diffprune.files import read_json, write_json
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import read_json, write_json
 from diffprune.standing import Standing, put
 from experiments import readme
 from experiments.cells import plan

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from diffprune.composition import check_values
 from diffprune.config import run_name
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT, tuned
 
 # schedule: lr, batch, micro-batch, clip, dropout, ema, steps, weight decay

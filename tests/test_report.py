@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.numpy import save_file
 
-from diffprune.errors import UserError
 from diffprune.report import run_table, terminal_table, write_report
 from diffprune.report.__main__ import main, report
 from diffprune.report.comparison import compare
@@ -25,6 +24,7 @@ from diffprune.report.quantities import MAIN
 from diffprune.report.samples import own_samples
 from diffprune.report.timestep_charts import spans
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 RESOLUTION, COLUMNS = 8, 16

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from diffprune.errors import UserError
 from diffprune.report import samples
 from diffprune.report.__main__ import main
 from diffprune.report.channel_charts import overlap, width_chart, widths
@@ -21,6 +20,7 @@ from diffprune.report.quality_charts import quality_charts
 from diffprune.report.svg import LIGHT
 from diffprune.report.timestep_charts import loss_per_timestep
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
 from tests.test_report import DENSE as DENSE_OPTIONS
 from tests.test_report import DENSE_METRICS, cells, make_run
 

@@ -20,15 +20,15 @@ from diffprune.config import run_name, science
 from diffprune.criteria import Magnitude
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import one_thread
-from diffprune.errors import UserError
 from diffprune.importance import layer_terms
-from diffprune.interrupt import Interrupted
 from diffprune.models import SHIPPED
 from diffprune.pipeline import reproduce
 from diffprune.prune_report import PruneReport
 from diffprune.rounds import Round
 from diffprune.rule import Past, Rule
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.interrupt import Interrupted
 from diffprune.selection import SELECTIONS
 from diffprune.stages import finetune
 from diffprune.surgery import cut, shapes

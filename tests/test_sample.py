@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from diffprune import draw
 from diffprune.checkpoint import save_model
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.errors import UserError
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.stages import sample
 from diffprune.track import Tracker
 from tests.conftest import ROOT, tiny_unet

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from diffprune.checkpoint import save_model
 from diffprune.composition import check
 from diffprune.config import run_name, science
-from diffprune.errors import UserError
 from diffprune.report.finished import read_scoring
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.stages import score
 from tests.test_stored_walk import TIMESTEPS, small_model
 

@@ -12,8 +12,8 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from diffprune.errors import UserError
-from diffprune.site import sbatch_options
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.slurm import sbatch_options
 from experiments import slurm
 from experiments.__main__ import main as experiments
 from hydra_plugins import diffprune_slurm as launcher

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from diffprune import standing as module
-from diffprune.errors import UserError
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.standing import STALE, Standing, heartbeat, note, peak_memory, put, standing
 from tests.conftest import ROOT
 

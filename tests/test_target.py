@@ -13,11 +13,11 @@ from diffprune.composition import check
 from diffprune.config import run_name, science
 from diffprune.cost import measure, sizes
 from diffprune.criteria import DiffPruning, Magnitude
-from diffprune.errors import UserError
-from diffprune.files import read_json
 from diffprune.importance import layer_terms
 from diffprune.latency import Latency, latency_share
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import read_json
 from diffprune.selection import PaperSelection, TorchPruningSelection
 from diffprune.stages import prune, score
 from diffprune.surgery import cut

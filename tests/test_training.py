@@ -10,10 +10,10 @@ from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.errors import UserError
-from diffprune.interrupt import Interrupt, Interrupted
 from diffprune.losses import Noised
-from diffprune.ranks import Ranks
+from diffprune.runtime.distributed import Ranks
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.training import Training, check_split, draw
 from tests.conftest import tiny_unet, tuned
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 from diffprune.workers import Workers, leave_with_parent
 
 ROOT = Path(__file__).parent.parent     # not from the conftest, which every worker would import torch for

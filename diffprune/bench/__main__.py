@@ -14,11 +14,11 @@ from diffprune.bench.clock import machine
 from diffprune.bench.measured import CASES, Bench
 from diffprune.bench.setting import Setting
 from diffprune.bench.table import table
-from diffprune.command import one_sentence
-from diffprune.errors import UserError
 from diffprune.features import load_extractor
-from diffprune.files import write_json
 from diffprune.provenance import versions
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import write_json
 
 DEFAULT = ("dataset=cifar10", "pruner.ratio=.3")
 

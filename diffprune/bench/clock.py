@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diffprune.progress import progress
+from diffprune.runtime.progress import progress
 
 Work = Callable[[], Any]
 

@@ -14,8 +14,8 @@ from diffprune.data.sources import names
 from diffprune.data.sources.archive import ZipSource
 from diffprune.data.sources.folder import FolderSource
 from diffprune.data.transforms import Face
-from diffprune.errors import UserError
-from diffprune.files import found, is_file
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import found, is_file
 
 PHOTOGRAPHS = "img_align_celeba"
 PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")

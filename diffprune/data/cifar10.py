@@ -12,8 +12,8 @@ from diffprune.data.loading import HeldImages
 from diffprune.data.readable import Readable
 from diffprune.data.sources.table import MappedSource, TableSource, columns
 from diffprune.data.transforms import Exact
-from diffprune.errors import UserError
-from diffprune.files import found, is_file
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import found, is_file
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffprune.errors import UserError
-from diffprune.files import is_file, is_folder
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import is_file, is_folder
 
 PIXELS = 3 * 32 * 32
 FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")

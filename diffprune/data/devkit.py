@@ -12,8 +12,8 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from diffprune.data.sources.names import unpacked
-from diffprune.errors import UserError
-from diffprune.files import is_file
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import is_file
 
 META = "meta.mat"
 UNREADABLE = (MatReadError, OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, zlib.error)

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from diffprune.data.images import Images
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 
 def load(path: str | None, flip: bool, resolution: int = 8, **_: Any) -> Images:

@@ -9,8 +9,8 @@ from diffprune.data.sources.archive import ZipSource
 from diffprune.data.sources.folder import FolderSource
 from diffprune.data.sources.names import classes
 from diffprune.data.transforms import Fit
-from diffprune.errors import UserError
-from diffprune.files import is_file, is_folder
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import is_file, is_folder
 
 
 def load(path: str, resolution: int, channels: int, flip: bool, **options: Any) -> ImageSet:

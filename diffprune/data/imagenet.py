@@ -15,8 +15,8 @@ from diffprune.data.sources import Source
 from diffprune.data.sources.names import classes, unpacked
 from diffprune.data.sources.table import TableSource
 from diffprune.data.transforms import ShorterSide
-from diffprune.errors import UserError
-from diffprune.files import is_folder
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import is_folder
 
 TRAINING = ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "train")    # below the usual copies' top
 

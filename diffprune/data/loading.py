@@ -13,7 +13,7 @@ from diffprune.data.readable import Readable
 from diffprune.data.sources import Source
 from diffprune.data.streamed import StreamedImages
 from diffprune.data.transforms import Transform
-from diffprune.progress import progress
+from diffprune.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from diffprune.data.loading import gather
 from diffprune.data.sources import Source
 from diffprune.data.sources.database import DatabaseSource
 from diffprune.data.transforms import ShorterSide
-from diffprune.errors import UserError
-from diffprune.files import is_file
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import is_file
 
 CATEGORIES = {"lsun_church": "church_outdoor", "lsun_bedroom": "bedroom"}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffprune.data.decoding import BadImage, decoded
 from diffprune.data.sources import Source
 from diffprune.data.transforms import Transform
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 Bad = tuple[str, str]       # an image's name, and why it cannot be used
 

@@ -7,9 +7,9 @@ from omegaconf import DictConfig
 from diffprune.data.images import ImageSet
 from diffprune.data.loading import HeldImages
 from diffprune.data.sources.table import TableSource
-from diffprune.errors import UserError
-from diffprune.files import atomic_file, read_json, write_json
 from diffprune.run import Cache, Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_file, read_json, write_json
 
 
 def recall_key(images: ImageSet, cfg: DictConfig) -> None:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from diffprune.data.images import ImageSet, Taken
 from diffprune.data.readable import Bad, Readable
 from diffprune.data.skipped import Skipped
-from diffprune.errors import UserError
-from diffprune.interrupt import unheard
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.interrupt import unheard
 
 
 class StreamedImages(ImageSet):

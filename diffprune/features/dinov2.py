@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffprune.errors import UserError
 from diffprune.features.extractor import Extractor, module_sha256
-from diffprune.files import found, is_folder
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import found, is_folder
 
 log = logging.getLogger(__name__)
 

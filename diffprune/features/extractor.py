@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

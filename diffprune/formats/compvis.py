@@ -7,10 +7,10 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 
 from diffprune.checkpoint import DiffusionModel
-from diffprune.errors import UserError
 from diffprune.formats import compvis_config, ddim
 from diffprune.formats.keys import Part, State, as_state, fill, some_of
 from diffprune.latent import ClassEmbedder
+from diffprune.runtime.errors import UserError
 
 UNET, FIRST_STAGE, CLASSES, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
 

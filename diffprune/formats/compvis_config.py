@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 DOWN_ATTENTION, UP_ATTENTION = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 

@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
 from diffprune.checkpoint import DiffusionModel
-from diffprune.errors import UserError
 from diffprune.formats.keys import Part, State, as_state, fill
+from diffprune.runtime.errors import UserError
 
 GROUPS = 32
 

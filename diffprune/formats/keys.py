@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 State = dict[str, Tensor]
 

@@ -4,14 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffprune.command import one_sentence
-from diffprune.errors import UserError
 from diffprune.report.comparison import compare
 from diffprune.report.comparison_page import write_comparison
 from diffprune.report.finished import find, reached, read_all
 from diffprune.report.paired import compare_paired
 from diffprune.report.published import Published
 from diffprune.report.quantities import MAIN
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Any, TypeVar
 
-from diffprune.errors import UserError
 from diffprune.report.finished import Finished
 from diffprune.report.published import Published
 from diffprune.report.quantities import REPORT
 from diffprune.report.rows import Numbers, Row, compared, dense
 from diffprune.report.table import Table, listed
+from diffprune.runtime.errors import UserError
 
 # A configuration is called after the first of these that tell it from the others, then any other option that does.
 NAMING = ("dataset.name", "model.name", "pruner.name", "pruner.threshold", "pruner.ratio", "schedule.name",

@@ -11,9 +11,9 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from diffprune.config import prunes, scientific
-from diffprune.errors import UserError
-from diffprune.files import read_json
 from diffprune.run import Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import read_json
 
 # What reading a folder ends in whose files are cut off, or are not what a run writes.
 UNREADABLE = (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, SafetensorError)

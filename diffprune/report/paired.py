@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from diffprune.errors import UserError
 from diffprune.report.comparison import configurations, grouped, parts_of, protocol_differences
 from diffprune.report.finished import Finished
 from diffprune.report.quantities import MAIN, Quantity, decimals, features_in, quality
 from diffprune.report.rows import Numbers, compared
 from diffprune.report.table import MISSING, Table
+from diffprune.runtime.errors import UserError
 
 CONFIDENCE = 0.95
 NOTE = ("Differences to the baseline over the seeds that both ran with: mean ± standard deviation (number of seeds), "

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from diffprune.errors import UserError
 from diffprune.report.finished import Finished
+from diffprune.runtime.errors import UserError
 
 SCALES = {"params": 1e6, "macs": 1e9, "ssim": 1.0}      # the file counts in millions and in G
 OF_FEATURES = ("fid", "inception_score", "precision", "recall")

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from diffprune.files import atomic_file, remove
 from diffprune.report import page, samples
 from diffprune.report.chart import Absent, Chart, Matrix, counted
 from diffprune.report.drawn import Drawing, drawn, file_name
 from diffprune.report.table import Table
+from diffprune.runtime.files import atomic_file, remove
 
 Drawings = list[tuple[Chart | Matrix, Drawing]]
 

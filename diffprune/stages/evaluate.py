@@ -11,10 +11,8 @@ from omegaconf import DictConfig
 
 from diffprune.checkpoint import load_model
 from diffprune.draw import sampler_protocol, shared_images
-from diffprune.errors import UserError
 from diffprune.features import load_extractor
 from diffprune.features.extractor import Extractor, batches
-from diffprune.files import read_json, write_json
 from diffprune.latency import hardware
 from diffprune.metrics import Settings, against, fid
 from diffprune.models import device_of, load_dense
@@ -22,6 +20,8 @@ from diffprune.portrait import Portrait, drawn_from
 from diffprune.provenance import provenance, versions
 from diffprune.reference import reference
 from diffprune.run import Cache, Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import read_json, write_json
 from diffprune.similarity import similarity
 from diffprune.speed import speed
 from diffprune.track import Tracker

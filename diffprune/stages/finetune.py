@@ -10,14 +10,14 @@ from diffprune.data import load_images
 from diffprune.data.images import ImageSet
 from diffprune.data.record import list_skipped
 from diffprune.draw import Preview
-from diffprune.files import remove
-from diffprune.interrupt import Interrupt, Interrupted
 from diffprune.journal import Journal
 from diffprune.models import placed
-from diffprune.progress import progress
-from diffprune.ranks import present
 from diffprune.rates import learning_rate
 from diffprune.run import Run
+from diffprune.runtime.distributed import present
+from diffprune.runtime.files import remove
+from diffprune.runtime.interrupt import Interrupt, Interrupted
+from diffprune.runtime.progress import progress
 from diffprune.state import keep_last, newest_state, read_state, write_state
 from diffprune.track import Tracker
 from diffprune.training import Training

@@ -14,12 +14,12 @@ from torch import nn
 
 from diffprune.checkpoint import save_model
 from diffprune.criteria import Criterion
-from diffprune.files import write_json
 from diffprune.importance import Terms
 from diffprune.latency import ROUNDS, Latency, latency_share
 from diffprune.models import autocast, device_of, formatted, load_start
 from diffprune.prune_report import PruneReport
 from diffprune.run import Run
+from diffprune.runtime.files import write_json
 from diffprune.selection import SELECTIONS
 from diffprune.surgery import asked, cut, reinitialise
 from diffprune.target import Found, distinct_ratios, find, size_share

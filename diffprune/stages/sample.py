@@ -17,14 +17,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.checkpoint import load_model
-from diffprune.command import one_sentence
 from diffprune.config import masked
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import draw_all, grid, sampler_protocol, shared_path
-from diffprune.errors import UserError
-from diffprune.files import atomic_file, write_json
 from diffprune.models import device_of, device_of_process, load_dense, processes_for
 from diffprune.run import Run
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_file, write_json
 from diffprune.track import Tracker
 from diffprune.workers import Workers, leave_with_parent
 

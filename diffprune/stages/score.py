@@ -17,12 +17,12 @@ from diffprune.data import load_images
 from diffprune.data.record import list_skipped
 from diffprune.diffusion import Stream, generator
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.errors import UserError
-from diffprune.files import atomic_file
 from diffprune.gradient_sum import Calibration, GradientSum
 from diffprune.importance import Terms, layer_terms
 from diffprune.models import autocast, device_of, load_start
 from diffprune.run import Cache, Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_file
 from diffprune.stored_walk import StoredWalk
 from diffprune.timesteps import Gate, Policy, gate
 from diffprune.track import Tracker

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 CELL = """\
 import sys
 from pathlib import Path
-from diffprune.files import write_json
+from diffprune.runtime.files import write_json
 folder, index = Path(sys.argv[1]), int(sys.argv[2])
 if index < 20:      # starting the cache costs a CPU more than all the rest
     from diffprune.run import Cache

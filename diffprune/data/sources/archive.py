@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffprune.data.sources.names import SUFFIXES, is_image, packed, unpacked
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 
 @dataclass

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffprune.data.sources.names import packed, unpacked
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from diffprune.data.sources.names import BLOCK, SUFFIXES, is_image, packed
-from diffprune.errors import UserError
-from diffprune.progress import progress
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.progress import progress
 
 ASKING = 16     # threads that ask for file sizes: on a network file system each answer takes its time
 

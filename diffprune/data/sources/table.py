@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from diffprune.errors import UserError
-from diffprune.interrupt import CTRL_C
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.interrupt import CTRL_C
 
 WRAPPED = "UserError raised while resolving interpolation: "
 

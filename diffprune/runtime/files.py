@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import cache, cached_property
 from typing import Any
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
 PATIENCE = timedelta(days=30)       # the others wait for what the first does alone, however long that takes
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diffprune.errors import UserError
-from diffprune.ranks import Ranks
+from diffprune.runtime.distributed import Ranks
+from diffprune.runtime.errors import UserError
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}
 

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from diffprune.command import one_sentence
-from diffprune.interrupt import ASKING, Interrupt, Interrupted, unheard
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.interrupt import ASKING, Interrupt, Interrupted, unheard
 
 
 def ask(number: int) -> None:

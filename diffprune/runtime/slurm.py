@@ -4,9 +4,9 @@ import os
 import subprocess
 from pathlib import Path
 
-from diffprune.errors import UserError
+from diffprune.runtime.errors import UserError
 
-SCRIPTS = Path(__file__).parent.parent / "slurm"
+SCRIPTS = Path(__file__).parents[2] / "slurm"
 
 
 def sbatch_options() -> dict[str, str | bool]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diffprune.errors import UserError
-from diffprune.files import atomic_file, atomic_folder, sweep_partials, write_json
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_file, atomic_folder, sweep_partials, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
