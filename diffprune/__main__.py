@@ -10,7 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from diffprune.composition import check, register
+from diffprune.config.compose import register
+from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
 from diffprune.run import Run
 from diffprune.runtime.command_line import one_sentence

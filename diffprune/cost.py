@@ -74,7 +74,8 @@ def sizes(overrides: list[str]) -> dict[str, int]:
     Which channels go changes the sizes of gated feed-forwards alone, so they are drawn at random, on tensors without
     storage.
     """
-    from diffprune.composition import check_pruner, check_values, composed
+    from diffprune.config.compose import composed
+    from diffprune.config.validation import check_pruner, check_values
     cfg = composed(overrides)
     check_values(cfg)
     check_pruner(cfg.pruner)

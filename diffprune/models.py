@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from diffprune.checkpoint import load_model, save_model
-from diffprune.composition import by_hand, is_url, origin
+from diffprune.config.model_source import by_hand, is_url, origin
 from diffprune.convert import fill_model
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.run import Cache, Run

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from diffprune.config import fingerprint
+from diffprune.config.naming import fingerprint
 from diffprune.run import sweep_partials_of
 from diffprune.runtime.files import atomic_file
 

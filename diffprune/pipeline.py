@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from diffprune.config import STAGES
+from diffprune.config.schema import STAGES
 from diffprune.run import Cache, Run, locked
 from diffprune.runtime.distributed import Ranks, present
 from diffprune.runtime.errors import UserError

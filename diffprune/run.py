@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
-from diffprune.config import fingerprint, masked, run_name
+from diffprune.config.naming import fingerprint, masked, run_name
 from diffprune.rounds import Round
 from diffprune.runtime.files import atomic_file, read_json, remove, sweep_partials
 

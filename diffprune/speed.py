@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from diffprune import latency
 from diffprune.checkpoint import load_model
-from diffprune.config import evaluations
+from diffprune.config.schema import evaluations
 from diffprune.models import formatted, load_dense
 from diffprune.run import Run
 from diffprune.runtime.progress import progress

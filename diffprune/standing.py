@@ -14,7 +14,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from diffprune.config import STAGES
+from diffprune.config.schema import STAGES
 from diffprune.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json

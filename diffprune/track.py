@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.config import branch_of, masked, prunes, science
+from diffprune.config.naming import branch_of, masked, prunes, science
 from diffprune.run import Run
 from diffprune.runtime.files import read_json
 

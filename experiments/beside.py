@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from diffprune.config import evaluations
+from diffprune.config.schema import evaluations
 from diffprune.report.comparison import grouped, parts_of, protocol_differences, protocol_of, sentence
 from diffprune.report.finished import Finished
 from diffprune.report.published import PUBLISHED_ON, numbers

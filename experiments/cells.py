@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffprune.config import fingerprint, name_of, prunes, scientific
+from diffprune.config.naming import fingerprint, name_of, prunes, scientific
 from diffprune.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.standing import Standing

@@ -18,8 +18,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, ValidationError
 
-from diffprune.composition import register
-from diffprune.config import OUTSIDE_THE_HASH, Pruner, branch_of
+from diffprune.config.compose import register
+from diffprune.config.naming import OUTSIDE_THE_HASH, branch_of
+from diffprune.config.schema import Pruner
 from diffprune.runtime.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"

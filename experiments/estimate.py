@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from diffprune.config import EVALUATIONS_PER_STEP, evaluations
+from diffprune.config.schema import EVALUATIONS_PER_STEP, evaluations
 from diffprune.run import Run
 from diffprune.runtime.files import read_json
 from diffprune.runtime.progress import duration

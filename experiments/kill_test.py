@@ -19,7 +19,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from diffprune.config import STAGES
+from diffprune.config.schema import STAGES
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json

@@ -22,8 +22,9 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffprune.__main__ import show
-from diffprune.composition import check
-from diffprune.config import STAGES, science
+from diffprune.config.naming import science
+from diffprune.config.schema import STAGES
+from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
 from diffprune.run import Cache, Run, locked
 from diffprune.runtime.command_line import sentence

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffprune.config import fingerprint
+from diffprune.config.naming import fingerprint
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json

@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 
-from diffprune.composition import register
+from diffprune.config.compose import register
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.slurm import SCRIPTS, queue, sbatch_options
 

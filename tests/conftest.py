@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.composition import register
+from diffprune.config.compose import register
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("WANDB_MODE", "offline")

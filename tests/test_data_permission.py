@@ -18,7 +18,7 @@ NOBODY = 65534      # the tests may run as root, to whom nothing is denied
 SCRIPT = """
 import json, os, sys
 from omegaconf import OmegaConf
-from diffprune import composition
+from diffprune.config import validation
 from diffprune.data import celeba, cifar10, image_folder, imagenet, lsun
 from diffprune.runtime.errors import UserError
 from diffprune.pictures import pictures
@@ -27,7 +27,7 @@ from pathlib import Path
 import pyarrow.parquet, datasets
 
 def checked(place):
-    composition.check_paths(OmegaConf.create({"dataset": {"name": "celeba", "path": place}, "evaluate": {"features": "x"},
+    validation.check_paths(OmegaConf.create({"dataset": {"name": "celeba", "path": place}, "evaluate": {"features": "x"},
                                               "model": {"name": "x", "checkpoint": "shipped:x"}}))
 
 asks = {

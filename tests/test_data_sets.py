@@ -131,7 +131,7 @@ def test_cifar10_is_read_from_parquet(tmp_path: Path, image: str, label: str | N
 def test_cifar10_is_read_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config) -> None:
     import datasets
 
-    from diffprune.composition import check_paths
+    from diffprune.config.validation import check_paths
     file = made.table(tmp_path / "train.parquet", 4, "img", "label", (32, 32))
     asked = []
 
@@ -398,8 +398,8 @@ def test_a_file_that_leaves_images_without_class_is_refused(tmp_path: Path, cont
 
 
 def test_the_file_of_classes_is_an_option_of_imagenet_alone(config) -> None:
-    from diffprune.composition import check_values
-    from diffprune.config import run_name
+    from diffprune.config.naming import run_name
+    from diffprune.config.validation import check_values
     base = ("dataset=imagenet", "model=ldm_imagenet", "dataset.path=.")
     assert run_name(config(*base, "dataset.labels=val.txt")) == run_name(config(*base))
     with pytest.raises(UserError, match=r"dataset\.labels is no option"):

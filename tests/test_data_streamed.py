@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffprune.config import run_name
+from diffprune.config.naming import run_name
 from diffprune.data import celeba, image_folder, imagenet, load_images, lsun
 from diffprune.data.images import ImageSet
 from diffprune.data.loading import HeldImages

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diffprune.checkpoint import load_model, load_pipeline, save_model
-from diffprune.composition import CHOICES, check
-from diffprune.config import run_name, science
+from diffprune.config.naming import run_name, science
+from diffprune.config.validation import CHOICES, check
 from diffprune.cost import example_inputs
 from diffprune.criteria import Magnitude, Random
 from diffprune.diffusion_model import DiffusionModel

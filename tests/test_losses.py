@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
-from diffprune.composition import CHOICES
+from diffprune.config.validation import CHOICES
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.losses import LOSSES, Noised, attention_map, min_snr
 from diffprune.models import load_dense

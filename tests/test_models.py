@@ -20,7 +20,7 @@ from torch import nn
 
 from diffprune import fetch
 from diffprune.checkpoint import OLD_ATTENTION, TORCH_WEIGHTS, WEIGHTS, DiffusionModel, load_model, save_model
-from diffprune.composition import by_hand, origin
+from diffprune.config.model_source import by_hand, origin
 from diffprune.fetch import fetch_file, fetch_repository, wanted
 from diffprune.models import blank_model, load_dense, random_model
 from diffprune.runtime.errors import UserError

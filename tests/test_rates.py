@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffprune.composition import CHOICES
+from diffprune.config.validation import CHOICES
 from diffprune.rates import RATES, learning_rate
 from tests.conftest import tuned
 

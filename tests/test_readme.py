@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from diffprune.composition import check, register
-from diffprune.config import run_name
+from diffprune.config.compose import register
+from diffprune.config.naming import run_name
+from diffprune.config.validation import check
 from diffprune.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json

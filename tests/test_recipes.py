@@ -3,8 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from diffprune.composition import check_values
-from diffprune.config import run_name
+from diffprune.config.naming import run_name
+from diffprune.config.validation import check_values
 from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT, tuned
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from diffprune import training
 from diffprune.checkpoint import load_model, save_model
-from diffprune.composition import check
-from diffprune.config import run_name, science
+from diffprune.config.naming import run_name, science
+from diffprune.config.validation import check
 from diffprune.criteria import Magnitude
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import one_thread

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diffprune import criteria
 from diffprune.checkpoint import load_model, save_model
-from diffprune.composition import CHOICES
+from diffprune.config.validation import CHOICES
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.rule import Rule
 from diffprune.scope import SCOPES, Global, Isomorphic, Ranked, portions_to_remove

@@ -64,7 +64,7 @@ def test_every_nominal_ratio_gives_another_digits_model() -> None:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from diffprune.composition import register
+    from diffprune.config.compose import register
     from tests.conftest import ROOT
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -9,8 +9,8 @@ import torch
 
 from diffprune import latency
 from diffprune.checkpoint import load_model, save_model
-from diffprune.composition import check
-from diffprune.config import run_name, science
+from diffprune.config.naming import run_name, science
+from diffprune.config.validation import check
 from diffprune.cost import measure, sizes
 from diffprune.criteria import DiffPruning, Magnitude
 from diffprune.importance import layer_terms

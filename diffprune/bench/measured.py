@@ -9,7 +9,7 @@ from diffprune.bench import cases
 from diffprune.bench.cases import BASELINE, SAME, SIDE
 from diffprune.bench.clock import Timing, alternating
 from diffprune.bench.setting import Setting
-from diffprune.config import EVALUATIONS_PER_STEP
+from diffprune.config.schema import EVALUATIONS_PER_STEP
 from diffprune.features.extractor import Extractor, batches
 from diffprune.journal import Journal
 from diffprune.similarity import similarity

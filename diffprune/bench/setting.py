@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from diffprune.bench.clock import processor
-from diffprune.composition import check_values, composed
+from diffprune.config.compose import composed
+from diffprune.config.validation import check_values
 from diffprune.cost import measure
 from diffprune.criteria import Random
 from diffprune.diffusion import from_uint8, generator, noise_for

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from diffprune.config import prunes, scientific
+from diffprune.config.naming import prunes, scientific
 from diffprune.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from diffprune.config import STAGES
+from diffprune.config.schema import STAGES
 from diffprune.report.chart import Absent, counted
 from diffprune.report.comparison import version_differences, versions_of
 from diffprune.report.finished import Finished

@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.checkpoint import load_model
-from diffprune.config import masked
+from diffprune.config.naming import masked
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import draw_all, grid, sampler_protocol, shared_path
 from diffprune.models import device_of, device_of_process, load_dense, processes_for

@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import MISSING
 
-from diffprune import composition
-from diffprune import config as module
-from diffprune.composition import check
-from diffprune.config import run_name, science
+from diffprune.config import schema as module
+from diffprune.config import validation
+from diffprune.config.naming import run_name, science
+from diffprune.config.validation import check
 from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT
 
@@ -160,9 +160,9 @@ def test_the_choices_are_those_that_exist() -> None:
     from diffprune.diffusion import SPACINGS
     from diffprune.features import EXTRACTORS
     from diffprune.selection import SELECTIONS
-    assert composition.CHOICES["sampler.spacing"] == tuple(SPACINGS)
-    assert composition.CHOICES["pruner.selection"] == tuple(SELECTIONS)
-    assert composition.CHOICES["evaluate.features"] == tuple(EXTRACTORS)
+    assert validation.CHOICES["sampler.spacing"] == tuple(SPACINGS)
+    assert validation.CHOICES["pruner.selection"] == tuple(SELECTIONS)
+    assert validation.CHOICES["evaluate.features"] == tuple(EXTRACTORS)
 
 
 def test_what_must_be_chosen_is_named(config) -> None:

@@ -1,30 +1,20 @@
-"""What Hydra is told of the configuration, and what is refused of the result, before any work."""
+"""What is refused of a composed configuration, before any work."""
 
 import math
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.config import (
+from diffprune.config.model_source import PAGE, by_hand, is_hub_name, is_url, origin
+from diffprune.config.naming import masked
+from diffprune.config.schema import (
     STAGES,
-    Config,
-    GatedPruner,
-    LabelledDataset,
-    LatentModel,
-    SlurmLauncher,
-    WandbLogger,
-    masked,
-    run_name,
 )
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import found, is_folder
 
-PAGE = "page:"      # before the address of a page where a person has to click to get a checkpoint
 ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there
 CHOICES = {
     "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
@@ -53,35 +43,6 @@ RANGES = (
     ("evaluate.subset", 2, math.inf), ("evaluate.kid_subset", 2, math.inf), ("evaluate.neighbours", 1, math.inf),
     ("logger.patience", 0, math.inf), ("dataset.workers", 0, math.inf), ("dataset.memory_gb", 0, math.inf),
 )
-
-
-def register() -> None:
-    """Makes the schema known to Hydra; options that only one choice of a group has are types of their own."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    store.store(group="schema", name="gated_pruner", node=GatedPruner)
-    store.store(group="schema", name="latent_model", node=LatentModel)
-    store.store(group="schema", name="labelled_dataset", node=LabelledDataset)
-    store.store(group="schema", name="wandb_logger", node=WandbLogger)
-    store.store(group="schema", name="slurm_launcher", node=SlurmLauncher)
-    OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
-
-
-def composed(overrides: list[str]) -> DictConfig:
-    """What the command line composes from `overrides`; raises Hydra's errors for one that is none."""
-    register()
-    with initialize_config_dir(str(Path(__file__).parent.parent / "conf"), version_base="1.3"):
-        return compose("config", overrides=overrides)
-
-
-def checked_name(cfg: DictConfig) -> str:
-    """The name of a run's folder; an impossible run has none, so that nothing is made for it.
-
-    In a sweep the job itself refuses, when its turn comes, and the jobs after it still get theirs.
-    """
-    if OmegaConf.select(cfg, "hydra.mode") == RunMode.RUN:
-        check(cfg)
-    return run_name(cfg)
 
 
 def check(cfg: DictConfig) -> None:
@@ -170,26 +131,3 @@ def check_paths(cfg: DictConfig) -> None:
                         f"{checkpoint.removeprefix(PAGE)} ({origin(cfg.model)}): {by_hand(cfg.model)}")
     if not is_folder(Path(checkpoint).expanduser()):
         raise UserError(f"model.checkpoint={checkpoint} does not exist: give a model folder, or null for random weights")
-
-
-def is_hub_name(checkpoint: str) -> bool:
-    return re.fullmatch(r"\w[\w-]*/[\w.-]+", checkpoint) is not None
-
-
-def is_url(checkpoint: str) -> bool:
-    return checkpoint.startswith(("https://", "http://"))
-
-
-def origin(model: DictConfig) -> str:
-    """Who publishes the checkpoint in `model`, how large it is and under which licence; known of the model's own alone."""
-    source = model.source
-    if source is None or source.address != model.checkpoint.removeprefix(PAGE):
-        return "size and licence unknown"
-    return f"published by {source.host}, about {source.megabytes} MB, licence {source.licence}"
-
-
-def by_hand(model: DictConfig) -> str:
-    """What to do with a checkpoint file that was downloaded by other means."""
-    options = f" {model.source.convert}" if model.source is not None and model.source.convert else ""
-    return (f"download it yourself, run python -m diffprune.convert <file> <folder>{options}, "
-            "and give model.checkpoint=<folder>")
