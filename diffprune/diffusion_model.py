@@ -16,7 +16,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from diffprune.diffusion import Denoiser
+from diffprune.diffusion.process import Denoiser
 from diffprune.runtime.errors import UserError
 
 

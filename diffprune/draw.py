@@ -12,7 +12,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from diffprune.diffusion import SPACINGS, Noise, ddim, to_uint8
+from diffprune.diffusion.pixels import to_uint8
+from diffprune.diffusion.process import SPACINGS, ddim
+from diffprune.diffusion.randomness import Noise
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.models import autocast, formatted, load_dense
 from diffprune.parts import Parts

@@ -4,7 +4,7 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from diffprune.diffusion import Stream, generator
+from diffprune.diffusion.randomness import Stream, generator
 
 
 class Masks:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffprune.diffusion import add_noise
+from diffprune.diffusion.process import add_noise
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.groups import SCORED
 from diffprune.runtime.progress import progress

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffprune.diffusion import add_noise
+from diffprune.diffusion.process import add_noise
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.models import load_dense
 from diffprune.runtime.errors import UserError

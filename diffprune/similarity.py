@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from pytorch_msssim import ssim
 
-from diffprune.features.extractor import unit
+from diffprune.diffusion.pixels import unit
 
 
 def similarity(pairs: Iterable[tuple[np.ndarray, np.ndarray]], window: int,

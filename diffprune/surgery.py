@@ -12,7 +12,7 @@ from diffprune import criteria
 from diffprune.checkpoint import DiffusionModel
 from diffprune.cost import example_inputs, measure
 from diffprune.criteria import Criterion
-from diffprune.diffusion import Stream, generator
+from diffprune.diffusion.randomness import Stream, generator
 from diffprune.groups import SCORED, Graph, Group
 from diffprune.importance import Terms, layer_terms, walk
 from diffprune.prune_report import PruneReport

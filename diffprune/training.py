@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from diffprune import ema
-from diffprune.diffusion import Stream, antithetic_timesteps, generator
+from diffprune.diffusion.process import antithetic_timesteps
+from diffprune.diffusion.randomness import Stream, generator
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.dropout import set_dropout
 from diffprune.losses import LOSSES, Noised, min_snr

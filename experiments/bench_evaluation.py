@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from tabulate import tabulate
 
+from diffprune.diffusion.pixels import batches
 from diffprune.features import load_extractor
-from diffprune.features.extractor import Extractor, batches
+from diffprune.features.extractor import Extractor
 from diffprune.features.inception import inception_weights, replaced
 from diffprune.pictures import pictures
 from diffprune.portrait import Portrait

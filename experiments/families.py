@@ -13,7 +13,7 @@ from tabulate import tabulate
 from diffprune import criteria
 from diffprune.checkpoint import load_model
 from diffprune.data.digits import load
-from diffprune.diffusion import Stream, generator
+from diffprune.diffusion.randomness import Stream, generator
 from diffprune.importance import walk
 from diffprune.models import SHIPPED
 from diffprune.selection import SELECTIONS

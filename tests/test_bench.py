@@ -14,7 +14,8 @@ from diffprune.bench.clock import Peak, Timing, alternating
 from diffprune.bench.measured import CASES, Bench, lines, rate
 from diffprune.bench.setting import Setting
 from diffprune.bench.table import table
-from diffprune.diffusion import Stream, add_noise, generator
+from diffprune.diffusion.process import add_noise
+from diffprune.diffusion.randomness import Stream, generator
 from diffprune.gradient_sum import Calibration
 from diffprune.training import draw
 from tests.conftest import ROOT

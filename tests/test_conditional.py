@@ -15,7 +15,7 @@ from PIL import Image
 from diffprune.checkpoint import load_model, load_pipeline, save_model
 from diffprune.data import image_folder
 from diffprune.data.images import Images
-from diffprune.diffusion import noise_for
+from diffprune.diffusion.randomness import noise_for
 from diffprune.diffusion_model import DiffusionModel, pipeline_of, state_key
 from diffprune.draw import draw
 from diffprune.gradient_sum import timestep_losses

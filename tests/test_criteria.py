@@ -14,7 +14,7 @@ from diffprune.criteria import (
     TorchPruningTaylor,
     reduce_term,
 )
-from diffprune.diffusion import generator
+from diffprune.diffusion.randomness import generator
 
 W = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]], [[[-1.0, 1.0]], [[2.0, -2.0]]]])     # [2 out, 2 in, 1, 2]
 G = torch.tensor([[[[1.0, -1.0]], [[1.0, 5.0]]], [[[2.0, 0.5]], [[1.0, 1.0]]]])

@@ -5,7 +5,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.nn import functional as F
 
-from diffprune.diffusion import Stream, generator
+from diffprune.diffusion.randomness import Stream, generator
 from diffprune.dropout import BatchDropout, set_dropout
 from tests.conftest import tiny_unet
 

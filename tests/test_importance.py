@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler
 
 from diffprune.checkpoint import DiffusionModel
 from diffprune.criteria import reduce_term
-from diffprune.diffusion import add_noise
+from diffprune.diffusion.process import add_noise
 from diffprune.importance import layer_terms, walk
 from tests.conftest import tiny_unet
 

@@ -13,7 +13,8 @@ from diffprune import criteria
 from diffprune.checkpoint import DiffusionModel
 from diffprune.convert import read_model
 from diffprune.cost import example_inputs
-from diffprune.diffusion import ddim, generator, quad_timesteps, uniform_timesteps
+from diffprune.diffusion.process import ddim, quad_timesteps, uniform_timesteps
+from diffprune.diffusion.randomness import generator
 from diffprune.groups import Graph
 from diffprune.importance import Walk, layer_terms, walk
 from diffprune.surgery import cut

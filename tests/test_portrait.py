@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffprune.diffusion.pixels import batches
 from diffprune.features import load_extractor
-from diffprune.features.extractor import Extractor, batches
+from diffprune.features.extractor import Extractor
 from diffprune.frechet import Moments, Statistics
 from diffprune.portrait import Portrait, drawn
 from diffprune.runtime.errors import UserError

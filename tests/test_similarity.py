@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pytorch_msssim import ssim
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from diffprune.features.extractor import batches
+from diffprune.diffusion.pixels import batches
 from diffprune.similarity import similarity
 
 

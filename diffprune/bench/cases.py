@@ -17,9 +17,10 @@ from diffprune.bench import plain
 from diffprune.bench.clock import Work
 from diffprune.bench.setting import Setting
 from diffprune.criteria import Criterion, DiffPruning, FirstOrderTaylor, SecondOrderTaylor
-from diffprune.diffusion import SPACINGS, ddim, to_uint8
+from diffprune.diffusion.pixels import batches, to_uint8
+from diffprune.diffusion.process import SPACINGS, ddim
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.features.extractor import Extractor, batches
+from diffprune.features.extractor import Extractor
 from diffprune.gradient_sum import NOTHING, Calibration
 from diffprune.importance import layer_terms
 from diffprune.journal import Journal

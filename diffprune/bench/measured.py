@@ -10,7 +10,8 @@ from diffprune.bench.cases import BASELINE, SAME, SIDE
 from diffprune.bench.clock import Timing, alternating
 from diffprune.bench.setting import Setting
 from diffprune.config.schema import EVALUATIONS_PER_STEP
-from diffprune.features.extractor import Extractor, batches
+from diffprune.diffusion.pixels import batches
+from diffprune.features.extractor import Extractor
 from diffprune.journal import Journal
 from diffprune.similarity import similarity
 from diffprune.track import Tracker

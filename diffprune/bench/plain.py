@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 
-from diffprune.diffusion import add_noise, ddim
+from diffprune.diffusion.process import add_noise, ddim
 
 
 class PlainTraining:

@@ -13,7 +13,8 @@ from diffprune.config.compose import composed
 from diffprune.config.validation import check_values
 from diffprune.cost import measure
 from diffprune.criteria import Random
-from diffprune.diffusion import from_uint8, generator, noise_for
+from diffprune.diffusion.pixels import from_uint8
+from diffprune.diffusion.randomness import generator, noise_for
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.models import device_of, load_dense
 from diffprune.surgery import asked, cut

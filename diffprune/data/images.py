@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffprune.data.order import Order, Part, mirrored
-from diffprune.diffusion import from_uint8
+from diffprune.diffusion.pixels import from_uint8
 from diffprune.runtime.errors import UserError
 
 Taken = tuple[Tensor, Tensor | None]        # images uint8 [B, C, H, W] and their classes int64 [B], where there are any

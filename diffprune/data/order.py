@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffprune.diffusion import Stream, generator
+from diffprune.diffusion.randomness import Stream, generator
 
 Part = tuple[int, int]      # (rank, world): which of `world` equal parts of a batch is meant
 

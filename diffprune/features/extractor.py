@@ -1,13 +1,14 @@
 """A network on whose features images are compared."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffprune.diffusion.pixels import unit
 from diffprune.runtime.errors import UserError
 
 
@@ -46,16 +47,6 @@ class Extractor:
         """The same, computing on `device`."""
         self.network.to(device)
         return self
-
-
-def unit(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """uint8 [B, H, W, C] as float32 [B, C, H, W] in [0, 1], on `device`."""
-    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 255
-
-
-def batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """An array of images [N, H, W, C] in parts of `size`; of a mapped file only one part is in memory at a time."""
-    return (images[start:start + size] for start in range(0, len(images), size))
 
 
 def module_sha256(module: nn.Module) -> str:

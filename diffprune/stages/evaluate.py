@@ -10,9 +10,10 @@ import numpy as np
 from omegaconf import DictConfig
 
 from diffprune.checkpoint import load_model
+from diffprune.diffusion.pixels import batches
 from diffprune.draw import sampler_protocol, shared_images
 from diffprune.features import load_extractor
-from diffprune.features.extractor import Extractor, batches
+from diffprune.features.extractor import Extractor
 from diffprune.latency import hardware
 from diffprune.metrics import Settings, against, fid
 from diffprune.models import device_of, load_dense

@@ -15,7 +15,7 @@ from torch import Tensor
 from diffprune.criteria import Criterion
 from diffprune.data import load_images
 from diffprune.data.record import list_skipped
-from diffprune.diffusion import Stream, generator
+from diffprune.diffusion.randomness import Stream, generator
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.gradient_sum import Calibration, GradientSum
 from diffprune.importance import Terms, layer_terms

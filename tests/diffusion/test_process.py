@@ -6,19 +6,16 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from diffprune.diffusion import (
-    Noise,
+from diffprune.diffusion.pixels import from_uint8, to_uint8
+from diffprune.diffusion.process import (
     add_noise,
     antithetic_timesteps,
     ddim,
     ddim_step,
-    from_uint8,
-    generator,
-    noise_for,
     quad_timesteps,
-    to_uint8,
     uniform_timesteps,
 )
+from diffprune.diffusion.randomness import Noise, generator, noise_for
 
 ALPHA_BAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
 

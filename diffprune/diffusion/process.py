@@ -1,4 +1,4 @@
-"""The mathematics of a denoising diffusion model, on tensors alone.
+"""The forward process of a diffusion model and DDIM's way back, on tensors alone.
 
 Symbols: t timestep in 0 … T-1, alpha_bar_t the product of 1 - beta up to t, x_0 clean images in [-1, 1], eps unit
 Gaussian noise, x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Ho et al. 2020, eq. 4).
@@ -6,50 +6,13 @@ Gaussian noise, x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Ho et a
 
 import math
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 
 import torch
 from torch import Generator, Tensor
 
+from diffprune.diffusion.randomness import Noise
+
 Denoiser = Callable[[Tensor, Tensor], Tensor]   # (x_t [B, C, H, W], t [B]) -> eps [B, C, H, W]
-
-
-class Stream(IntEnum):
-    """What a random stream is for: streams of one seed never meet."""
-    ORDER = 1
-    FLIP = 2
-    CALIBRATION = 3
-    CHANNELS = 4
-    WEIGHTS = 5
-    TRAINING = 6
-    DROPOUT = 7
-    IMAGE = 8
-
-
-def generator(*keys: int) -> Generator:
-    """A CPU generator seeded by `keys` (non-negative integers), any two tuples of which give unrelated streams."""
-    state = 0x9E3779B97F4A7C15
-    for key in keys:                # SplitMix64's finaliser after each key
-        state = (state ^ int(key)) * 0xBF58476D1CE4E5B9 % 2**64
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
-        state ^= state >> 31
-    return Generator().manual_seed(state % 2**63)
-
-
-class Noise:
-    """Gaussian noise in which every image has a stream of its own: image i's draws depend on (seed, i) alone."""
-
-    def __init__(self, indices: Sequence[int], seed: int) -> None:
-        self.streams = [generator(seed, Stream.IMAGE, index) for index in indices]
-
-    def draw(self, shape: Sequence[int]) -> Tensor:
-        """The next draw of every stream, [len(indices), *shape], float32 on the CPU."""
-        return torch.stack([torch.randn(tuple(shape), generator=stream) for stream in self.streams])
-
-
-def noise_for(indices: Sequence[int], shape: Sequence[int], seed: int) -> Tensor:
-    """The starting noise x_T of the images `indices`: [len(indices), *shape]."""
-    return Noise(indices, seed).draw(shape)
 
 
 def add_noise(x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -104,15 +67,3 @@ def ddim(denoise: Denoiser, x_T: Tensor, timesteps: Sequence[int], alpha_bar: Te
         fresh = noise.draw(x.shape[1:]).to(x.device) if eta and noise else None
         x = ddim_step(x, denoise(x, t).float(), a, a_next, eta, fresh, clip)
     return x
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as bytes, rounded to nearest, [B, C, H, W] -> [B, H, W, C]."""
-    return ((x + 1) * 127.5 + 0.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def from_uint8(images: Tensor) -> Tensor:
-    """Bytes [B, C, H, W] as float32 images in [-1, 1], the same bits on every device."""
-    # By a tensor on the device: CUDA multiplies by the reciprocal of a plain number, which is one bit off now and then.
-    divisor = torch.full((), 127.5, device=images.device)
-    return images.to(torch.float32, copy=True).div_(divisor).sub_(1)    # in place: fresh memory costs more than the sums

@@ -1,0 +1,1 @@
+"""The mathematics of a diffusion model, on tensors alone."""
