@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from diffprune.config.compose import register
 from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.distributed import leave, present
 from diffprune.runtime.errors import JobFailed, UserError

@@ -18,7 +18,7 @@ from diffprune.diffusion.randomness import Noise
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.models import autocast, formatted, load_dense
 from diffprune.parts import Parts
-from diffprune.run import Cache
+from diffprune.runs.cache import Cache
 from diffprune.runtime.files import atomic_file
 from diffprune.runtime.progress import progress
 

@@ -13,7 +13,8 @@ from diffprune.checkpoint import load_model, save_model
 from diffprune.config.model_source import by_hand, is_url, origin
 from diffprune.convert import fill_model
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.run import Cache, Run
+from diffprune.runs.cache import Cache
+from diffprune.runs.run import Run
 from diffprune.runtime.distributed import present
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import remove

@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from diffprune.config.naming import fingerprint
-from diffprune.run import sweep_partials_of
+from diffprune.runs.cache import sweep_partials_of
 from diffprune.runtime.files import atomic_file
 
 WHOLE = "whole.npy"

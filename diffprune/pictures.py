@@ -12,7 +12,7 @@ import numpy as np
 from diffprune.data.decoding import BadImage, decoded
 from diffprune.data.sources.folder import walk
 from diffprune.diffusion.pixels import batches
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import found, is_folder
 

@@ -10,11 +10,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffprune.config.schema import STAGES
-from diffprune.run import Cache, Run, locked
+from diffprune.runs.cache import Cache, locked
+from diffprune.runs.run import Run
+from diffprune.runs.status import standing
 from diffprune.runtime.distributed import Ranks, present
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import full
-from diffprune.standing import standing
 from diffprune.track import Tracker
 
 # The stages that all processes of a run do together: the first calls `stage`, the rest `join`. In the others they wait.

@@ -12,7 +12,8 @@ from diffprune.data import load_images
 from diffprune.data.record import list_skipped
 from diffprune.features.extractor import Extractor
 from diffprune.portrait import Portrait, drawn_from
-from diffprune.run import Cache, Run
+from diffprune.runs.cache import Cache
+from diffprune.runs.run import Run
 
 log = logging.getLogger(__name__)
 

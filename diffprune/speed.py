@@ -9,7 +9,7 @@ from diffprune import latency
 from diffprune.checkpoint import load_model
 from diffprune.config.schema import evaluations
 from diffprune.models import formatted, load_dense
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.progress import progress
 
 REPEATS = 3     # evaluations in a row, of which the mean counts

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config.naming import branch_of, masked, prunes, science
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.files import read_json
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from diffprune.config.naming import fingerprint, name_of, prunes, scientific
-from diffprune.run import Run
+from diffprune.runs.run import Run
+from diffprune.runs.status import Standing
 from diffprune.runtime.errors import UserError
-from diffprune.standing import Standing
 from experiments.composed import Composer, pruner_of, unchosen
 from experiments.declared import Row, Table, table
 

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from diffprune.config.schema import EVALUATIONS_PER_STEP, evaluations
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.files import read_json
 from diffprune.runtime.progress import duration
 from experiments.cells import Cell

@@ -26,11 +26,12 @@ from diffprune.config.naming import science
 from diffprune.config.schema import STAGES
 from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
-from diffprune.run import Cache, Run, locked
+from diffprune.runs.cache import Cache, locked
+from diffprune.runs.run import Run
+from diffprune.runs.status import Standing, last_line, note, resumable
 from diffprune.runtime.command_line import sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, atomic_folder
-from diffprune.standing import Standing, last_line, note, resumable
 from experiments.cells import Cell, model_of
 from experiments.composed import composed
 

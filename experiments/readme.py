@@ -18,11 +18,11 @@ from diffprune.report import run_table
 from diffprune.report.comparison import compare
 from diffprune.report.finished import Finished, find
 from diffprune.report.quantities import MAIN
-from diffprune.run import Run
+from diffprune.runs.run import Run
+from diffprune.runs.status import Standing
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, atomic_folder, write_json
-from diffprune.standing import Standing
 from experiments.beside import beside
 from experiments.blocks import replaced
 from experiments.cells import plan

@@ -10,7 +10,7 @@ from diffprune.data.record import list_skipped
 from diffprune.features import load_extractor
 from diffprune.pipeline import stages
 from diffprune.reference import reference
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import score
 from tests import made

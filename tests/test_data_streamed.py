@@ -218,7 +218,7 @@ MEASURE = """
 import os
 from pathlib import Path
 from diffprune.data.sources.folder import FolderSource
-from diffprune.standing import peak_memory
+from diffprune.runs.status import peak_memory
 from tests import test_data_streamed as here
 os.scandir = here.{listing}
 before, _ = peak_memory()

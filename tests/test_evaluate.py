@@ -11,7 +11,7 @@ from diffprune.features import load_extractor
 from diffprune.metrics import fid
 from diffprune.pipeline import reproduce
 from diffprune.reference import reference
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import evaluate
 

@@ -13,9 +13,9 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from diffprune.run import Run
+from diffprune.runs.run import Run
+from diffprune.runs.status import Standing
 from diffprune.runtime.errors import UserError
-from diffprune.standing import Standing
 from experiments.cells import check_ready, lone, merged, plan
 from experiments.composed import CONF, Composer, composed, groups
 from experiments.declared import names

@@ -58,8 +58,8 @@ def test_status_tells_from_the_folders_alone(words, tmp_path, capsys) -> None:
     folder = json.loads(capsys.readouterr().out)[0]["folder"]
     assert main(["status", *words]) == 0
     assert "1 waiting" in capsys.readouterr().out
-    from diffprune.run import Run
-    from diffprune.standing import note
+    from diffprune.runs.run import Run
+    from diffprune.runs.status import note
     note(Run(Path(folder)), "evaluate", ValueError("the disk is full"))
     main(["status", *words])
     assert "failed    dense, seed 0: ValueError: the disk is full" in capsys.readouterr().out

@@ -20,9 +20,10 @@ from omegaconf import DictConfig
 from safetensors import safe_open
 
 from diffprune.pipeline import Stages, reproduce
-from diffprune.run import Cache, Run
+from diffprune.runs.cache import Cache
+from diffprune.runs.run import Run
+from diffprune.runs.status import STALE, Standing, put, standing
 from diffprune.runtime.errors import UserError
-from diffprune.standing import STALE, Standing, put, standing
 from experiments import local, workers
 from experiments.cell import main as one_cell
 from experiments.cells import Cell, lone, plan

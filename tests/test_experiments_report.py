@@ -70,7 +70,7 @@ def test_a_number_far_from_it_differs_by_so_much(tmp_path: Path) -> None:
 
 
 def test_what_was_not_run_is_said_with_its_reason(tmp_path: Path) -> None:
-    from diffprune.standing import note
+    from diffprune.runs.status import note
     one = cell(tmp_path)
     assert line(one).status(FID) == "not run"
     note(one.run, "evaluate", UserError("no space"))

@@ -28,7 +28,7 @@ from diffprune.journal import Journal
 from diffprune.losses import NoisePrediction
 from diffprune.models import device_of
 from diffprune.pipeline import reproduce
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
 from diffprune.runtime.interrupt import Interrupt, Interrupted

@@ -24,7 +24,7 @@ from diffprune.groups import Graph
 from diffprune.importance import layer_terms
 from diffprune.pipeline import reproduce
 from diffprune.rule import HEADS, Rule
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.selection import PaperSelection, TorchPruningSelection, removal_count, whole_heads
 from diffprune.surgery import PruneReport, cut, cut_group, keeping_all, prune

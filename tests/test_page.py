@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from diffprune.report import write_report
 from diffprune.report.__main__ import report
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from tests.test_report import LAYERS, OPTIONS, make_run, merged
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -12,7 +12,7 @@ from diffprune.report.finished import Finished, find
 from diffprune.report.paired import Difference, compare_paired, holm, paired_t_test
 from diffprune.report.quantities import Quantity
 from diffprune.report.table import Table
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from tests.test_report import References, cells, make_run
 

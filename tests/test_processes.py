@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from diffprune.checkpoint import save_model
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import one_thread
-from diffprune.run import Run
+from diffprune.runs.run import Run
+from diffprune.runs.status import Standing
 from diffprune.runtime.files import write_json
 from diffprune.stages import finetune
-from diffprune.standing import Standing
 from diffprune.track import Tracker
 from tests import made
 from tests.conftest import ROOT, tiny_unet, tuned

@@ -14,10 +14,10 @@ from PIL import Image
 from diffprune.config.compose import register
 from diffprune.config.naming import run_name
 from diffprune.config.validation import check
-from diffprune.run import Run
+from diffprune.runs.run import Run
+from diffprune.runs.status import Standing, put
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
-from diffprune.standing import Standing, put
 from experiments import readme
 from experiments.cells import plan
 from experiments.composed import composed

@@ -23,7 +23,7 @@ from diffprune.report.finished import Finished, Scoring, find
 from diffprune.report.quantities import MAIN
 from diffprune.report.samples import own_samples
 from diffprune.report.timestep_charts import spans
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -519,7 +519,7 @@ def test_the_loss_figure_shades_what_counted() -> None:
 def test_five_hundred_runs_take_seconds_and_little_memory(tmp_path: Path) -> None:
     for i in range(500):
         make_run(tmp_path / "runs" / f"r{i}", {"seed": i % 5, "pruner": {"ratio": 0.1 + 0.005 * (i // 5)}}, fid=5 + i / 50)
-    script = ("import sys, time; from diffprune.report.__main__ import main; from diffprune.standing import peak_memory; "
+    script = ("import sys, time; from diffprune.report.__main__ import main; from diffprune.runs.status import peak_memory; "
               "main([sys.argv[1], '--out', sys.argv[2]]); print(time.process_time(), peak_memory()[0] / 2**20)")
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "runs", tmp_path / "out"], capture_output=True,
                           text=True)

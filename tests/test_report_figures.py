@@ -19,7 +19,7 @@ from diffprune.report.published import Published
 from diffprune.report.quality_charts import quality_charts
 from diffprune.report.svg import LIGHT
 from diffprune.report.timestep_charts import loss_per_timestep
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from tests.test_report import DENSE as DENSE_OPTIONS
 from tests.test_report import DENSE_METRICS, cells, make_run

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from diffprune import draw
 from diffprune.checkpoint import save_model
 from diffprune.diffusion_model import DiffusionModel
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import sample
 from diffprune.track import Tracker

@@ -12,7 +12,7 @@ from diffprune.checkpoint import save_model
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
 from diffprune.report.finished import read_scoring
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import score
 from tests.test_stored_walk import TIMESTEPS, small_model

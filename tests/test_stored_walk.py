@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from diffprune.checkpoint import save_model
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.gradient_sum import Calibration, GradientSum, trimmed
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.stages import score
 from diffprune.stored_walk import StoredWalk
 from diffprune.timesteps import Gate, Largest, Weights, Window
@@ -204,7 +204,7 @@ def test_a_grid_of_criteria_thresholds_and_ratios_is_one_walk(config, tmp_path: 
 PROCESS = """
 import sys
 from pathlib import Path
-from diffprune.run import Cache
+from diffprune.runs.cache import Cache
 from diffprune.stored_walk import StoredWalk
 from tests import test_stored_walk as t
 import pytest

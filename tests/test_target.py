@@ -15,7 +15,7 @@ from diffprune.cost import measure, sizes
 from diffprune.criteria import DiffPruning, Magnitude
 from diffprune.importance import layer_terms
 from diffprune.latency import Latency, latency_share
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
 from diffprune.selection import PaperSelection, TorchPruningSelection

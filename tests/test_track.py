@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.files import write_json
 from diffprune.track import Tracker, WandbTracker, asked, flat, job_type
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffprune.data.images import ImageSet
 from diffprune.data.record import check_same, recall_key
-from diffprune.run import Run
+from diffprune.runs.run import Run
 
 
 def load_images(cfg: DictConfig, run: Run | None = None) -> ImageSet:

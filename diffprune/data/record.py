@@ -7,7 +7,8 @@ from omegaconf import DictConfig
 from diffprune.data.images import ImageSet
 from diffprune.data.loading import HeldImages
 from diffprune.data.sources.table import TableSource
-from diffprune.run import Cache, Run
+from diffprune.runs.cache import Cache
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, read_json, write_json
 

@@ -11,7 +11,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from diffprune.config.naming import prunes, scientific
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
 

@@ -18,9 +18,10 @@ from diffprune.latency import hardware
 from diffprune.metrics import Settings, against, fid
 from diffprune.models import device_of, load_dense
 from diffprune.portrait import Portrait, drawn_from
-from diffprune.provenance import provenance, versions
 from diffprune.reference import reference
-from diffprune.run import Cache, Run
+from diffprune.runs.cache import Cache
+from diffprune.runs.provenance import provenance, versions
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
 from diffprune.similarity import similarity

@@ -13,7 +13,7 @@ from diffprune.draw import Preview
 from diffprune.journal import Journal
 from diffprune.models import placed
 from diffprune.rates import learning_rate
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.distributed import present
 from diffprune.runtime.files import remove
 from diffprune.runtime.interrupt import Interrupt, Interrupted

@@ -18,7 +18,7 @@ from diffprune.importance import Terms
 from diffprune.latency import ROUNDS, Latency, latency_share
 from diffprune.models import autocast, device_of, formatted, load_start
 from diffprune.prune_report import PruneReport
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.files import write_json
 from diffprune.selection import SELECTIONS
 from diffprune.surgery import asked, cut, reinitialise

@@ -21,7 +21,7 @@ from diffprune.config.naming import masked
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import draw_all, grid, sampler_protocol, shared_path
 from diffprune.models import device_of, device_of_process, load_dense, processes_for
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, write_json

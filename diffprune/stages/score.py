@@ -20,7 +20,8 @@ from diffprune.diffusion_model import DiffusionModel
 from diffprune.gradient_sum import Calibration, GradientSum
 from diffprune.importance import Terms, layer_terms
 from diffprune.models import autocast, device_of, load_start
-from diffprune.run import Cache, Run
+from diffprune.runs.cache import Cache
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file
 from diffprune.stored_walk import StoredWalk

@@ -14,7 +14,7 @@ from pathlib import Path
 from diffprune.runtime.files import write_json
 folder, index = Path(sys.argv[1]), int(sys.argv[2])
 if index < 20:      # starting the cache costs a CPU more than all the rest
-    from diffprune.run import Cache
+    from diffprune.runs.cache import Cache
     with Cache(folder / "cache").entry("shared", index % 5, ".json") as file:
         if not file.exists():
             write_json(file, {"made by": index})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from experiments.__main__ import main
 from experiments.cells import plan
 from tests.slurm import cluster

@@ -24,9 +24,8 @@ from diffprune.importance import layer_terms
 from diffprune.models import SHIPPED
 from diffprune.pipeline import reproduce
 from diffprune.prune_report import PruneReport
-from diffprune.rounds import Round
 from diffprune.rule import Past, Rule
-from diffprune.run import Run
+from diffprune.runs.run import Round, Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.interrupt import Interrupted
 from diffprune.selection import SELECTIONS

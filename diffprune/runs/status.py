@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffprune.config.schema import STAGES
-from diffprune.run import Run
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
 

@@ -2,21 +2,43 @@
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
-from diffprune.config.naming import fingerprint, masked, run_name
-from diffprune.rounds import Round
+from diffprune.config.naming import masked, run_name
 from diffprune.runtime.files import atomic_file, read_json, remove, sweep_partials
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Round:
+    """The `index`-th (1, 2, …) of the `of` times that a run scores, prunes and heals."""
+    index: int = 1
+    of: int = 1
+
+    last = property(lambda self: self.index == self.of)
+
+    def ratio(self, total: float) -> float:
+        """The nominal ratio in [0, 1), of the dense model's widths, that is reached at the end of this round."""
+        return total if self.last else total * self.index / self.of     # not r * k / k, which is not always r
+
+    def steps_before(self, total: int) -> int:
+        """How many of `total` healing steps the rounds before have taken."""
+        return total * (self.index - 1) // self.of
+
+    def healing(self, cfg: DictConfig) -> DictConfig:
+        """`cfg` with this round's own steps: learning rate and moving average run over them from the start."""
+        total = cfg.schedule.steps
+        own = total * self.index // self.of - self.steps_before(total)
+        return OmegaConf.merge(cfg, {"schedule": {"steps": own}})
+
+    def __str__(self) -> str:
+        """What is said of it after a stage's name; nothing where there is one alone."""
+        return "" if self.of == 1 else f", round {self.index} of {self.of}"
 
 
 @dataclass(frozen=True)
@@ -117,45 +139,3 @@ class Run:
         if self.progress.exists():
             seconds["finetune"] = json.loads(self.progress.read_text().splitlines()[-1])["seconds"]
         return seconds
-
-
-@contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock file `path`; waits, and says so, while another process has it. A killed process holds nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another process that works on %s", what)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@dataclass(frozen=True)
-class Cache:
-    """What many runs share, under content keys."""
-    folder: Path
-
-    def path(self, kind: str, key: Any, suffix: str) -> Path:
-        return self.folder / kind / f"{fingerprint(key)}{suffix}"
-
-    @contextmanager
-    def entry(self, kind: str, key: Any, suffix: str) -> Iterator[Path]:
-        """Yields the file of (`kind`, `key`), locked: the caller fills it when it does not exist."""
-        path = self.path(kind, key, suffix)
-        with locked(self.folder / "locks" / f"{kind}-{path.stem}.lock", f"{kind} {path.stem}"):
-            sweep_partials_of(path)
-            yield path
-
-    def lock(self, name: str) -> Path:
-        return self.folder / "locks" / f"{name}.lock"
-
-
-def sweep_partials_of(path: Path) -> None:
-    """Deletes what a killed writer of `path` left; only the holder of its lock may call this."""
-    for partial in path.parent.glob(f".{path.name}.*.partial"):
-        remove(partial)

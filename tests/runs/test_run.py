@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diffprune.run import Cache, Run, locked
+from diffprune.runs.cache import Cache, locked
+from diffprune.runs.run import Run
 
 
 def test_a_run_lies_under_its_data_set_and_name(config, tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_a_lock_keeps_a_second_process_waiting(tmp_path: Path) -> None:
     import sys
 
     from tests.conftest import ROOT
-    script = ("import sys; from pathlib import Path; from diffprune.run import locked\n"
+    script = ("import sys; from pathlib import Path; from diffprune.runs.cache import locked\n"
               "with locked(Path(sys.argv[1]), 'it'): print('in', flush=True)")
     with locked(tmp_path / "lock", "it"):
         other = subprocess.Popen([sys.executable, "-c", script, tmp_path / "lock"], cwd=ROOT, stdout=subprocess.PIPE,

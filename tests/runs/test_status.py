@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from diffprune import standing as module
-from diffprune.run import Run
+from diffprune.runs import status as module
+from diffprune.runs.run import Run
+from diffprune.runs.status import STALE, Standing, heartbeat, note, peak_memory, put, standing
 from diffprune.runtime.errors import UserError
-from diffprune.standing import STALE, Standing, heartbeat, note, peak_memory, put, standing
 from tests.conftest import ROOT
 
 
@@ -166,7 +166,7 @@ def test_ten_thousand_folders_are_listed_in_seconds(tmp_path: Path) -> None:
 
 def test_the_peak_of_a_process_is_not_that_of_its_parent() -> None:
     held = bytearray(os.urandom(1)) * 400_000_000
-    said = subprocess.run([sys.executable, "-c", "from diffprune.standing import peak_memory; print(peak_memory()[0])"],
+    said = subprocess.run([sys.executable, "-c", "from diffprune.runs.status import peak_memory; print(peak_memory()[0])"],
                           capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert 5e6 < int(said) < 200e6
     assert peak_memory()[0] > len(held)

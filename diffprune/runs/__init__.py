@@ -1,0 +1,1 @@
+"""One run's folder, how it stands, where its numbers come from; and what runs share."""
