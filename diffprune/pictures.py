@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from diffprune.data.decoding import BadImage, decoded
+from diffprune.data.loading.decoding import BadImage, decoded
 from diffprune.data.sources.folder import walk
 from diffprune.diffusion.pixels import batches
 from diffprune.runs.run import Run

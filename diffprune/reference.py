@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from diffprune.data import load_images
-from diffprune.data.record import list_skipped
+from diffprune.data.loading.record import list_skipped
 from diffprune.features.extractor import Extractor
 from diffprune.portrait import Portrait, drawn_from
 from diffprune.runs.cache import Cache

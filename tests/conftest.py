@@ -96,7 +96,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Has something happen when the data of a step is asked for, once."""
-    from diffprune.data.images import Images
+    from diffprune.data.loading.images import Images
 
     def arranged(step: int, happens: Callable[[], None]) -> None:
         usual = Images.batches

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffprune.checkpoint import load_model, load_pipeline, save_model
 from diffprune.data import image_folder
-from diffprune.data.images import Images
+from diffprune.data.loading.images import Images
 from diffprune.diffusion.randomness import noise_for
 from diffprune.diffusion_model import DiffusionModel, pipeline_of, state_key
 from diffprune.draw import draw

@@ -6,8 +6,8 @@ from functools import lru_cache
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.data.images import ImageSet
-from diffprune.data.record import check_same, recall_key
+from diffprune.data.loading.images import ImageSet
+from diffprune.data.loading.record import check_same, recall_key
 from diffprune.runs.run import Run
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from diffprune.data.images import ImageSet
-from diffprune.data.loading import gather
+from diffprune.data.loading.held import gather
+from diffprune.data.loading.images import ImageSet
+from diffprune.data.loading.transforms import Face
 from diffprune.data.sources import names
 from diffprune.data.sources.archive import ZipSource
 from diffprune.data.sources.folder import FolderSource
-from diffprune.data.transforms import Face
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import found, is_file
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from diffprune.data import cifar10_batches
-from diffprune.data.images import Images, ImageSet
-from diffprune.data.loading import HeldImages
-from diffprune.data.readable import Readable
+from diffprune.data.loading.held import HeldImages
+from diffprune.data.loading.images import Images, ImageSet
+from diffprune.data.loading.readable import Readable
+from diffprune.data.loading.transforms import Exact
+from diffprune.data.sources import cifar10_batches
 from diffprune.data.sources.table import MappedSource, TableSource, columns
-from diffprune.data.transforms import Exact
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import found, is_file
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from diffprune.data.images import Images
+from diffprune.data.loading.images import Images
 from diffprune.runtime.errors import UserError
 
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from diffprune.data.images import ImageSet
-from diffprune.data.loading import gather
+from diffprune.data.loading.held import gather
+from diffprune.data.loading.images import ImageSet
+from diffprune.data.loading.transforms import Fit
 from diffprune.data.sources.archive import ZipSource
 from diffprune.data.sources.folder import FolderSource
 from diffprune.data.sources.names import classes
-from diffprune.data.transforms import Fit
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import is_file, is_folder
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from diffprune.data.devkit import classes_of_kit
 from diffprune.data.image_folder import tree
-from diffprune.data.images import ImageSet
-from diffprune.data.loading import gather
+from diffprune.data.loading.held import gather
+from diffprune.data.loading.images import ImageSet
+from diffprune.data.loading.transforms import ShorterSide
 from diffprune.data.sources import Source
+from diffprune.data.sources.devkit import classes_of_kit
 from diffprune.data.sources.names import classes, unpacked
 from diffprune.data.sources.table import TableSource
-from diffprune.data.transforms import ShorterSide
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import is_folder
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from diffprune.data.image_folder import tree
-from diffprune.data.images import ImageSet
-from diffprune.data.loading import gather
+from diffprune.data.loading.held import gather
+from diffprune.data.loading.images import ImageSet
+from diffprune.data.loading.transforms import ShorterSide
 from diffprune.data.sources import Source
 from diffprune.data.sources.database import DatabaseSource
-from diffprune.data.transforms import ShorterSide
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import is_file
 

@@ -1,5 +1,6 @@
 """What many runs share, under content keys, each entry behind a lock."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from diffprune.config.naming import fingerprint
-from diffprune.runs.run import log
 from diffprune.runtime.files import remove
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager

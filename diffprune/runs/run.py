@@ -1,7 +1,6 @@
 """Every file name of one run."""
 
 import json
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from safetensors import safe_open
 
 from diffprune.config.naming import masked, run_name
 from diffprune.runtime.files import atomic_file, read_json, remove, sweep_partials
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

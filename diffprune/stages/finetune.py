@@ -7,8 +7,8 @@ from omegaconf import DictConfig
 
 from diffprune.checkpoint import load_model, save_model
 from diffprune.data import load_images
-from diffprune.data.images import ImageSet
-from diffprune.data.record import list_skipped
+from diffprune.data.loading.images import ImageSet
+from diffprune.data.loading.record import list_skipped
 from diffprune.draw import Preview
 from diffprune.journal import Journal
 from diffprune.models import placed

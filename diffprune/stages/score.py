@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffprune.criteria import Criterion
 from diffprune.data import load_images
-from diffprune.data.record import list_skipped
+from diffprune.data.loading.record import list_skipped
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.diffusion_model import DiffusionModel
 from diffprune.gradient_sum import Calibration, GradientSum

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from diffprune.data.decoding import BadImage, decoded
+from diffprune.data.loading.decoding import BadImage, decoded
+from diffprune.data.loading.transforms import Transform
 from diffprune.data.sources import Source
-from diffprune.data.transforms import Transform
 from diffprune.runtime.errors import UserError
 
 Bad = tuple[str, str]       # an image's name, and why it cannot be used

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from diffprune.data import cifar10, image_folder, imagenet, lsun
-from diffprune.data.images import ImageSet
-from diffprune.data.skipped import Skipped
+from diffprune.data.loading.images import ImageSet
+from diffprune.data.loading.skipped import Skipped
 from diffprune.runtime.errors import UserError
-from tests import made
+from tests import data_sets_on_disk as made
 
 STREAMED = {"memory_gb": 0}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import made
+from tests import data_sets_on_disk as made
 from tests.conftest import ROOT
 
 NOBODY = 65534      # the tests may run as root, to whom nothing is denied

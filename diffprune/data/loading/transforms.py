@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from diffprune.data.decoding import BadImage
+from diffprune.data.loading.decoding import BadImage
 
 FACE = (25, 57, 153, 185)       # left, upper, right, lower: 128 pixels centred at (x 89, y 121)
 ALIGNED = (178, 218)            # width and height of CelebA's aligned photographs

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffprune.data.images import ImageSet, Taken
-from diffprune.data.readable import Bad, Readable
-from diffprune.data.skipped import Skipped
+from diffprune.data.loading.images import ImageSet, Taken
+from diffprune.data.loading.readable import Bad, Readable
+from diffprune.data.loading.skipped import Skipped
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.interrupt import unheard
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffprune.data.order import Order, Part, mirrored
+from diffprune.data.loading.order import Order, Part, mirrored
 from diffprune.diffusion.pixels import from_uint8
 from diffprune.runtime.errors import UserError
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from diffprune.data.images import Images, ImageSet, Taken
-from diffprune.data.readable import Readable
+from diffprune.data.loading.images import Images, ImageSet, Taken
+from diffprune.data.loading.readable import Readable
+from diffprune.data.loading.streamed import StreamedImages
+from diffprune.data.loading.transforms import Transform
 from diffprune.data.sources import Source
-from diffprune.data.streamed import StreamedImages
-from diffprune.data.transforms import Transform
 from diffprune.runtime.progress import progress
 
 log = logging.getLogger(__name__)

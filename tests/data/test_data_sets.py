@@ -12,11 +12,11 @@ from PIL import Image
 from scipy.io import savemat
 
 from diffprune.data import celeba, cifar10, image_folder, imagenet, lsun
-from diffprune.data.decoding import converted, decoded
-from diffprune.data.images import Images
-from diffprune.data.transforms import Face, ShorterSide
+from diffprune.data.loading.decoding import converted, decoded
+from diffprune.data.loading.images import Images
+from diffprune.data.loading.transforms import Face, ShorterSide
 from diffprune.runtime.errors import UserError
-from tests import made
+from tests import data_sets_on_disk as made
 
 TRAINING = {"000001.jpg": 0, "000002.jpg": 1, "000003.jpg": 0, "000004.jpg": 2}
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from diffprune.data import digits, image_folder, load_images
-from diffprune.data.images import Images
+from diffprune.data.loading.images import Images
 from diffprune.runtime.errors import UserError
 
 

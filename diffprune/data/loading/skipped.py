@@ -2,7 +2,7 @@
 
 import logging
 
-from diffprune.data.readable import Bad
+from diffprune.data.loading.readable import Bad
 
 log = logging.getLogger(__name__)
 

@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from diffprune.data import kept, load_images, loading
-from diffprune.data.record import list_skipped
+from diffprune.data import kept, load_images
+from diffprune.data.loading import held as loading
+from diffprune.data.loading.record import list_skipped
 from diffprune.features import load_extractor
 from diffprune.pipeline import stages
 from diffprune.reference import reference
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import score
-from tests import made
+from tests import data_sets_on_disk as made
 
 
 @pytest.fixture

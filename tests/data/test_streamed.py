@@ -15,15 +15,15 @@ import torch
 
 from diffprune.config.naming import run_name
 from diffprune.data import celeba, image_folder, imagenet, load_images, lsun
-from diffprune.data.images import ImageSet
-from diffprune.data.loading import HeldImages
-from diffprune.data.readable import Readable
+from diffprune.data.loading.held import HeldImages
+from diffprune.data.loading.images import ImageSet
+from diffprune.data.loading.readable import Readable
+from diffprune.data.loading.streamed import Requests, StreamedImages
+from diffprune.data.loading.transforms import ShorterSide
 from diffprune.data.sources.folder import FolderSource
 from diffprune.data.sources.names import classes
-from diffprune.data.streamed import Requests, StreamedImages
-from diffprune.data.transforms import ShorterSide
 from diffprune.runtime.errors import UserError
-from tests import made
+from tests import data_sets_on_disk as made
 from tests.conftest import ROOT
 
 
@@ -119,8 +119,8 @@ def test_reading_into_memory_shows_progress(tmp_path: Path, monkeypatch: pytest.
         seen.append((what, total, done))
         return iter(done)
 
-    monkeypatch.setattr("diffprune.data.loading.progress", progress)
-    monkeypatch.setattr("diffprune.data.loading.CHUNK", 5)
+    monkeypatch.setattr("diffprune.data.loading.held.progress", progress)
+    monkeypatch.setattr("diffprune.data.loading.held.CHUNK", 5)
     images = folder(tmp_path, workers=workers)
     assert not seen         # nothing is decoded before the first use
     images.calibration(2, 0)

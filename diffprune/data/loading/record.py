@@ -4,8 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from diffprune.data.images import ImageSet
-from diffprune.data.loading import HeldImages
+from diffprune.data.loading.held import HeldImages
+from diffprune.data.loading.images import ImageSet
 from diffprune.data.sources.table import TableSource
 from diffprune.runs.cache import Cache
 from diffprune.runs.run import Run

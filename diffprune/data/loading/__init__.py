@@ -1,0 +1,1 @@
+"""From encoded images to batches: decoding, transforms, order, memory or stream."""
