@@ -15,8 +15,9 @@ from PIL import Image
 from diffprune.diffusion.pixels import to_uint8
 from diffprune.diffusion.process import SPACINGS, ddim
 from diffprune.diffusion.randomness import Noise
-from diffprune.diffusion_model import DiffusionModel
-from diffprune.models import autocast, formatted, load_dense
+from diffprune.models.dense import load_dense
+from diffprune.models.device import autocast, formatted
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.parts import Parts
 from diffprune.runs.cache import Cache
 from diffprune.runtime.files import atomic_file

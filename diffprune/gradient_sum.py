@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from diffprune.diffusion.process import add_noise
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.groups import SCORED
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.progress import progress
 from diffprune.timesteps import Policy
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from diffprune.cost import example_inputs
+from diffprune.models.cost import example_inputs
 
 BATCH = 16      # images per evaluation: an option outside a run's name would decide the model's size
 ROUNDS = 9

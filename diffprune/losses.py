@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffprune.diffusion.process import add_noise
-from diffprune.diffusion_model import DiffusionModel
-from diffprune.models import load_dense
+from diffprune.models.dense import load_dense
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.errors import UserError
 
 TAUGHT = 0.7        # the teacher's share in output distillation (PAPER)

@@ -14,7 +14,7 @@ import numpy as np
 from diffprune.features import EXTRACTORS, load_extractor
 from diffprune.features.extractor import Extractor
 from diffprune.metrics import Settings, against
-from diffprune.models import device_named
+from diffprune.models.device import device_named
 from diffprune.pictures import Pictures, pictures
 from diffprune.portrait import Portrait, drawn_from
 from diffprune.runtime.command_line import one_sentence

@@ -6,9 +6,10 @@ import torch
 from omegaconf import DictConfig
 
 from diffprune import latency
-from diffprune.checkpoint import load_model
 from diffprune.config.schema import evaluations
-from diffprune.models import formatted, load_dense
+from diffprune.models.dense import load_dense
+from diffprune.models.device import formatted
+from diffprune.models.model_folder import load_model
 from diffprune.runs.run import Run
 from diffprune.runtime.progress import progress
 

@@ -9,16 +9,16 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from diffprune import criteria
-from diffprune.checkpoint import DiffusionModel
-from diffprune.cost import example_inputs, measure
 from diffprune.criteria import Criterion
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.groups import SCORED, Graph, Group
 from diffprune.importance import Terms, layer_terms, walk
+from diffprune.models.cost import example_inputs, measure
+from diffprune.models.model_folder import DiffusionModel
+from diffprune.models.widths import synchronise
 from diffprune.prune_report import PruneReport
 from diffprune.rule import Past, Rule
 from diffprune.selection import SELECTIONS, PaperSelection, Selection
-from diffprune.widths import synchronise
 
 OUTPUT_HEADS = ("conv_out", "proj_out_2")
 

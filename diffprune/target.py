@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import nn
 
-from diffprune.cost import example_inputs
 from diffprune.criteria import Criterion
 from diffprune.groups import Graph
 from diffprune.importance import Terms
+from diffprune.models.cost import example_inputs
 from diffprune.runtime.errors import UserError
 from diffprune.selection import Selection
 from diffprune.surgery import PruneReport, cut, keeping_all

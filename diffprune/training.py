@@ -18,9 +18,9 @@ from torch import Tensor
 from diffprune import ema
 from diffprune.diffusion.process import antithetic_timesteps
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.dropout import set_dropout
 from diffprune.losses import LOSSES, Noised, min_snr
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.rates import learning_rate
 from diffprune.runtime.distributed import Ranks
 from diffprune.runtime.errors import UserError

@@ -11,11 +11,11 @@ import torch
 from tabulate import tabulate
 
 from diffprune import criteria
-from diffprune.checkpoint import load_model
 from diffprune.data.digits import load
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.importance import walk
-from diffprune.models import SHIPPED
+from diffprune.models.dense import SHIPPED
+from diffprune.models.model_folder import load_model
 from diffprune.selection import SELECTIONS
 from diffprune.surgery import PruneReport, cut
 from experiments.blocks import replaced

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffprune.checkpoint import load_model, load_pipeline
-from diffprune.convert import LIGHTNING_KEY, main, read_model
-from diffprune.formats.compvis import build
+from diffprune.convert import main
+from diffprune.models.formats.compvis import build
+from diffprune.models.formats.read import LIGHTNING_KEY, read_model
+from diffprune.models.model_folder import load_model, load_pipeline
 from diffprune.runtime.errors import UserError
-from tests.test_formats_compvis import SMALL, original_yaml, shapes_of
-from tests.test_formats_ddim import original_shapes, random_state
+from tests.models.test_formats_compvis import SMALL, original_yaml, shapes_of
+from tests.models.test_formats_ddim import original_shapes, random_state
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from diffprune.cost import measure, sizes, table, true_macs, weightless
+from diffprune.cost import sizes, table
+from diffprune.models.cost import measure, true_macs, weightless
 from tests.conftest import ROOT, tiny_unet
 
 

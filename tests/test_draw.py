@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from diffprune import draw as module
-from diffprune.checkpoint import DiffusionModel
 from diffprune.draw import draw, draw_all, drawing, grid, plan, shared_images, shared_path
+from diffprune.models.model_folder import DiffusionModel
 from diffprune.parts import Parts
 from tests.conftest import tiny_unet
 

@@ -56,7 +56,7 @@ def test_too_few_images_are_refused_with_both_counts(config, tmp_path) -> None:
 def test_the_clock_alternates_between_the_models_and_reports_the_median(config, monkeypatch) -> None:
     from diffusers import DDIMScheduler
 
-    from diffprune.checkpoint import DiffusionModel
+    from diffprune.models.model_folder import DiffusionModel
     from tests.conftest import tiny_unet
     dense, final = tiny_unet(), tiny_unet((4, 8))
     order: list[str] = []

@@ -8,9 +8,9 @@ import torch_pruning as tp
 from diffusers import DDIMScheduler
 
 from diffprune import criteria
-from diffprune.checkpoint import DiffusionModel
-from diffprune.cost import example_inputs
 from diffprune.importance import GRADIENT_TERMS, layer_terms, walk
+from diffprune.models.cost import example_inputs
+from diffprune.models.model_folder import DiffusionModel
 from diffprune.selection import PaperSelection, TorchPruningSelection
 from diffprune.surgery import cut
 from diffprune.timesteps import gate

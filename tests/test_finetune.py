@@ -22,11 +22,11 @@ from omegaconf import DictConfig
 from safetensors import SafetensorError
 
 from diffprune import state
-from diffprune.checkpoint import save_model
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.journal import Journal
 from diffprune.losses import NoisePrediction
-from diffprune.models import device_of
+from diffprune.models.device import device_of
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import save_model
 from diffprune.pipeline import reproduce
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError

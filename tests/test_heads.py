@@ -14,23 +14,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from diffprune.checkpoint import load_model, load_pipeline, save_model
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import CHOICES, check
-from diffprune.cost import example_inputs
 from diffprune.criteria import Magnitude, Random
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.groups import Graph
 from diffprune.importance import layer_terms
+from diffprune.models.cost import example_inputs
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import load_model, load_pipeline, save_model
+from diffprune.models.widths import synchronise
 from diffprune.pipeline import reproduce
 from diffprune.rule import HEADS, Rule
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.selection import PaperSelection, TorchPruningSelection, removal_count, whole_heads
 from diffprune.surgery import PruneReport, cut, cut_group, keeping_all, prune
-from diffprune.widths import synchronise
 from tests.conftest import tiny_unet
-from tests.test_checkpoint import digests
+from tests.models.test_model_folder import digests
 
 WIDTHS = {"sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
 

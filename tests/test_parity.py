@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffprune import criteria
-from diffprune.checkpoint import DiffusionModel
-from diffprune.convert import read_model
-from diffprune.cost import example_inputs
 from diffprune.diffusion.process import ddim, quad_timesteps, uniform_timesteps
 from diffprune.diffusion.randomness import generator
 from diffprune.groups import Graph
 from diffprune.importance import Walk, layer_terms, walk
+from diffprune.models.cost import example_inputs
+from diffprune.models.formats.read import read_model
+from diffprune.models.model_folder import DiffusionModel
 from diffprune.surgery import cut
 
 pytestmark = pytest.mark.slow
@@ -108,7 +108,7 @@ def test_setting(key: str, model: DiffusionModel, walked: Walk, expected: dict[s
 
 def originals(model: DiffusionModel) -> dict[str, str]:
     """{layer of the UNet: its original name}."""
-    from diffprune.formats.ddim import original_name
+    from diffprune.models.formats.ddim import original_name
     levels = len(model.unet.config.block_out_channels)
     return {key.removesuffix(".weight"): original_name(key, levels).removesuffix(".weight")
             for key in model.unet.state_dict() if key.endswith(".weight")}

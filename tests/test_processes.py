@@ -16,9 +16,9 @@ from diffusers import DDIMScheduler
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from diffprune.checkpoint import save_model
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import one_thread
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import save_model
 from diffprune.runs.run import Run
 from diffprune.runs.status import Standing
 from diffprune.runtime.files import write_json

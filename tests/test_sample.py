@@ -15,8 +15,8 @@ from diffusers import DDIMScheduler
 from omegaconf import DictConfig
 
 from diffprune import draw
-from diffprune.checkpoint import save_model
-from diffprune.diffusion_model import DiffusionModel
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import save_model
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import sample
@@ -167,7 +167,7 @@ def test_joining_in_needs_a_run_with_a_model(prepared: tuple, tmp_path: Path, ca
 
 
 def test_without_a_number_there_is_a_process_for_every_core_and_at_most_eight(config, monkeypatch) -> None:
-    from diffprune.models import processes_for
+    from diffprune.models.device import processes_for
     cfg = config("sampler.processes=null", "device=cpu")
     for cores, expected in ((3, 3), (64, 8)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))

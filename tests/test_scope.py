@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffprune import criteria
-from diffprune.checkpoint import load_model, save_model
 from diffprune.config.validation import CHOICES
-from diffprune.diffusion_model import DiffusionModel
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.rule import Rule
 from diffprune.scope import SCOPES, Global, Isomorphic, Ranked, portions_to_remove
 from diffprune.selection import PaperSelection, TorchPruningSelection

@@ -8,9 +8,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from diffprune.checkpoint import save_model
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
+from diffprune.models.model_folder import save_model
 from diffprune.report.finished import read_scoring
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError

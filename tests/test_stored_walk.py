@@ -10,9 +10,9 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
-from diffprune.checkpoint import save_model
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.gradient_sum import Calibration, GradientSum, trimmed
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import save_model
 from diffprune.runs.run import Run
 from diffprune.stages import score
 from diffprune.stored_walk import StoredWalk

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffprune import criteria
-from diffprune.checkpoint import load_model, save_model
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.importance import layer_terms
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.selection import removal_count
 from diffprune.surgery import cut, prune, reinitialise
 from tests.conftest import tiny_unet

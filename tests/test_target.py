@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from diffprune import latency
-from diffprune.checkpoint import load_model, save_model
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
-from diffprune.cost import measure, sizes
+from diffprune.cost import sizes
 from diffprune.criteria import DiffPruning, Magnitude
 from diffprune.importance import layer_terms
 from diffprune.latency import Latency, latency_share
+from diffprune.models.cost import measure
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json

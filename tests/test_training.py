@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.losses import Noised
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.distributed import Ranks
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.interrupt import Interrupt, Interrupted

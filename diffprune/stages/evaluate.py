@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from diffprune.checkpoint import load_model
 from diffprune.diffusion.pixels import batches
 from diffprune.draw import sampler_protocol, shared_images
 from diffprune.features import load_extractor
 from diffprune.features.extractor import Extractor
 from diffprune.latency import hardware
 from diffprune.metrics import Settings, against, fid
-from diffprune.models import device_of, load_dense
+from diffprune.models.dense import load_dense
+from diffprune.models.device import device_of
+from diffprune.models.model_folder import load_model
 from diffprune.portrait import Portrait, drawn_from
 from diffprune.reference import reference
 from diffprune.runs.cache import Cache

@@ -5,13 +5,13 @@ import time
 
 from omegaconf import DictConfig
 
-from diffprune.checkpoint import load_model, save_model
 from diffprune.data import load_images
 from diffprune.data.loading.images import ImageSet
 from diffprune.data.loading.record import list_skipped
 from diffprune.draw import Preview
 from diffprune.journal import Journal
-from diffprune.models import placed
+from diffprune.models.device import placed
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.rates import learning_rate
 from diffprune.runs.run import Run
 from diffprune.runtime.distributed import present

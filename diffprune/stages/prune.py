@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 from safetensors import safe_open
 from torch import nn
 
-from diffprune.checkpoint import save_model
 from diffprune.criteria import Criterion
 from diffprune.importance import Terms
 from diffprune.latency import ROUNDS, Latency, latency_share
-from diffprune.models import autocast, device_of, formatted, load_start
+from diffprune.models.dense import load_start
+from diffprune.models.device import autocast, device_of, formatted
+from diffprune.models.model_folder import save_model
 from diffprune.prune_report import PruneReport
 from diffprune.runs.run import Run
 from diffprune.runtime.files import write_json

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.checkpoint import load_model
 from diffprune.config.naming import masked
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import draw_all, grid, sampler_protocol, shared_path
-from diffprune.models import device_of, device_of_process, load_dense, processes_for
+from diffprune.models.dense import load_dense
+from diffprune.models.device import device_of, device_of_process, processes_for
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import load_model
 from diffprune.runs.run import Run
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError

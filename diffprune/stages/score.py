@@ -16,10 +16,11 @@ from diffprune.criteria import Criterion
 from diffprune.data import load_images
 from diffprune.data.loading.record import list_skipped
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.gradient_sum import Calibration, GradientSum
 from diffprune.importance import Terms, layer_terms
-from diffprune.models import autocast, device_of, load_start
+from diffprune.models.dense import load_start
+from diffprune.models.device import autocast, device_of
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runs.cache import Cache
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError

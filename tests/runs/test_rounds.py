@@ -14,14 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from diffprune import training
-from diffprune.checkpoint import load_model, save_model
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
 from diffprune.criteria import Magnitude
-from diffprune.diffusion_model import DiffusionModel
 from diffprune.draw import one_thread
 from diffprune.importance import layer_terms
-from diffprune.models import SHIPPED
+from diffprune.models.dense import SHIPPED
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.pipeline import reproduce
 from diffprune.prune_report import PruneReport
 from diffprune.rule import Past, Rule

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 
-from diffprune.checkpoint import DiffusionModel
-from diffprune.formats import compvis_config, ddim
-from diffprune.formats.keys import Part, State, as_state, fill, some_of
-from diffprune.latent import ClassEmbedder
+from diffprune.models.families.latent import ClassEmbedder
+from diffprune.models.formats import compvis_config, ddim
+from diffprune.models.formats.keys import Part, State, as_state, fill, some_of
+from diffprune.models.model_folder import DiffusionModel
 from diffprune.runtime.errors import UserError
 
 UNET, FIRST_STAGE, CLASSES, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."

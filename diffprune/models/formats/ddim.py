@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
-from diffprune.checkpoint import DiffusionModel
-from diffprune.formats.keys import Part, State, as_state, fill
+from diffprune.models.formats.keys import Part, State, as_state, fill
+from diffprune.models.model_folder import DiffusionModel
 from diffprune.runtime.errors import UserError
 
 GROUPS = 32

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffprune.formats.compvis import build, class_part, convert_compvis, first_stage_part, unet_part
+from diffprune.models.formats.compvis import build, class_part, convert_compvis, first_stage_part, unet_part
 from diffprune.runtime.errors import UserError
-from tests.test_formats_ddim import conv, linear, norm, random_state, relative
+from tests.models.test_formats_ddim import conv, linear, norm, random_state, relative
 
 SMALL = {
     "unet_config": {

@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from diffprune.checkpoint import SCHEDULER, TORCH_WEIGHTS, WEIGHTS, read_config
+from diffprune.models.model_folder import SCHEDULER, TORCH_WEIGHTS, WEIGHTS, read_config
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import remove, write_json
 from diffprune.runtime.progress import progress

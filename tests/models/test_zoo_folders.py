@@ -7,11 +7,11 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.checkpoint import load_model, save_model
 from diffprune.criteria import Random
-from diffprune.diffusion_model import DiffusionModel
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.surgery import cut
-from tests.test_checkpoint import digests
+from tests.models.test_model_folder import digests
 
 MODELS = ("ddpm_cifar10", "ddpm_celeba", "ddpm_lsun_church", "ddpm_lsun_bedroom", "ldm_imagenet")
 

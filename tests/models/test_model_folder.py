@@ -12,7 +12,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, DPMSolverMulti
 
 import diffprune
 from diffprune import criteria
-from diffprune.checkpoint import WEIGHTS, DiffusionModel, load_model, save_model
+from diffprune.models.model_folder import WEIGHTS, DiffusionModel, load_model, save_model
 from diffprune.runtime.errors import UserError
 from diffprune.surgery import prune
 from tests.conftest import ROOT, tiny_unet

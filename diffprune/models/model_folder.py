@@ -27,10 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffprune.diffusion_model import DiffusionModel, pipeline_of
+from diffprune.models.diffusion_model import DiffusionModel, pipeline_of
+from diffprune.models.widths import narrow, narrowing
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_folder, read_json, write_json
-from diffprune.widths import narrow, narrowing
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TORCH_WEIGHTS = "diffusion_pytorch_model.bin"       # as older hub repositories have them
@@ -72,7 +72,7 @@ def load_model(folder: Path) -> DiffusionModel:
     if (folder / "vae").is_dir():
         model.vae = load_part(AutoencoderKL, folder / "vae")
     if (folder / "class_embedder").is_dir():
-        from diffprune.latent import ClassEmbedder
+        from diffprune.models.families.latent import ClassEmbedder
         model.class_embedder = load_part(ClassEmbedder, folder / "class_embedder")
     return model
 

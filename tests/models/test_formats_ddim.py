@@ -8,7 +8,7 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from diffprune.formats.ddim import convert_ddim, infer_config, original_name
+from diffprune.models.formats.ddim import convert_ddim, infer_config, original_name
 from diffprune.runtime.errors import UserError
 
 CIFAR10, CELEBA, LSUN = ([1, 2, 2, 2], 1), ([1, 2, 2, 2, 4], 2), ([1, 1, 2, 2, 4, 4], 4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel, VQModel
 
-from diffprune.latent import ClassConditionalLDMPipeline, ClassEmbedder
+from diffprune.models.families.latent import ClassConditionalLDMPipeline, ClassEmbedder
 
 
 def tiny_pipeline(scaling_factor=1.0):

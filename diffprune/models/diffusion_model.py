@@ -135,7 +135,7 @@ def pipeline_of(model: DiffusionModel) -> DiffusionPipeline:
         return DDIMPipeline(unet=model.unet, scheduler=model.scheduler)
     if model.class_embedder is None:
         return LDMPipeline(vqvae=model.vqvae, unet=model.unet, scheduler=model.scheduler)
-    from diffprune.latent import ClassConditionalLDMPipeline
+    from diffprune.models.families.latent import ClassConditionalLDMPipeline
     return ClassConditionalLDMPipeline(unet=model.unet, vqvae=model.vqvae, scheduler=model.scheduler,
                                        class_embedder=model.class_embedder)
 

@@ -18,15 +18,15 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from diffprune import fetch
-from diffprune.checkpoint import OLD_ATTENTION, TORCH_WEIGHTS, WEIGHTS, DiffusionModel, load_model, save_model
 from diffprune.config.model_source import by_hand, origin
-from diffprune.fetch import fetch_file, fetch_repository, wanted
-from diffprune.models import blank_model, load_dense, random_model
+from diffprune.models import fetch
+from diffprune.models.dense import blank_model, load_dense, random_model
+from diffprune.models.fetch import fetch_file, fetch_repository, wanted
+from diffprune.models.model_folder import OLD_ATTENTION, TORCH_WEIGHTS, WEIGHTS, DiffusionModel, load_model, save_model
 from diffprune.runtime.errors import UserError
 from tests.conftest import tiny_unet
-from tests.test_formats_compvis import shapes_of
-from tests.test_formats_ddim import original_shapes, random_state
+from tests.models.test_formats_compvis import shapes_of
+from tests.models.test_formats_ddim import original_shapes, random_state
 
 DIFFUSERS = ["model=diffusers", "dataset=digits"]
 

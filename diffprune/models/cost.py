@@ -1,0 +1,56 @@
+"""What one network evaluation costs."""
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    pass
+
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, and multiply-accumulates of one evaluation on one image, as the paper counts them."""
+    params: int
+    macs: int
+
+
+def example_inputs(unet: nn.Module) -> dict[str, Tensor]:
+    """Arguments of one evaluation on one image, in the order of the network's signature, on its device."""
+    device, config = next(unet.parameters()).device, unet.config
+    image = "hidden_states" if "patch_size" in config else "sample"     # diffusers' names in transformers and in UNets
+    inputs = {image: torch.zeros(1, config.in_channels, config.sample_size, config.sample_size, device=device),
+              "timestep": torch.ones(1, dtype=torch.long, device=device)}
+    if "cross_attention_dim" in config:
+        inputs["encoder_hidden_states"] = torch.zeros(1, 1, config.cross_attention_dim, device=device)
+    if config.get("num_class_embeds") or config.get("num_embeds_ada_norm"):
+        inputs["class_labels"] = torch.zeros(1, dtype=torch.long, device=device)
+    return inputs
+
+
+def measure(unet: nn.Module) -> Cost:
+    """Counts as Torch-Pruning does: convolutions, linear layers, norms and biases; no products inside attention."""
+    import torch_pruning as tp
+    shapes = weightless(unet)
+    macs, params = tp.utils.count_ops_and_params(shapes, tuple(example_inputs(shapes).values()))
+    return Cost(int(params), int(macs))
+
+
+def weightless(unet: nn.Module) -> nn.Module:
+    """A copy on the meta device: all shapes and no number, so that an evaluation computes nothing."""
+    tensors = [*unet.parameters(), *unet.buffers()]
+    bare = {id(tensor): tensor.detach().to("meta") for tensor in tensors}
+    bare |= {id(weight): nn.Parameter(bare[id(weight)], weight.requires_grad) for weight in unet.parameters()}
+    return copy.deepcopy(unet, bare)
+
+
+def true_macs(unet: nn.Module) -> int:
+    """Multiply-accumulates of one evaluation with the products inside attention, by PyTorch's own counter."""
+    from torch.utils.flop_counter import FlopCounterMode
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(**example_inputs(unet))
+    return counter.get_total_flops() // 2       # the counter calls a multiply-accumulate two operations

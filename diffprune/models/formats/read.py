@@ -1,0 +1,135 @@
+"""Checkpoint files of other code bases, read without running anything in them."""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffprune.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from diffprune.models.model_folder import DiffusionModel
+
+FORMATS = ("ddim", "compvis")
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+# Lightning keys its callbacks by this class; an empty one of that name keeps such a file readable without Lightning.
+LIGHTNING_KEY = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+
+
+def read_model(original: Path, format: str | None = None, config: Path | None = None, resolution: int | None = None,
+               weights: str | None = None) -> "DiffusionModel":
+    """The diffusion model in the checkpoint file `original`.
+
+    `format` is "ddim" (needs `resolution`, pixels) or "compvis" (needs `config`, a file), None to tell by the keys;
+    `weights` is "model" or "ema" where the file holds both. UserError, naming the file, where that cannot be done.
+    """
+    content = read_checkpoint(original)
+    settings = None if config is None else read_config(config)
+    try:
+        if (format or guess_format(content)) == "ddim":
+            refuse("--config", config, "ddim")
+            from diffprune.models.formats.ddim import convert_ddim
+            return convert_ddim(content, resolution, weights)
+        refuse("--resolution", resolution, "compvis")
+        if settings is None:
+            raise UserError("a CompVis checkpoint does not tell its architecture, give its YAML with --config")
+        from diffprune.models.formats.compvis import convert_compvis
+        return convert_compvis(content, settings, weights)
+    except UserError as error:
+        raise UserError(f"{original}: {error}") from error
+
+
+def fill_model(model: "DiffusionModel", original: Path, weights: str | None = None) -> "DiffusionModel":
+    """`model`, on the meta device until now, with the weights in the file `original`; UserError where they do not fit."""
+    content = read_checkpoint(original)
+    try:
+        if model.vqvae is None:
+            from diffprune.models.formats.ddim import fill_ddim
+            return fill_ddim(model, content, weights)
+        from diffprune.models.formats.compvis import fill_compvis
+        return fill_compvis(model, content, weights)
+    except UserError as error:
+        raise UserError(f"{original}: {error}") from error
+
+
+def refuse(option: str, value: Any, format: str) -> None:
+    """UserError where an option was given that has no meaning for this format."""
+    if value is not None:
+        raise UserError(f"{option} has no meaning for the {format} format, leave it out")
+
+
+def guess_format(content: Any) -> str:
+    """"ddim" or "compvis", by the names in the checkpoint; UserError where they are of neither."""
+    if isinstance(content, list | tuple):
+        return "ddim"
+    names = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    names = [str(name).removeprefix("module.") for name in names]
+    if any(name.startswith("model.diffusion_model.") for name in names):
+        return "compvis"
+    if any(name.startswith(("temb.dense.", "conv_in.", "down.")) for name in names):
+        return "ddim"
+    raise UserError("its keys are neither those of the DDIM code base nor of CompVis' latent diffusion; "
+                    "check the file, or choose with --format")
+
+
+def read_checkpoint(file: Path) -> Any:
+    """Content of a safetensors or torch file, tensors and plain containers alone; UserError where it is neither."""
+    if not file.is_file():
+        raise UserError(f"{file} is not a file, give the checkpoint to convert")
+    try:
+        return read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
+    except pickle.UnpicklingError as error:
+        foreign = re.search(r"GLOBAL (\S+)|class (\S+)", str(error))
+        raise UserError(damaged(file) if foreign is None else (
+            f"{file} holds objects besides tensors ({foreign[1] or foreign[2]}), which could run any code; "
+            "if you trust it, save its state dict alone with safetensors and convert that")) from error
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UserError(damaged(file)) from error
+
+
+def damaged(file: Path) -> str:
+    return f"{file} is no checkpoint or is damaged: give a .safetensors file or one written by torch.save"
+
+
+def read_safetensors(file: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def read_torch(file: Path) -> Any:
+    import torch
+    stand_in = type("ModelCheckpoint", (), {})
+    with torch.serialization.safe_globals([(stand_in, LIGHTNING_KEY)]):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def read_config(file: Path) -> Mapping[str, Any]:
+    """Content of a YAML or JSON file; UserError where it is no mapping."""
+    if file.suffix not in CONFIG_SUFFIXES:
+        raise UserError(f"--config {file} is neither YAML nor JSON, give a file ending in {', '.join(CONFIG_SUFFIXES)}")
+    try:
+        content = json.loads(file.read_text()) if file.suffix == ".json" else read_yaml(file)
+    except OSError as error:
+        raise UserError(f"--config {file} cannot be read ({error.strerror}), give the checkpoint's YAML") from error
+    except ValueError as error:
+        raise UserError(f"--config {file} is not valid {file.suffix[1:].upper()}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {file} holds no mapping of options, give the checkpoint's YAML")
+    return content
+
+
+def read_yaml(file: Path) -> Any:
+    """YAML with its interpolations resolved; ValueError where that fails."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+    try:
+        return OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
