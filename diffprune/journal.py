@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from diffprune.runtime.files import atomic_file
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 
 
 class Journal:

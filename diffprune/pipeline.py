@@ -16,7 +16,7 @@ from diffprune.runs.status import standing
 from diffprune.runtime.distributed import Ranks, present
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import full
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 
 # The stages that all processes of a run do together: the first calls `stage`, the rest `join`. In the others they wait.
 SHARED = ("finetune", "sample")

@@ -13,7 +13,7 @@ from diffprune.report.comparison import distinguishing, flat, without_seed
 from diffprune.report.finished import find, read_all
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
-from diffprune.track import ID_LENGTH, SHORT, first_line, logged_in
+from diffprune.tracking.wandb_tracker import ID_LENGTH, SHORT, first_line, logged_in
 from experiments.cells import Cell
 
 FID, SSIM, MACS = "quality/fid", "quality/ssim", "achieved/macs"

@@ -51,7 +51,7 @@ def test_runs_are_found_by_their_ids_and_sorted_by_distance() -> None:
     ("iso_compute_digits", ["prune/criterion", "sampler/steps"], 8)])
 def test_seeds_of_one_cell_are_together_and_nothing_else(name: str, keys: list[str], groups: int) -> None:
     """As the client groups: by the values that the tracker sends under these keys."""
-    from diffprune.track import asked, flat
+    from diffprune.tracking.wandb_tracker import asked, flat
     from experiments.composed import Composer
     assert grouping(of(name)[0]) == keys
     sent, composer = [], Composer()

@@ -34,7 +34,7 @@ from diffprune.runtime.files import write_json
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.stages import finetune
 from diffprune.state import read_state
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 from diffprune.training import Training
 from tests.conftest import tiny_unet, tuned
 

@@ -23,7 +23,7 @@ from diffprune.runs.run import Run
 from diffprune.runs.status import Standing
 from diffprune.runtime.files import write_json
 from diffprune.stages import finetune
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 from tests import data_sets_on_disk as made
 from tests.conftest import ROOT, tiny_unet, tuned
 from tests.test_finetune import SHORT, digest, pruned

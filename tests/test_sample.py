@@ -20,7 +20,7 @@ from diffprune.models.model_folder import save_model
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import sample
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 from tests.conftest import ROOT, tiny_unet
 
 IMAGES, BATCH = 46, 4

@@ -14,7 +14,7 @@ from diffprune.diffusion.pixels import batches
 from diffprune.features.extractor import Extractor
 from diffprune.journal import Journal
 from diffprune.similarity import similarity
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 
 STOPS = (40, 22, 18, 10)    # in the proportion of what T = 0, .01, .02, .05 keep of CIFAR-10's 1000: 1000, 540, 433, 249
 LATENCY_BATCHES = (1, 8, 64)

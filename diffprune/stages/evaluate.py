@@ -27,7 +27,7 @@ from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
 from diffprune.similarity import similarity
 from diffprune.speed import speed
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:

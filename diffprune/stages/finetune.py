@@ -19,7 +19,7 @@ from diffprune.runtime.files import remove
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.runtime.progress import progress
 from diffprune.state import keep_last, newest_state, read_state, write_state
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 from diffprune.training import Training
 
 log = logging.getLogger(__name__)

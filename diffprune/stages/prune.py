@@ -24,7 +24,7 @@ from diffprune.runtime.files import write_json
 from diffprune.selection import SELECTIONS
 from diffprune.surgery import asked, cut, reinitialise
 from diffprune.target import Found, distinct_ratios, find, size_share
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from diffprune.runs.run import Run
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, write_json
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 from diffprune.workers import Workers, leave_with_parent
 
 COLUMNS = 16

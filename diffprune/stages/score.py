@@ -27,7 +27,7 @@ from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file
 from diffprune.stored_walk import StoredWalk
 from diffprune.timesteps import Gate, Policy, gate
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 

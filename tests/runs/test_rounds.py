@@ -31,7 +31,7 @@ from diffprune.runtime.interrupt import Interrupted
 from diffprune.selection import SELECTIONS
 from diffprune.stages import finetune
 from diffprune.surgery import cut, shapes
-from diffprune.track import Tracker
+from diffprune.tracking.tracker import Tracker
 from tests.conftest import tiny_unet, tuned
 from tests.test_finetune import SHORT, ask, pruned
 from tests.test_heads import MODELS, gated

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from diffprune.track import ID_LENGTH
+from diffprune.tracking.wandb_tracker import ID_LENGTH
 from tests.conftest import ROOT
 from tests.slurm import cluster
 from tests.slurm.conftest import Jobs

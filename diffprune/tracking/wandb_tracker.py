@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go besides its folder."""
+"""A run in Weights & Biases."""
 
 import logging
 import os
@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from diffprune.config.naming import branch_of, masked, prunes, science
 from diffprune.runs.run import Run
 from diffprune.runtime.files import read_json
+from diffprune.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
-
 ID_LENGTH = 64      # the service takes no longer ones; a name's end is its hash
 MARGIN = 5.0        # seconds beyond which a client is not waited for that should have given up by itself
 SIZES = ("params", "macs")
@@ -22,25 +22,6 @@ SHORT = {"pruner.name": "prune/criterion", "pruner.ratio": "prune/ratio", "prune
          "schedule.steps": "train/steps"}      # {option: the name under which runs are grouped by it}
 SPEEDS = ("images_per_second", "images_per_second_dense", "speedup")
 T = TypeVar("T")
-
-
-class Tracker:
-    """Keeps nothing: what a run needs is in its folder anyway. The interface that other trackers fill."""
-
-    def start(self, cfg: DictConfig, run: Run) -> None:
-        """Called once before the first stage that has work to do."""
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        """Numbers of a fine-tuning step."""
-
-    def image(self, name: str, path: Path, step: int | None = None) -> None:
-        """A picture that lies at `path`."""
-
-    def summary(self, values: dict[str, Any]) -> None:
-        """The run's final numbers."""
-
-    def finish(self, failed: bool = False) -> None:
-        """Called once at the end, also after an error."""
 
 
 class WandbTracker(Tracker):

@@ -19,7 +19,8 @@ from wandb.proto import wandb_internal_pb2
 
 from diffprune.runs.run import Run
 from diffprune.runtime.files import write_json
-from diffprune.track import Tracker, WandbTracker, asked, flat, job_type
+from diffprune.tracking.tracker import Tracker
+from diffprune.tracking.wandb_tracker import WandbTracker, asked, flat, job_type
 
 
 def test_the_configuration_is_flat_enough_to_group_by(config) -> None:
@@ -328,7 +329,7 @@ def test_a_server_that_falls_silent_after_the_start_stalls_nobody_either(
     tracker.finish()
     wandb.teardown()        # as a process's end does
     assert time.monotonic() - start < 25
-    assert [record.getMessage().partition(";")[0] for record in caplog.records if record.name == "diffprune.track"] == [
+    assert [record.getMessage().partition(";")[0] for record in caplog.records if record.name == "diffprune.tracking.wandb_tracker"] == [
         "W&B: artifacts failed (no answer within 3 s)"]
 
 

@@ -1,0 +1,1 @@
+"""Where a run's numbers and images go besides its folder."""
