@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from diffprune.features import EXTRACTORS, load_extractor
-from diffprune.features.extractor import Extractor
-from diffprune.metrics import Settings, against
+from diffprune.evaluation.feature_statistics import Portrait, drawn_from
+from diffprune.evaluation.features import EXTRACTORS, load_extractor
+from diffprune.evaluation.features.extractor import Extractor
+from diffprune.evaluation.image_files import Pictures, pictures
+from diffprune.evaluation.pair_metrics import similarity
+from diffprune.evaluation.set_metrics import Settings, against
 from diffprune.models.device import device_named
-from diffprune.pictures import Pictures, pictures
-from diffprune.portrait import Portrait, drawn_from
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
-from diffprune.similarity import similarity
 
 
 def paired(images: Path, reference: Path, batch: int, window: int, channels: int = 3) -> dict[str, float | None]:

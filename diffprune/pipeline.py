@@ -65,7 +65,7 @@ class Stages:
         if not self.ranks.first:
             return Tracker()
         if self.cfg.until == STAGES[-1]:
-            extractor = import_module("diffprune.features").load_extractor(self.cfg.evaluate.features,
+            extractor = import_module("diffprune.evaluation.features").load_extractor(self.cfg.evaluate.features,
                                                                            self.cfg.evaluate.weights)
             extractor.check((self.cfg.dataset.channels, *[self.cfg.dataset.resolution] * 2))
         tracker = instantiate(self.cfg.logger)

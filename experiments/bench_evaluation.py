@@ -14,11 +14,11 @@ from PIL import Image
 from tabulate import tabulate
 
 from diffprune.diffusion.pixels import batches
-from diffprune.features import load_extractor
-from diffprune.features.extractor import Extractor
-from diffprune.features.inception import inception_weights, replaced
-from diffprune.pictures import pictures
-from diffprune.portrait import Portrait
+from diffprune.evaluation.feature_statistics import Portrait
+from diffprune.evaluation.features import load_extractor
+from diffprune.evaluation.features.extractor import Extractor
+from diffprune.evaluation.features.inception import inception_weights, replaced
+from diffprune.evaluation.image_files import pictures
 
 KEPT = 10_000
 BATCH = 50              # pytorch-fid's own

@@ -69,7 +69,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import pytorch_fid.inception as source
     from torchvision.models.inception import Inception3
 
-    from diffprune.features.inception import replaced
+    from diffprune.evaluation.features.inception import replaced
     with torch.random.fork_rng():
         torch.manual_seed(0)
         with replaced(source, "load_state_dict_from_url", lambda *_, **__: {}), \

@@ -144,7 +144,7 @@ def test_every_way_of_sampling_draws_the_same_images(setting: Setting) -> None:
 
 
 def test_the_plain_features_are_those_from_memory(setting: Setting, tmp_path: Path) -> None:
-    from diffprune.features import load_extractor
+    from diffprune.evaluation.features import load_extractor
     extractor = load_extractor("cifar-cnn", None)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     plain.plain_files(images, tmp_path)

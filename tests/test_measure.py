@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from diffprune import measure
-from diffprune.features import load_extractor
-from diffprune.pictures import pictures
-from diffprune.portrait import RULE
+from diffprune.evaluation.feature_statistics import RULE
+from diffprune.evaluation.features import load_extractor
+from diffprune.evaluation.image_files import pictures
 from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT
 

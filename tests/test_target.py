@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffprune import latency
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
 from diffprune.cost import sizes
 from diffprune.criteria import DiffPruning, Magnitude
+from diffprune.evaluation import latency
+from diffprune.evaluation.latency import Latency, latency_share
 from diffprune.importance import layer_terms
-from diffprune.latency import Latency, latency_share
 from diffprune.models.cost import measure
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.runs.run import Run

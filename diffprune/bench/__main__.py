@@ -14,7 +14,7 @@ from diffprune.bench.clock import machine
 from diffprune.bench.measured import CASES, Bench
 from diffprune.bench.setting import Setting
 from diffprune.bench.table import table
-from diffprune.features import load_extractor
+from diffprune.evaluation.features import load_extractor
 from diffprune.runs.provenance import versions
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError

@@ -11,22 +11,22 @@ from omegaconf import DictConfig
 
 from diffprune.diffusion.pixels import batches
 from diffprune.draw import sampler_protocol, shared_images
-from diffprune.features import load_extractor
-from diffprune.features.extractor import Extractor
-from diffprune.latency import hardware
-from diffprune.metrics import Settings, against, fid
+from diffprune.evaluation.feature_statistics import Portrait, drawn_from
+from diffprune.evaluation.features import load_extractor
+from diffprune.evaluation.features.extractor import Extractor
+from diffprune.evaluation.latency import hardware
+from diffprune.evaluation.pair_metrics import similarity
+from diffprune.evaluation.reference import reference
+from diffprune.evaluation.set_metrics import Settings, against, fid
+from diffprune.evaluation.speed import speed
 from diffprune.models.dense import load_dense
 from diffprune.models.device import device_of
 from diffprune.models.model_folder import load_model
-from diffprune.portrait import Portrait, drawn_from
-from diffprune.reference import reference
 from diffprune.runs.cache import Cache
 from diffprune.runs.provenance import provenance, versions
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
-from diffprune.similarity import similarity
-from diffprune.speed import speed
 from diffprune.tracking.tracker import Tracker
 
 

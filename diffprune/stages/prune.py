@@ -13,8 +13,8 @@ from safetensors import safe_open
 from torch import nn
 
 from diffprune.criteria import Criterion
+from diffprune.evaluation.latency import ROUNDS, Latency, latency_share
 from diffprune.importance import Terms
-from diffprune.latency import ROUNDS, Latency, latency_share
 from diffprune.models.dense import load_start
 from diffprune.models.device import autocast, device_of, formatted
 from diffprune.models.model_folder import save_model

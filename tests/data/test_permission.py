@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from diffprune.config import validation
 from diffprune.data import celeba, cifar10, image_folder, imagenet, lsun
 from diffprune.runtime.errors import UserError
-from diffprune.pictures import pictures
-from diffprune.portrait import Portrait
+from diffprune.evaluation.image_files import pictures
+from diffprune.evaluation.feature_statistics import Portrait
 from pathlib import Path
 import pyarrow.parquet, datasets
 

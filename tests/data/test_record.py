@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 from diffprune.data import kept, load_images
 from diffprune.data.loading import held as loading
 from diffprune.data.loading.record import list_skipped
-from diffprune.features import load_extractor
+from diffprune.evaluation.features import load_extractor
+from diffprune.evaluation.reference import reference
 from diffprune.pipeline import stages
-from diffprune.reference import reference
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import score

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffprune.cifar_cnn import augmented, load_cifar_cnn
-from diffprune.cifar_cnn import train as train_cifar_cnn
-from diffprune.classifier import SHIPPED, accuracy_of, save
-from diffprune.digits_cnn import DigitsCNN, held_out, load_digits_cnn, train
-from diffprune.features import load_extractor
-from diffprune.features.inception import replaced
+from diffprune.evaluation.features import load_extractor
+from diffprune.evaluation.features.cifar_cnn import augmented, load_cifar_cnn
+from diffprune.evaluation.features.cifar_cnn import train as train_cifar_cnn
+from diffprune.evaluation.features.classifier import SHIPPED, accuracy_of, save
+from diffprune.evaluation.features.digits_cnn import DigitsCNN, held_out, load_digits_cnn, train
+from diffprune.evaluation.features.inception import replaced
 from diffprune.runtime.errors import UserError
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from diffprune.features.extractor import Extractor
-from diffprune.frechet import Moments, Statistics
-from diffprune.inception_score import InceptionScore
+from diffprune.evaluation.features.extractor import Extractor
+from diffprune.evaluation.frechet import Moments, Statistics
+from diffprune.evaluation.inception_score import InceptionScore
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file
 from diffprune.runtime.progress import progress

@@ -5,8 +5,8 @@ from statistics import median
 import torch
 from omegaconf import DictConfig
 
-from diffprune import latency
 from diffprune.config.schema import evaluations
+from diffprune.evaluation import latency
 from diffprune.models.dense import load_dense
 from diffprune.models.device import formatted
 from diffprune.models.model_folder import load_model

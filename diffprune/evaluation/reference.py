@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from diffprune.data import load_images
 from diffprune.data.loading.record import list_skipped
-from diffprune.features.extractor import Extractor
-from diffprune.portrait import Portrait, drawn_from
+from diffprune.evaluation.feature_statistics import Portrait, drawn_from
+from diffprune.evaluation.features.extractor import Extractor
 from diffprune.runs.cache import Cache
 from diffprune.runs.run import Run
 

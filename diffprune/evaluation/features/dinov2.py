@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffprune.features.extractor import Extractor, module_sha256
+from diffprune.evaluation.features.extractor import Extractor, module_sha256
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import found, is_folder
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file
 
-SHIPPED = Path(__file__).parent / "assets"
+SHIPPED = Path(__file__).parents[2] / "assets"
 
 
 class Classifier(nn.Module):
@@ -37,7 +37,7 @@ def load_classifier(kind: type[Classifier], name: str, weights: str | None = Non
         with safe_open(path, "pt") as file:
             return network.eval(), float(file.metadata()["accuracy"])
     except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds no {name} classifier: make one with python -m diffprune.{name} {path}") from error
+        raise UserError(f"{path} holds no {name} classifier: make one with python -m diffprune.evaluation.features.{name} {path}") from error
 
 
 def save(network: Classifier, accuracy: float, path: Path) -> None:
@@ -57,8 +57,8 @@ def accuracy_of(network: Classifier, images: Tensor, labels: Tensor, batch: int 
 
 def command(name: str, description: str, train: Callable[[argparse.Namespace], tuple[Classifier, float]],
             options: Callable[[argparse.ArgumentParser], None]) -> None:
-    """`python -m diffprune.<name> [OUT]`: trains, writes the weight file, prints the accuracy."""
-    parser = argparse.ArgumentParser(prog=f"python -m diffprune.{name}", description=description)
+    """`python -m diffprune.evaluation.features.<name> [OUT]`: trains, writes the weight file, prints the accuracy."""
+    parser = argparse.ArgumentParser(prog=f"python -m diffprune.evaluation.features.{name}", description=description)
     parser.add_argument("out", type=Path, nargs="?", default=Path(f"{name}.safetensors"), help="weight file to write")
     parser.add_argument("--seed", type=int, default=0)
     options(parser)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.inception import BasicConv2d
 
-from diffprune.features.extractor import Extractor, module_sha256
+from diffprune.evaluation.features.extractor import Extractor, module_sha256
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import is_file
 

@@ -2,20 +2,20 @@
 
 from collections.abc import Callable
 
-from diffprune.classifier import Classifier
-from diffprune.features.extractor import Extractor, module_sha256
+from diffprune.evaluation.features.classifier import Classifier
+from diffprune.evaluation.features.extractor import Extractor, module_sha256
 
 
 def digits_cnn(weights: str | None) -> Extractor:
     """The digit classifier's penultimate layer, 64 numbers."""
-    from diffprune.digits_cnn import load_digits_cnn
+    from diffprune.evaluation.features.digits_cnn import load_digits_cnn
     network, accuracy = load_digits_cnn(weights)
     return classifier("digits-cnn", network, accuracy, (1, 8, 8))
 
 
 def cifar_cnn(weights: str | None) -> Extractor:
     """The CIFAR-10 classifier's penultimate layer, 160 numbers."""
-    from diffprune.cifar_cnn import load_cifar_cnn
+    from diffprune.evaluation.features.cifar_cnn import load_cifar_cnn
     network, accuracy = load_cifar_cnn(weights)
     return classifier("cifar-cnn", network, accuracy, (3, 32, 32))
 
@@ -26,12 +26,12 @@ def classifier(name: str, network: Classifier, accuracy: float, takes: tuple[int
 
 
 def inception(weights: str | None) -> Extractor:
-    from diffprune.features.inception import inception as load
+    from diffprune.evaluation.features.inception import inception as load
     return load(weights)
 
 
 def dinov2(weights: str | None) -> Extractor:
-    from diffprune.features.dinov2 import dinov2 as load
+    from diffprune.evaluation.features.dinov2 import dinov2 as load
     return load(weights)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from diffprune.diffusion.pixels import batches
-from diffprune.features import load_extractor
-from diffprune.features.extractor import Extractor
-from diffprune.frechet import Moments, Statistics
-from diffprune.portrait import Portrait, drawn
+from diffprune.evaluation.feature_statistics import Portrait, drawn
+from diffprune.evaluation.features import load_extractor
+from diffprune.evaluation.features.extractor import Extractor
+from diffprune.evaluation.frechet import Moments, Statistics
 from diffprune.runtime.errors import UserError
 
 

@@ -8,10 +8,10 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.inception import InceptionScore as TheirScore
 from torchmetrics.image.kid import poly_mmd
 
-from diffprune.frechet import Statistics
-from diffprune.inception_score import InceptionScore
-from diffprune.metrics import Settings, against, kernel_distance, precision_recall
-from diffprune.portrait import Portrait
+from diffprune.evaluation.feature_statistics import Portrait
+from diffprune.evaluation.frechet import Statistics
+from diffprune.evaluation.inception_score import InceptionScore
+from diffprune.evaluation.set_metrics import Settings, against, kernel_distance, precision_recall
 
 
 def features(count: int, shift: float = 0.0, width: int = 12, seed: int = 0) -> np.ndarray:
@@ -28,7 +28,7 @@ def test_the_kernel_distance_is_torchmetrics_over_the_whole_sets() -> None:
 @pytest.mark.parametrize("subset", [20, 1000])
 def test_the_kernel_distance_is_torch_fidelitys_over_the_same_subsets(subset: int, rows: int,
                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffprune.metrics.KERNEL_ROWS", rows)
+    monkeypatch.setattr("diffprune.evaluation.set_metrics.KERNEL_ROWS", rows)
     a, b = features(60), features(90, 0.3, seed=1)
     theirs = kid_features_to_metric(
         torch.from_numpy(a).double(), torch.from_numpy(b).double(), kid_subsets=100, kid_subset_size=min(subset, 60),

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from diffprune.frechet import frechet_distance
-from diffprune.portrait import Portrait
+from diffprune.evaluation.feature_statistics import Portrait
+from diffprune.evaluation.frechet import frechet_distance
 
 KID_SUBSETS = 100
 KID_SEED = 2020         # torch-fidelity's, so that its subsets are ours

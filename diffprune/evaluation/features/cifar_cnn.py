@@ -1,4 +1,7 @@
-"""The small CIFAR-10 classifier whose features score its images; `python -m diffprune.cifar_cnn --data DIR` trains it."""
+"""The small CIFAR-10 classifier whose features score its images.
+
+`python -m diffprune.evaluation.features.cifar_cnn --data DIR` trains it.
+"""
 
 import argparse
 import logging
@@ -8,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from diffprune.classifier import Classifier, accuracy_of, command, load_classifier
+from diffprune.evaluation.features.classifier import Classifier, accuracy_of, command, load_classifier
 from diffprune.runtime.command_line import one_sentence
 
 log = logging.getLogger(__name__)

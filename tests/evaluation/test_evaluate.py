@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffprune import speed
-from diffprune.features import load_extractor
-from diffprune.metrics import fid
+from diffprune.evaluation import speed
+from diffprune.evaluation.features import load_extractor
+from diffprune.evaluation.reference import reference
+from diffprune.evaluation.set_metrics import fid
 from diffprune.pipeline import reproduce
-from diffprune.reference import reference
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import evaluate

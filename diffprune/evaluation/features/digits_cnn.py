@@ -1,4 +1,7 @@
-"""The small digit classifier whose features score the digits; `python -m diffprune.digits_cnn` trains it anew."""
+"""The small digit classifier whose features score the digits.
+
+`python -m diffprune.evaluation.features.digits_cnn` trains it anew.
+"""
 
 import argparse
 
@@ -6,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from diffprune.classifier import Classifier, accuracy_of, command, load_classifier
+from diffprune.evaluation.features.classifier import Classifier, accuracy_of, command, load_classifier
 
 HELD_OUT = 5            # every fifth image of each class is never trained on
 

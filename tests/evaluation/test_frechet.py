@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from diffprune.frechet import Statistics, frechet_distance
+from diffprune.evaluation.frechet import Statistics, frechet_distance
 
 
 def gaussian(mu: list[float], sigma: np.ndarray) -> Statistics:

@@ -8,7 +8,7 @@ from pytorch_msssim import ssim
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from diffprune.diffusion.pixels import batches
-from diffprune.similarity import similarity
+from diffprune.evaluation.pair_metrics import similarity
 
 
 def pictures(count: int, seed: int = 0, size: int = 16) -> np.ndarray:
