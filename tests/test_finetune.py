@@ -224,7 +224,7 @@ def test_a_request_during_a_preview_ends_it_with_the_state_kept(tmp_path: Path, 
         os.kill(os.getpid(), signal.SIGUSR1)
         pytest.fail("went on drawing")
     with monkeypatch.context() as patched:
-        patched.setattr("diffprune.draw.Preview.draw", draw)
+        patched.setattr("diffprune.sampling.preview.Preview.draw", draw)
         with pytest.raises(Interrupted):
             heal(cfg, run)
     assert run.states[-1] == run.state(4)

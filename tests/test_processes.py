@@ -16,12 +16,12 @@ from diffusers import DDIMScheduler
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from diffprune.draw import one_thread
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
 from diffprune.runs.run import Run
 from diffprune.runs.status import Standing
 from diffprune.runtime.files import write_json
+from diffprune.sampling.draw import one_thread
 from diffprune.stages import finetune
 from diffprune.tracking.tracker import Tracker
 from tests import data_sets_on_disk as made

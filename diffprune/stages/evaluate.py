@@ -10,7 +10,6 @@ import numpy as np
 from omegaconf import DictConfig
 
 from diffprune.diffusion.pixels import batches
-from diffprune.draw import sampler_protocol, shared_images
 from diffprune.evaluation.feature_statistics import Portrait, drawn_from
 from diffprune.evaluation.features import load_extractor
 from diffprune.evaluation.features.extractor import Extractor
@@ -27,6 +26,8 @@ from diffprune.runs.provenance import provenance, versions
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
+from diffprune.sampling.draw import shared_images
+from diffprune.sampling.protocol import sampler_protocol
 from diffprune.tracking.tracker import Tracker
 
 

@@ -8,7 +8,6 @@ from omegaconf import DictConfig
 from diffprune.data import load_images
 from diffprune.data.loading.images import ImageSet
 from diffprune.data.loading.record import list_skipped
-from diffprune.draw import Preview
 from diffprune.journal import Journal
 from diffprune.models.device import placed
 from diffprune.models.model_folder import load_model, save_model
@@ -18,6 +17,7 @@ from diffprune.runtime.distributed import present
 from diffprune.runtime.files import remove
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.runtime.progress import progress
+from diffprune.sampling.preview import Preview
 from diffprune.state import keep_last, newest_state, read_state, write_state
 from diffprune.tracking.tracker import Tracker
 from diffprune.training import Training

@@ -17,7 +17,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config.naming import masked
-from diffprune.draw import draw_all, grid, sampler_protocol, shared_path
 from diffprune.models.dense import load_dense
 from diffprune.models.device import device_of, device_of_process, processes_for
 from diffprune.models.diffusion_model import DiffusionModel
@@ -26,8 +25,11 @@ from diffprune.runs.run import Run
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, write_json
+from diffprune.sampling.draw import draw_all, shared_path
+from diffprune.sampling.grid import grid
+from diffprune.sampling.protocol import sampler_protocol
+from diffprune.sampling.workers import Workers, leave_with_parent
 from diffprune.tracking.tracker import Tracker
-from diffprune.workers import Workers, leave_with_parent
 
 COLUMNS = 16
 

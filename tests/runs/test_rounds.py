@@ -17,7 +17,6 @@ from diffprune import training
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
 from diffprune.criteria import Magnitude
-from diffprune.draw import one_thread
 from diffprune.importance import layer_terms
 from diffprune.models.dense import SHIPPED
 from diffprune.models.diffusion_model import DiffusionModel
@@ -28,6 +27,7 @@ from diffprune.rule import Past, Rule
 from diffprune.runs.run import Round, Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.interrupt import Interrupted
+from diffprune.sampling.draw import one_thread
 from diffprune.selection import SELECTIONS
 from diffprune.stages import finetune
 from diffprune.surgery import cut, shapes

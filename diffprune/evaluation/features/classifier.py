@@ -37,7 +37,8 @@ def load_classifier(kind: type[Classifier], name: str, weights: str | None = Non
         with safe_open(path, "pt") as file:
             return network.eval(), float(file.metadata()["accuracy"])
     except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds no {name} classifier: make one with python -m diffprune.evaluation.features.{name} {path}") from error
+        raise UserError(f"{path} holds no {name} classifier: make one with "
+                        f"python -m diffprune.evaluation.features.{name} {path}") from error
 
 
 def save(network: Classifier, accuracy: float, path: Path) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from diffprune.runtime.errors import UserError
-from diffprune.workers import Workers, leave_with_parent
+from diffprune.sampling.workers import Workers, leave_with_parent
 
 ROOT = Path(__file__).parent.parent     # not from the conftest, which every worker would import torch for
 
 PARENT = """
 import sys
-from tests.test_workers import Workers, until_the_parent_is_gone
+from tests.sampling.test_workers import Workers, until_the_parent_is_gone
 if __name__ == "__main__":
     with Workers(1, until_the_parent_is_gone, sys.argv[1]) as workers:
         workers.attend()

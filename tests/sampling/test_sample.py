@@ -14,11 +14,11 @@ import pytest
 from diffusers import DDIMScheduler
 from omegaconf import DictConfig
 
-from diffprune import draw
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
+from diffprune.sampling import draw
 from diffprune.stages import sample
 from diffprune.tracking.tracker import Tracker
 from tests.conftest import ROOT, tiny_unet
@@ -50,7 +50,7 @@ def joining(run: Run, *options: str) -> subprocess.Popen:
 
 def test_one_process_starts_no_other(prepared: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, run = prepared
-    monkeypatch.setattr("diffprune.workers.Workers.start", lambda self: pytest.fail("started") if self.count else None)
+    monkeypatch.setattr("diffprune.sampling.workers.Workers.start", lambda self: pytest.fail("started") if self.count else None)
     sample.stage(cfg, run, Tracker())
     assert np.load(run.images).shape == (IMAGES, 8, 8, 1)
     assert {file.name for file in run.samples.iterdir()} == {"images.npy", "grid.png", "samples.json"}

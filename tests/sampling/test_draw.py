@@ -8,10 +8,12 @@ import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 
-from diffprune import draw as module
-from diffprune.draw import draw, draw_all, drawing, grid, plan, shared_images, shared_path
 from diffprune.models.model_folder import DiffusionModel
-from diffprune.parts import Parts
+from diffprune.sampling import draw as module
+from diffprune.sampling.draw import draw, draw_all, drawing, shared_images, shared_path
+from diffprune.sampling.grid import grid
+from diffprune.sampling.protocol import plan
+from diffprune.sampling.shards import Parts
 from tests.conftest import tiny_unet
 
 
@@ -110,7 +112,7 @@ def test_the_share_that_joins_says_once_what_it_waits_for(model: DiffusionModel,
                                                            monkeypatch: pytest.MonkeyPatch,
                                                            caplog: pytest.LogCaptureFixture) -> None:
     """Of three processes the second has drawn its parts, the third joins in after a while."""
-    caplog.set_level("INFO", "diffprune.draw")
+    caplog.set_level("INFO", "diffprune.sampling.draw")
     monkeypatch.setattr(module, "POLL", 0)
     cfg, looks = config("sampler.steps=2", "sampler.batch=2", "evaluate.images=9"), []
 

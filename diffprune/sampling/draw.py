@@ -5,27 +5,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
-from PIL import Image
+from omegaconf import DictConfig
 
 from diffprune.diffusion.pixels import to_uint8
 from diffprune.diffusion.process import SPACINGS, ddim
 from diffprune.diffusion.randomness import Noise
-from diffprune.models.dense import load_dense
 from diffprune.models.device import autocast, formatted
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.parts import Parts
 from diffprune.runs.cache import Cache
-from diffprune.runtime.files import atomic_file
 from diffprune.runtime.progress import progress
+from diffprune.sampling.protocol import image_key, plan
+from diffprune.sampling.shards import Parts
 
 log = logging.getLogger(__name__)
-
-GAP = 128      # grey: an image's black or white border stays visible
 POLL = 0.2     # seconds between two looks at what other processes have drawn
 
 
@@ -99,17 +94,6 @@ def draw_one(model: DiffusionModel, cfg: DictConfig, parts: Parts) -> bool:
     return False
 
 
-def plan(model: DiffusionModel, cfg: DictConfig) -> dict[str, Any]:
-    """What decides the bits of every image, beside the number of images in a batch."""
-    return image_key(model, cfg) | {"device": model.device.type}
-
-
-def image_key(model: DiffusionModel, cfg: DictConfig) -> dict[str, Any]:
-    memory = {} if cfg.memory_format == "contiguous" else {"memory_format": cfg.memory_format}
-    return memory | {"model": model.key, "images": cfg.evaluate.images, "precision": cfg.precision,
-                     "sampler": sampler_protocol(cfg)}
-
-
 def shared_path(model: DiffusionModel, cfg: DictConfig) -> Path:
     """Where the cache has the images of a model that several runs compare with."""
     return Cache(Path(cfg.paths.cache)).path("images", image_key(model, cfg), ".npy")
@@ -121,34 +105,3 @@ def shared_images(model: DiffusionModel, cfg: DictConfig, what: str) -> np.ndarr
     if not path.exists():
         draw_all(model, cfg, path, what)
     return np.load(path, mmap_mode="r")
-
-
-def sampler_protocol(cfg: DictConfig) -> dict:
-    """The sampler's options that change an image; guidance only where there is any."""
-    options = OmegaConf.to_container(cfg.sampler, resolve=True)
-    unused = {"batch", "processes"} | ({"guidance"} if options["guidance"] is None else set())
-    return {name: value for name, value in options.items() if name not in unused}
-
-
-def grid(rows: list[np.ndarray], path: Path, gap: int = 1) -> None:
-    """One PNG: each of `rows` (uint8 [n, H, W, C]) a row of images, `gap` grey pixels between them."""
-    def line(images: np.ndarray) -> np.ndarray:
-        padded = np.pad(images, ((0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=GAP)
-        return np.concatenate(list(padded), axis=1)
-    picture = np.pad(np.concatenate([line(row) for row in rows]), ((0, gap), (0, gap), (0, 0)), constant_values=GAP)
-    with atomic_file(path) as partial:
-        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(partial, format="PNG")
-
-
-class Preview:
-    """The same few images at every look: the dense model above the one in training, from the same noise."""
-
-    def __init__(self, cfg: DictConfig, count: int = 8) -> None:
-        self.cfg, self.indices, self.dense = cfg, range(count), None
-
-    def draw(self, model: DiffusionModel, path: Path) -> None:
-        """Writes the grid of `model` as it is now; without a dense checkpoint it has one row."""
-        if self.dense is None and self.cfg.model.checkpoint is not None:
-            self.dense = draw(load_dense(self.cfg).to(model.device), self.indices, self.cfg)
-        rows = [] if self.dense is None else [self.dense]
-        grid([*rows, draw(model, self.indices, self.cfg)], path)

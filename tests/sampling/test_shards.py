@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffprune.parts import Parts
+from diffprune.sampling.shards import Parts
 
 MEGABYTE = 2**20
 
