@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_PUBLIC = {"load_pipeline": "diffprune.models.model_folder", "prune": "diffprune.surgery"}
+_PUBLIC = {"load_pipeline": "diffprune.models.model_folder", "prune": "diffprune.pruning.api"}
 
 
 def __getattr__(name: str) -> Any:

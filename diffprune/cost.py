@@ -35,8 +35,8 @@ def sizes(overrides: list[str]) -> dict[str, int]:
     cfg = composed(overrides)
     check_values(cfg)
     check_pruner(cfg.pruner)
-    from diffprune.criteria import Random  # seconds of imports: a mistake is told before them
-    from diffprune.surgery import asked, cut
+    from diffprune.pruning.criteria import Random  # seconds of imports: a mistake is told before them
+    from diffprune.pruning.surgery import asked, cut
     unet = skeleton(cfg)
     dense = true_macs(unet)
     report = cut(unet, Random(), nominal_ratio(cfg, unet), **asked(cfg))
@@ -46,10 +46,10 @@ def sizes(overrides: list[str]) -> dict[str, int]:
 
 def nominal_ratio(cfg: "DictConfig", unet: nn.Module) -> float:
     """The ratio that is asked for, or that a target finds; UserError where it takes more than the network's shape."""
-    from diffprune.criteria import Random
+    from diffprune.pruning.criteria import Random
+    from diffprune.pruning.surgery import asked
+    from diffprune.pruning.target import distinct_ratios, find, size_share
     from diffprune.runtime.errors import UserError
-    from diffprune.surgery import asked
-    from diffprune.target import distinct_ratios, find, size_share
     if cfg.pruner.scope != "local":
         raise UserError(f"pruner.scope={cfg.pruner.scope} decides widths by scores: run python -m diffprune … until=prune")
     if cfg.pruner.target.latency is not None:

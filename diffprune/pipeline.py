@@ -61,7 +61,7 @@ class Stages:
 
     def begin(self) -> Tracker:
         """What any stage will need is looked for before the first one starts; then the first process's tracker opens."""
-        import_module("diffprune.models").device_of(self.cfg)
+        import_module("diffprune.models.device").device_of(self.cfg)
         if not self.ranks.first:
             return Tracker()
         if self.cfg.until == STAGES[-1]:

@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from diffprune import criteria
 from diffprune.data.digits import load
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.importance import walk
 from diffprune.models.dense import SHIPPED
 from diffprune.models.model_folder import load_model
-from diffprune.selection import SELECTIONS
-from diffprune.surgery import PruneReport, cut
+from diffprune.pruning import criteria
+from diffprune.pruning.importance import walk
+from diffprune.pruning.prune_report import PruneReport
+from diffprune.pruning.selection import SELECTIONS
+from diffprune.pruning.surgery import cut
 from experiments.blocks import replaced
 
 PAGE = Path(__file__).parent.parent / "docs" / "criteria.md"

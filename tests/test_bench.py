@@ -16,7 +16,7 @@ from diffprune.bench.setting import Setting
 from diffprune.bench.table import table
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.gradient_sum import Calibration
+from diffprune.pruning.gradients import Calibration
 from diffprune.training import draw
 from tests.conftest import ROOT
 

@@ -7,13 +7,13 @@ import torch
 import torch_pruning as tp
 from diffusers import DDIMScheduler
 
-from diffprune import criteria
-from diffprune.importance import GRADIENT_TERMS, layer_terms, walk
 from diffprune.models.cost import example_inputs
 from diffprune.models.model_folder import DiffusionModel
-from diffprune.selection import PaperSelection, TorchPruningSelection
-from diffprune.surgery import cut
-from diffprune.timesteps import gate
+from diffprune.pruning import criteria
+from diffprune.pruning.importance import GRADIENT_TERMS, layer_terms, walk
+from diffprune.pruning.selection import PaperSelection, TorchPruningSelection
+from diffprune.pruning.surgery import cut
+from diffprune.pruning.timesteps import gate
 from tests.conftest import tiny_unet
 
 

@@ -16,18 +16,18 @@ from diffprune import ema
 from diffprune.bench import plain
 from diffprune.bench.clock import Work
 from diffprune.bench.setting import Setting
-from diffprune.criteria import Criterion, DiffPruning, FirstOrderTaylor, SecondOrderTaylor
 from diffprune.diffusion.pixels import batches, to_uint8
 from diffprune.diffusion.process import SPACINGS, ddim
 from diffprune.evaluation.feature_statistics import Portrait
 from diffprune.evaluation.features.extractor import Extractor
-from diffprune.gradient_sum import NOTHING, Calibration
-from diffprune.importance import layer_terms
 from diffprune.journal import Journal
 from diffprune.models.device import placed
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.pruning.criteria import Criterion, DiffPruning, FirstOrderTaylor, SecondOrderTaylor
+from diffprune.pruning.gradients import NOTHING, Calibration
+from diffprune.pruning.importance import layer_terms
+from diffprune.pruning.surgery import asked, cut
 from diffprune.state import write_state
-from diffprune.surgery import asked, cut
 from diffprune.training import Training, draw
 
 Works = dict[str, Work]

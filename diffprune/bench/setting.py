@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from diffprune.bench.clock import processor
 from diffprune.config.compose import composed
 from diffprune.config.validation import check_values
-from diffprune.criteria import Random
 from diffprune.diffusion.pixels import from_uint8
 from diffprune.diffusion.randomness import generator, noise_for
 from diffprune.models.cost import measure
 from diffprune.models.dense import load_dense
 from diffprune.models.device import device_of
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.surgery import asked, cut
+from diffprune.pruning.criteria import Random
+from diffprune.pruning.surgery import asked, cut
 
 SEED = 0
 

@@ -12,18 +12,18 @@ from omegaconf import DictConfig
 from safetensors import safe_open
 from torch import nn
 
-from diffprune.criteria import Criterion
 from diffprune.evaluation.latency import ROUNDS, Latency, latency_share
-from diffprune.importance import Terms
 from diffprune.models.dense import load_start
 from diffprune.models.device import autocast, device_of, formatted
 from diffprune.models.model_folder import save_model
-from diffprune.prune_report import PruneReport
+from diffprune.pruning.criteria import Criterion
+from diffprune.pruning.importance import Terms
+from diffprune.pruning.prune_report import PruneReport
+from diffprune.pruning.selection import SELECTIONS
+from diffprune.pruning.surgery import asked, cut, reinitialise
+from diffprune.pruning.target import Found, distinct_ratios, find, size_share
 from diffprune.runs.run import Run
 from diffprune.runtime.files import write_json
-from diffprune.selection import SELECTIONS
-from diffprune.surgery import asked, cut, reinitialise
-from diffprune.target import Found, distinct_ratios, find, size_share
 from diffprune.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)

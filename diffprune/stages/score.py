@@ -12,21 +12,21 @@ from omegaconf import DictConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffprune.criteria import Criterion
 from diffprune.data import load_images
 from diffprune.data.loading.record import list_skipped
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.gradient_sum import Calibration, GradientSum
-from diffprune.importance import Terms, layer_terms
 from diffprune.models.dense import load_start
 from diffprune.models.device import autocast, device_of
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.pruning.criteria import Criterion
+from diffprune.pruning.gradient_cache import StoredWalk
+from diffprune.pruning.gradients import Calibration, GradientSum
+from diffprune.pruning.importance import Terms, layer_terms
+from diffprune.pruning.timesteps import Gate, Policy, gate
 from diffprune.runs.cache import Cache
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file
-from diffprune.stored_walk import StoredWalk
-from diffprune.timesteps import Gate, Policy, gate
 from diffprune.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)

@@ -159,7 +159,7 @@ def test_a_value_outside_its_range_is_named(config, override: str, words: str) -
 def test_the_choices_are_those_that_exist() -> None:
     from diffprune.diffusion.process import SPACINGS
     from diffprune.evaluation.features import EXTRACTORS
-    from diffprune.selection import SELECTIONS
+    from diffprune.pruning.selection import SELECTIONS
     assert validation.CHOICES["sampler.spacing"] == tuple(SPACINGS)
     assert validation.CHOICES["pruner.selection"] == tuple(SELECTIONS)
     assert validation.CHOICES["evaluate.features"] == tuple(EXTRACTORS)

@@ -11,10 +11,10 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
 import diffprune
-from diffprune import criteria
 from diffprune.models.model_folder import WEIGHTS, DiffusionModel, load_model, save_model
+from diffprune.pruning import criteria
+from diffprune.pruning.api import prune
 from diffprune.runtime.errors import UserError
-from diffprune.surgery import prune
 from tests.conftest import ROOT, tiny_unet
 
 

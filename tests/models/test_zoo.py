@@ -4,14 +4,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel, VQModel
 
-from diffprune import criteria
 from diffprune.models.cost import measure
 from diffprune.models.dense import blank_model
 from diffprune.models.families.latent import ClassEmbedder
 from diffprune.models.formats import compvis_config, ddim
 from diffprune.models.formats.compvis import build
 from diffprune.models.model_folder import DiffusionModel
-from diffprune.surgery import cut
+from diffprune.pruning import criteria
+from diffprune.pruning.surgery import cut
 from tests.models.test_formats_compvis import IMAGENET
 
 DATASETS = {"ddpm_cifar10": "cifar10", "ddpm_celeba": "celeba", "ddpm_lsun_church": "lsun_church",

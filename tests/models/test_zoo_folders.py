@@ -7,10 +7,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.criteria import Random
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
-from diffprune.surgery import cut
+from diffprune.pruning.criteria import Random
+from diffprune.pruning.surgery import cut
 from tests.models.test_model_folder import digests
 
 MODELS = ("ddpm_cifar10", "ddpm_celeba", "ddpm_lsun_church", "ddpm_lsun_bedroom", "ldm_imagenet")

@@ -16,25 +16,25 @@ from torch import Tensor, nn
 from diffprune import training
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
-from diffprune.criteria import Magnitude
-from diffprune.importance import layer_terms
 from diffprune.models.dense import SHIPPED
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pipeline import reproduce
-from diffprune.prune_report import PruneReport
-from diffprune.rule import Past, Rule
+from diffprune.pruning.allocation import Past, Rule
+from diffprune.pruning.criteria import Magnitude
+from diffprune.pruning.importance import layer_terms
+from diffprune.pruning.prune_report import PruneReport
+from diffprune.pruning.selection import SELECTIONS
+from diffprune.pruning.surgery import cut, shapes
 from diffprune.runs.run import Round, Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.interrupt import Interrupted
 from diffprune.sampling.draw import one_thread
-from diffprune.selection import SELECTIONS
 from diffprune.stages import finetune
-from diffprune.surgery import cut, shapes
 from diffprune.tracking.tracker import Tracker
 from tests.conftest import tiny_unet, tuned
+from tests.pruning.test_heads import MODELS, gated
 from tests.test_finetune import SHORT, ask, pruned
-from tests.test_heads import MODELS, gated
 from tests.test_processes import ended, start
 
 TENTHS = (.1, .2, .3, .4, .5, .6, .7)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from diffprune.criteria import (
+from diffprune.diffusion.randomness import generator
+from diffprune.pruning.criteria import (
     DiffPruning,
     DiffusersScript,
     FirstOrderTaylor,
@@ -14,7 +15,6 @@ from diffprune.criteria import (
     TorchPruningTaylor,
     reduce_term,
 )
-from diffprune.diffusion.randomness import generator
 
 W = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]], [[[-1.0, 1.0]], [[2.0, -2.0]]]])     # [2 out, 2 in, 1, 2]
 G = torch.tensor([[[[1.0, -1.0]], [[1.0, 5.0]]], [[[2.0, 0.5]], [[1.0, 1.0]]]])

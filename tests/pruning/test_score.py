@@ -15,7 +15,7 @@ from diffprune.report.finished import read_scoring
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import score
-from tests.test_stored_walk import TIMESTEPS, small_model
+from tests.pruning.test_gradient_cache import TIMESTEPS, small_model
 
 
 @pytest.fixture

@@ -16,13 +16,14 @@ from typing import Any
 
 from torch import nn
 
-from diffprune.criteria import Criterion
-from diffprune.groups import Graph
-from diffprune.importance import Terms
 from diffprune.models.cost import example_inputs
+from diffprune.pruning.criteria import Criterion
+from diffprune.pruning.dependency import Graph
+from diffprune.pruning.importance import Terms
+from diffprune.pruning.prune_report import PruneReport
+from diffprune.pruning.selection import Selection
+from diffprune.pruning.surgery import cut, keeping_all
 from diffprune.runtime.errors import UserError
-from diffprune.selection import Selection
-from diffprune.surgery import PruneReport, cut, keeping_all
 
 Share = Callable[[float], float]    # ratio -> what is left, as a share of dense
 

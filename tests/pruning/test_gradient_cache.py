@@ -10,13 +10,13 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
-from diffprune.gradient_sum import Calibration, GradientSum, trimmed
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
+from diffprune.pruning.gradient_cache import StoredWalk
+from diffprune.pruning.gradients import Calibration, GradientSum, trimmed
+from diffprune.pruning.timesteps import Gate, Largest, Weights, Window
 from diffprune.runs.run import Run
 from diffprune.stages import score
-from diffprune.stored_walk import StoredWalk
-from diffprune.timesteps import Gate, Largest, Weights, Window
 from tests.conftest import ROOT, tiny_unet
 
 TIMESTEPS = 16
@@ -186,14 +186,14 @@ def test_a_grid_of_criteria_thresholds_and_ratios_is_one_walk(config, tmp_path: 
     runs = set()
     for criterion in ("DiffPruning", "FirstOrderTaylor", "TorchPruningTaylor"):
         for threshold, ratio in product((0.0, 0.5, 0.9, 0.99), (0.2, 0.3, 0.4)):
-            cfg.pruner.criterion._target_ = f"diffprune.criteria.{criterion}"
+            cfg.pruner.criterion._target_ = f"diffprune.pruning.criteria.{criterion}"
             cfg.pruner.threshold, cfg.pruner.ratio = threshold, ratio
             run = Run.of(cfg)
             score.stage(cfg, run, None)
             runs.add(run.scores)
     assert len(runs) == 3 * 4 * 3
     assert counted.since() == TIMESTEPS
-    cfg.pruner.criterion._target_, cfg.pruner.threshold = "diffprune.criteria.DiffusersScript", 0.0    # of the mean loss
+    cfg.pruner.criterion._target_, cfg.pruner.threshold = "diffprune.pruning.criteria.DiffusersScript", 0.0
     cfg.pruner.thresholds = None
     score.stage(cfg, Run.of(cfg), None)
     assert counted.since() == 0
@@ -205,7 +205,7 @@ PROCESS = """
 import sys
 from pathlib import Path
 from diffprune.runs.cache import Cache
-from diffprune.stored_walk import StoredWalk
+from diffprune.pruning.gradient_cache import StoredWalk
 from tests import test_stored_walk as t
 import pytest
 counted = t.Counted(pytest.MonkeyPatch())

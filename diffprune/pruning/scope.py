@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from diffprune.selection import removal_count
+from diffprune.pruning.selection import removal_count
 
 
 @dataclass(frozen=True)

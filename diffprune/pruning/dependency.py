@@ -13,7 +13,7 @@ import torch_pruning as tp
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from diffprune.criteria import Slice
+from diffprune.pruning.criteria import Slice
 
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 SCORED = (nn.Conv2d, nn.Linear, *NORMS)

@@ -10,12 +10,13 @@ from diffusers import DDIMScheduler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffprune import criteria
-from diffprune.importance import layer_terms
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
-from diffprune.selection import removal_count
-from diffprune.surgery import cut, prune, reinitialise
+from diffprune.pruning import criteria
+from diffprune.pruning.api import prune
+from diffprune.pruning.importance import layer_terms
+from diffprune.pruning.selection import removal_count
+from diffprune.pruning.surgery import cut, reinitialise
 from tests.conftest import tiny_unet
 
 

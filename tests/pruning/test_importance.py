@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from diffprune.criteria import reduce_term
 from diffprune.diffusion.process import add_noise
-from diffprune.importance import layer_terms, walk
 from diffprune.models.model_folder import DiffusionModel
+from diffprune.pruning.criteria import reduce_term
+from diffprune.pruning.importance import layer_terms, walk
 from tests.conftest import tiny_unet
 
 

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffprune.gradient_sum import NOTHING, Calibration, GradientSum, trimmed
+from diffprune.pruning.gradients import NOTHING, Calibration, GradientSum, trimmed
+from diffprune.pruning.timesteps import Policy
 from diffprune.runtime.files import atomic_file, remove, sweep_partials
-from diffprune.timesteps import Policy
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffprune.selection import PaperSelection, TorchPruningSelection, removal_count
+from diffprune.pruning.selection import PaperSelection, TorchPruningSelection, removal_count
 
 expendable = PaperSelection().choose
 

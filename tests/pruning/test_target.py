@@ -10,22 +10,22 @@ import torch
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
 from diffprune.cost import sizes
-from diffprune.criteria import DiffPruning, Magnitude
 from diffprune.evaluation import latency
 from diffprune.evaluation.latency import Latency, latency_share
-from diffprune.importance import layer_terms
 from diffprune.models.cost import measure
 from diffprune.models.model_folder import load_model, save_model
+from diffprune.pruning.criteria import DiffPruning, Magnitude
+from diffprune.pruning.importance import layer_terms
+from diffprune.pruning.selection import PaperSelection, TorchPruningSelection
+from diffprune.pruning.surgery import cut
+from diffprune.pruning.target import distinct_ratios, find, short_decimal, size_share
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
-from diffprune.selection import PaperSelection, TorchPruningSelection
 from diffprune.stages import prune, score
-from diffprune.surgery import cut
-from diffprune.target import distinct_ratios, find, short_decimal, size_share
 from tests.conftest import tiny_unet
-from tests.test_stored_walk import small_model
-from tests.test_surgery import scored
+from tests.pruning.test_gradient_cache import small_model
+from tests.pruning.test_surgery import scored
 
 
 def hollow() -> torch.nn.Module:

@@ -6,10 +6,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffprune.groups import Group
-from diffprune.prune_report import PruneReport
-from diffprune.scope import SCOPES, Ranked, portions_to_remove
-from diffprune.selection import Fits, PaperSelection, Selection, anything, first_portions, head_portions, whole_heads
+from diffprune.pruning.dependency import Group
+from diffprune.pruning.prune_report import PruneReport
+from diffprune.pruning.scope import SCOPES, Ranked, portions_to_remove
+from diffprune.pruning.selection import (
+    Fits,
+    PaperSelection,
+    Selection,
+    anything,
+    first_portions,
+    head_portions,
+    whole_heads,
+)
 
 HEADS = ("equal", "whole")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffprune.criteria import reduce_term
-from diffprune.gradient_sum import Calibration, Gradients, scored
 from diffprune.models.model_folder import DiffusionModel
-from diffprune.timesteps import Gate
+from diffprune.pruning.criteria import reduce_term
+from diffprune.pruning.gradients import Calibration, Gradients, scored
+from diffprune.pruning.timesteps import Gate
 
 Terms = dict[str, dict[str, Tensor]]    # {term: {layer: [O, I] or [C]}}
 

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffprune import criteria
 from diffprune.diffusion.process import ddim, quad_timesteps, uniform_timesteps
 from diffprune.diffusion.randomness import generator
-from diffprune.groups import Graph
-from diffprune.importance import Walk, layer_terms, walk
 from diffprune.models.cost import example_inputs
 from diffprune.models.formats.read import read_model
 from diffprune.models.model_folder import DiffusionModel
-from diffprune.surgery import cut
+from diffprune.pruning import criteria
+from diffprune.pruning.dependency import Graph
+from diffprune.pruning.importance import Walk, layer_terms, walk
+from diffprune.pruning.surgery import cut
 
 pytestmark = pytest.mark.slow
 

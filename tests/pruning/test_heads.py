@@ -16,19 +16,21 @@ from torch import Tensor, nn
 
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import CHOICES, check
-from diffprune.criteria import Magnitude, Random
-from diffprune.groups import Graph
-from diffprune.importance import layer_terms
 from diffprune.models.cost import example_inputs
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, load_pipeline, save_model
 from diffprune.models.widths import synchronise
 from diffprune.pipeline import reproduce
-from diffprune.rule import HEADS, Rule
+from diffprune.pruning.allocation import HEADS, Rule
+from diffprune.pruning.api import prune
+from diffprune.pruning.criteria import Magnitude, Random
+from diffprune.pruning.dependency import Graph
+from diffprune.pruning.importance import layer_terms
+from diffprune.pruning.prune_report import PruneReport
+from diffprune.pruning.selection import PaperSelection, TorchPruningSelection, removal_count, whole_heads
+from diffprune.pruning.surgery import cut, cut_group, keeping_all
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
-from diffprune.selection import PaperSelection, TorchPruningSelection, removal_count, whole_heads
-from diffprune.surgery import PruneReport, cut, cut_group, keeping_all, prune
 from tests.conftest import tiny_unet
 from tests.models.test_model_folder import digests
 

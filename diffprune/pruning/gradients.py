@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from diffprune.diffusion.process import add_noise
-from diffprune.groups import SCORED
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.pruning.dependency import SCORED
+from diffprune.pruning.timesteps import Policy
 from diffprune.runtime.progress import progress
-from diffprune.timesteps import Policy
 
 Gradients = dict[str, Tensor]       # {layer: gradient of its weight}, float32; a layer without gradient is left out
 

@@ -10,18 +10,18 @@ from diffusers import DDIMScheduler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffprune import criteria
 from diffprune.config.validation import CHOICES
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
-from diffprune.rule import Rule
-from diffprune.scope import SCOPES, Global, Isomorphic, Ranked, portions_to_remove
-from diffprune.selection import PaperSelection, TorchPruningSelection
-from diffprune.surgery import cut
+from diffprune.pruning import criteria
+from diffprune.pruning.allocation import Rule
+from diffprune.pruning.scope import SCOPES, Global, Isomorphic, Ranked, portions_to_remove
+from diffprune.pruning.selection import PaperSelection, TorchPruningSelection
+from diffprune.pruning.surgery import cut
 from tests.conftest import tiny_unet
-from tests.test_heads import MODELS
-from tests.test_heads import run as run_any
-from tests.test_surgery import CRITERIA, run, scored
+from tests.pruning.test_heads import MODELS
+from tests.pruning.test_heads import run as run_any
+from tests.pruning.test_surgery import CRITERIA, run, scored
 
 
 def ranked(root: str, *worth: float, size: int = 1, topology: str = "") -> Ranked:

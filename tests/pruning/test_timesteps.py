@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffprune.timesteps import Gate, Largest, Weights, Window, gate
+from diffprune.pruning.timesteps import Gate, Largest, Weights, Window, gate
 
 LOSS = torch.tensor([4.0, 10.0, 6.0, 0.9, 20.0])
 

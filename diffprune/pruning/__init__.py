@@ -1,0 +1,1 @@
+"""Which channels are expendable, and cutting them out."""
