@@ -17,7 +17,7 @@ from diffprune.bench.table import table
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.pruning.gradients import Calibration
-from diffprune.training import draw
+from diffprune.training.trainer import draw
 from tests.conftest import ROOT
 
 COMMAND = (sys.executable, "-m", "diffprune.bench")

@@ -12,7 +12,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from diffprune import ema
 from diffprune.bench import plain
 from diffprune.bench.clock import Work
 from diffprune.bench.setting import Setting
@@ -20,15 +19,16 @@ from diffprune.diffusion.pixels import batches, to_uint8
 from diffprune.diffusion.process import SPACINGS, ddim
 from diffprune.evaluation.feature_statistics import Portrait
 from diffprune.evaluation.features.extractor import Extractor
-from diffprune.journal import Journal
 from diffprune.models.device import placed
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.criteria import Criterion, DiffPruning, FirstOrderTaylor, SecondOrderTaylor
 from diffprune.pruning.gradients import NOTHING, Calibration
 from diffprune.pruning.importance import layer_terms
 from diffprune.pruning.surgery import asked, cut
-from diffprune.state import write_state
-from diffprune.training import Training, draw
+from diffprune.training import ema
+from diffprune.training.progress_log import Journal
+from diffprune.training.state_files import write_state
+from diffprune.training.trainer import Training, draw
 
 Works = dict[str, Work]
 

@@ -13,8 +13,8 @@ from diffprune.config.schema import EVALUATIONS_PER_STEP
 from diffprune.diffusion.pixels import batches
 from diffprune.evaluation.features.extractor import Extractor
 from diffprune.evaluation.pair_metrics import similarity
-from diffprune.journal import Journal
 from diffprune.tracking.tracker import Tracker
+from diffprune.training.progress_log import Journal
 
 STOPS = (40, 22, 18, 10)    # in the proportion of what T = 0, .01, .02, .05 keep of CIFAR-10's 1000: 1000, 540, 433, 249
 LATENCY_BATCHES = (1, 8, 64)

@@ -8,19 +8,19 @@ from omegaconf import DictConfig
 from diffprune.data import load_images
 from diffprune.data.loading.images import ImageSet
 from diffprune.data.loading.record import list_skipped
-from diffprune.journal import Journal
 from diffprune.models.device import placed
 from diffprune.models.model_folder import load_model, save_model
-from diffprune.rates import learning_rate
 from diffprune.runs.run import Run
 from diffprune.runtime.distributed import present
 from diffprune.runtime.files import remove
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.runtime.progress import progress
 from diffprune.sampling.preview import Preview
-from diffprune.state import keep_last, newest_state, read_state, write_state
 from diffprune.tracking.tracker import Tracker
-from diffprune.training import Training
+from diffprune.training.learning_rate import learning_rate
+from diffprune.training.progress_log import Journal
+from diffprune.training.state_files import keep_last, newest_state, read_state, write_state
+from diffprune.training.trainer import Training
 
 log = logging.getLogger(__name__)
 

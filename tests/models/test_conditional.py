@@ -15,7 +15,6 @@ from PIL import Image
 from diffprune.data import image_folder
 from diffprune.data.loading.images import Images
 from diffprune.diffusion.randomness import noise_for
-from diffprune.losses import Noised, squared_error
 from diffprune.models.dense import load_dense
 from diffprune.models.diffusion_model import DiffusionModel, pipeline_of, state_key
 from diffprune.models.families.latent import ClassEmbedder
@@ -23,6 +22,7 @@ from diffprune.models.model_folder import load_model, load_pipeline, save_model
 from diffprune.pruning.gradients import timestep_losses
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.draw import draw
+from diffprune.training.losses import Noised, squared_error
 from tests.conftest import ROOT, tiny_unet
 
 CLASSES = 10

@@ -13,7 +13,6 @@ from diffusers import DDIMScheduler
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from diffprune import training
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
 from diffprune.models.dense import SHIPPED
@@ -32,10 +31,11 @@ from diffprune.runtime.interrupt import Interrupted
 from diffprune.sampling.draw import one_thread
 from diffprune.stages import finetune
 from diffprune.tracking.tracker import Tracker
+from diffprune.training import trainer as training
 from tests.conftest import tiny_unet, tuned
 from tests.pruning.test_heads import MODELS, gated
-from tests.test_finetune import SHORT, ask, pruned
-from tests.test_processes import ended, start
+from tests.training.test_finetune import SHORT, ask, pruned
+from tests.training.test_processes import ended, start
 
 TENTHS = (.1, .2, .3, .4, .5, .6, .7)
 

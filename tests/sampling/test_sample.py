@@ -50,7 +50,8 @@ def joining(run: Run, *options: str) -> subprocess.Popen:
 
 def test_one_process_starts_no_other(prepared: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, run = prepared
-    monkeypatch.setattr("diffprune.sampling.workers.Workers.start", lambda self: pytest.fail("started") if self.count else None)
+    monkeypatch.setattr("diffprune.sampling.workers.Workers.start",
+                        lambda self: pytest.fail("started") if self.count else None)
     sample.stage(cfg, run, Tracker())
     assert np.load(run.images).shape == (IMAGES, 8, 8, 1)
     assert {file.name for file in run.samples.iterdir()} == {"images.npy", "grid.png", "samples.json"}

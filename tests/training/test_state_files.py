@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from diffprune import state
-from diffprune.state import Damaged, keep_last, newest_state, read_state, write_state
+from diffprune.training import state_files as state
+from diffprune.training.state_files import Damaged, keep_last, newest_state, read_state, write_state
 
 TENSORS = {"weight/0": torch.arange(6.0).view(2, 3), "step": torch.tensor(3), "half": torch.ones(4, dtype=torch.bfloat16)}
 

@@ -15,15 +15,15 @@ from accelerate.utils import GradientAccumulationPlugin
 from omegaconf import DictConfig
 from torch import Tensor
 
-from diffprune import ema
 from diffprune.diffusion.process import antithetic_timesteps
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.dropout import set_dropout
-from diffprune.losses import LOSSES, Noised, min_snr
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.rates import learning_rate
 from diffprune.runtime.distributed import Ranks
 from diffprune.runtime.errors import UserError
+from diffprune.training import ema
+from diffprune.training.dropout import set_dropout
+from diffprune.training.learning_rate import learning_rate
+from diffprune.training.losses import LOSSES, Noised, min_snr
 
 
 class Training:

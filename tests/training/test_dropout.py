@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.dropout import BatchDropout, set_dropout
+from diffprune.training.dropout import BatchDropout, set_dropout
 from tests.conftest import tiny_unet
 
 X, T = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8)

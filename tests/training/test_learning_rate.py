@@ -3,7 +3,7 @@
 import pytest
 
 from diffprune.config.validation import CHOICES
-from diffprune.rates import RATES, learning_rate
+from diffprune.training.learning_rate import RATES, learning_rate
 from tests.conftest import tuned
 
 STEPS = ("schedule.steps=100", "schedule.lr=0.5")

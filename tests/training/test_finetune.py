@@ -21,9 +21,6 @@ from diffusers import DDIMScheduler
 from omegaconf import DictConfig
 from safetensors import SafetensorError
 
-from diffprune import state
-from diffprune.journal import Journal
-from diffprune.losses import NoisePrediction
 from diffprune.models.device import device_of
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
@@ -33,9 +30,12 @@ from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.stages import finetune
-from diffprune.state import read_state
 from diffprune.tracking.tracker import Tracker
-from diffprune.training import Training
+from diffprune.training import state_files as state
+from diffprune.training.losses import NoisePrediction
+from diffprune.training.progress_log import Journal
+from diffprune.training.state_files import read_state
+from diffprune.training.trainer import Training
 from tests.conftest import tiny_unet, tuned
 
 STEPS = 8

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffprune.ema import decay, follow, swap
+from diffprune.training.ema import decay, follow, swap
 from tests.conftest import tuned
 
 

@@ -9,12 +9,12 @@ import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
-from diffprune.losses import Noised
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.distributed import Ranks
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.interrupt import Interrupt, Interrupted
-from diffprune.training import Training, check_split, draw
+from diffprune.training.losses import Noised
+from diffprune.training.trainer import Training, check_split, draw
 from tests.conftest import tiny_unet, tuned
 
 X_0 = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -26,7 +26,7 @@ from diffprune.stages import finetune
 from diffprune.tracking.tracker import Tracker
 from tests import data_sets_on_disk as made
 from tests.conftest import ROOT, tiny_unet, tuned
-from tests.test_finetune import SHORT, digest, pruned
+from tests.training.test_finetune import SHORT, digest, pruned
 
 pytestmark = pytest.mark.slow
 LATE = "another process of this run is gone"
