@@ -6,14 +6,14 @@ from functools import cached_property
 from typing import Any
 
 from diffprune.config.schema import evaluations
-from diffprune.report.comparison import grouped, parts_of, protocol_differences, protocol_of, sentence
 from diffprune.report.finished import Finished
-from diffprune.report.published import PUBLISHED_ON, numbers
-from diffprune.report.quantities import MAIN, Quantity, quantities
-from diffprune.report.rows import Numbers, Spread, compared, dense
-from diffprune.report.rows import Row as Measured
-from diffprune.report.table import Table as Shown
-from diffprune.report.table import listed
+from diffprune.report.tables.comparison import grouped, parts_of, protocol_differences, protocol_of, sentence
+from diffprune.report.tables.published import PUBLISHED_ON, numbers
+from diffprune.report.tables.quantities import MAIN, Quantity, quantities
+from diffprune.report.tables.rows import Numbers, Spread, compared, dense
+from diffprune.report.tables.rows import Row as Measured
+from diffprune.report.tables.table import Table as Shown
+from diffprune.report.tables.table import listed
 from diffprune.runtime.errors import UserError
 from experiments.cells import Cell
 from experiments.declared import Row, Table

@@ -8,8 +8,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffprune.report.quantities import Quantity, features_in, quantities
-from diffprune.report.svg import SVG_METADATA
+from diffprune.report.figures.svg import SVG_METADATA
+from diffprune.report.tables.quantities import Quantity, features_in, quantities
 from experiments.beside import Line
 from experiments.declared import Table
 

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from diffprune.report import run_table
-from diffprune.report.comparison import compare
 from diffprune.report.finished import Finished, find
-from diffprune.report.quantities import MAIN
+from diffprune.report.tables.comparison import compare
+from diffprune.report.tables.quantities import MAIN
 from diffprune.runs.run import Run
 from diffprune.runs.status import Standing
 from diffprune.runtime.command_line import one_sentence

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from diffprune.report import write_comparison
-from diffprune.report.comparison import protocol_differences, protocol_of, sentence
-from diffprune.report.published import Published
-from diffprune.report.table import Table as Shown
+from diffprune.report.tables.comparison import protocol_differences, protocol_of, sentence
+from diffprune.report.tables.published import Published
+from diffprune.report.tables.table import Table as Shown
 from diffprune.runtime.files import atomic_file
 from diffprune.runtime.progress import duration
 from experiments.beside import RULE, Line, beside, comparable, mixed

@@ -12,7 +12,7 @@ from experiments import dashboard
 from experiments.__main__ import main
 from experiments.cells import plan
 from experiments.dashboard import Dashboard, id_of
-from tests.test_report import DENSE, DENSE_METRICS, make_run
+from tests.report.test_report import DENSE, DENSE_METRICS, make_run
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from diffprune.report.quantities import Quantity
-from diffprune.report.rows import Spread
+from diffprune.report.tables.quantities import Quantity
+from diffprune.report.tables.rows import Spread
 from diffprune.runtime.errors import UserError
 from experiments.__main__ import main
 from experiments.beside import Line, axes, beside, comparable, matches

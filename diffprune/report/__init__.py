@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from diffprune.report.comparison_page import write_comparison
 from diffprune.report.finished import Finished
-from diffprune.report.quantities import REPORT
-from diffprune.report.rows import states
-from diffprune.report.run_page import write_page
-from diffprune.report.table import Table, transposed
+from diffprune.report.pages.comparison_page import write_comparison
+from diffprune.report.pages.run_page import write_page
+from diffprune.report.tables.quantities import REPORT
+from diffprune.report.tables.rows import states
+from diffprune.report.tables.table import Table, transposed
 
 __all__ = ["run_table", "terminal_table", "write_comparison", "write_report"]
 

@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffprune.report.comparison import compare
-from diffprune.report.comparison_page import write_comparison
 from diffprune.report.finished import find, reached, read_all
-from diffprune.report.paired import compare_paired
-from diffprune.report.published import Published
-from diffprune.report.quantities import MAIN
+from diffprune.report.pages.comparison_page import write_comparison
+from diffprune.report.tables.comparison import compare
+from diffprune.report.tables.paired import compare_paired
+from diffprune.report.tables.published import Published
+from diffprune.report.tables.quantities import MAIN
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 

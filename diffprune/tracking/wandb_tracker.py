@@ -197,9 +197,9 @@ def widths_picture(name: str, report: dict[str, Any]) -> Any:
 
     from PIL import Image
 
-    from diffprune.report.channel_charts import width_chart
-    from diffprune.report.chart import Absent
-    from diffprune.report.drawn import drawn
+    from diffprune.report.figures.channels import width_chart
+    from diffprune.report.figures.chart import Absent
+    from diffprune.report.figures.drawn import drawn
     chart = width_chart([(name, report["layers"])])
     return None if isinstance(chart, Absent) else Image.open(io.BytesIO(drawn(chart).png))
 

@@ -9,12 +9,12 @@ from scipy.stats import ttest_rel
 
 from diffprune.report.__main__ import main, report
 from diffprune.report.finished import Finished, find
-from diffprune.report.paired import Difference, compare_paired, holm, paired_t_test
-from diffprune.report.quantities import Quantity
-from diffprune.report.table import Table
+from diffprune.report.tables.paired import Difference, compare_paired, holm, paired_t_test
+from diffprune.report.tables.quantities import Quantity
+from diffprune.report.tables.table import Table
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
-from tests.test_report import References, cells, make_run
+from tests.report.test_report import References, cells, make_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 FID = Quantity("fid_digits-cnn", "Fréchet distance (digits-cnn features) ↓")

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from diffprune.report.measures import MEASURES
-from diffprune.report.rows import Row
+from diffprune.report.tables.measures import MEASURES
+from diffprune.report.tables.rows import Row
 
 MISSING = "–"
 MAIN, REPORT, RECORD = range(3)     # shown in every table; in reports; for programs alone

@@ -1,7 +1,7 @@
 """The style sheet of every page, light and dark, wide and narrow."""
 
 # Near Okabe and Ito's colours, moved apart until with the dense model's grey any two differ to everybody, and each is dark
-# (light) enough for a line on its paper; tests/test_style.py has the bounds.
+# (light) enough for a line on its paper; tests/report/test_style.py has the bounds.
 PALETTE_LIGHT = ("#377ccc", "#d55e00", "#19734b", "#863c6c", "#5b4400", "#5499ca", "#1d296a")
 PALETTE_DARK = ("#56b5ea", "#fc8739", "#17ad73", "#ba82b5", "#f0e442", "#f2cd6c", "#bdccb1")
 DENSE_LIGHT, DENSE_DARK = "#7b7b7b", "#a3a3a3"

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffprune.report.chart import DENSE, Absent, Chart, Series
-from diffprune.report.comparison import configurations, dense_rows, flat, grouped, parts_of, titles, without_seed
+from diffprune.report.figures.chart import DENSE, Absent, Chart, Series
 from diffprune.report.finished import Finished
-from diffprune.report.quantities import MAIN, Quantity, features_in, quality
-from diffprune.report.rows import Row, compared
+from diffprune.report.tables.comparison import configurations, dense_rows, flat, grouped, parts_of, titles, without_seed
+from diffprune.report.tables.quantities import MAIN, Quantity, features_in, quality
+from diffprune.report.tables.rows import Row, compared
 
 WIDE = 8
 MACS, LATENCY = "macs", "latency_percent"

@@ -5,7 +5,7 @@ from itertools import groupby
 
 import numpy as np
 
-from diffprune.report.chart import Absent, Chart, Series, Stop
+from diffprune.report.figures.chart import Absent, Chart, Series, Stop
 from diffprune.report.finished import Finished, Scoring
 
 

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from diffprune.report.chart import DENSE, Chart, Matrix
-from diffprune.report.svg import COLOURS, INCHES, LIGHT, LOOK, SERIES, SVG_METADATA, embedded
-from diffprune.report.svg import DENSE as DENSE_CODE
-from diffprune.report.svg import GRID as GRID_CODE
-from diffprune.report.svg import INK as INK_CODE
+from diffprune.report.figures.chart import DENSE, Chart, Matrix
+from diffprune.report.figures.svg import COLOURS, INCHES, LIGHT, LOOK, SERIES, SVG_METADATA, embedded
+from diffprune.report.figures.svg import DENSE as DENSE_CODE
+from diffprune.report.figures.svg import GRID as GRID_CODE
+from diffprune.report.figures.svg import INK as INK_CODE
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")

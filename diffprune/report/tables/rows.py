@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from diffprune.report.finished import Finished
-from diffprune.report.measures import MEASURES
+from diffprune.report.tables.measures import MEASURES
 
 Numbers = dict[str, float | None]   # {quantity: value}; None where it was not measured
 

@@ -6,18 +6,18 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from diffprune.report import page, sections
-from diffprune.report.channel_charts import width_chart
-from diffprune.report.chart import Absent, Chart
+from diffprune.report.figures.channels import width_chart
+from diffprune.report.figures.chart import Absent, Chart
+from diffprune.report.figures.layers import in_order
+from diffprune.report.figures.timesteps import walk
+from diffprune.report.figures.training import healing
 from diffprune.report.finished import Finished
-from diffprune.report.layers import in_order
-from diffprune.report.provenance import absent, lacking, missing_table
-from diffprune.report.rows import dense, distance, final, states
-from diffprune.report.samples import own_samples
-from diffprune.report.script import TOUCH
-from diffprune.report.table import Table, transposed
-from diffprune.report.timestep_charts import walk
-from diffprune.report.training_charts import healing
+from diffprune.report.pages import page, sections
+from diffprune.report.pages.runs_table import absent, lacking, missing_table
+from diffprune.report.pages.samples import own_samples
+from diffprune.report.pages.script import TOUCH
+from diffprune.report.tables.rows import dense, distance, final, states
+from diffprune.report.tables.table import Table, transposed
 
 
 def write_page(run: Finished) -> Path:

@@ -18,11 +18,11 @@ from safetensors.numpy import save_file
 
 from diffprune.report import run_table, terminal_table, write_report
 from diffprune.report.__main__ import main, report
-from diffprune.report.comparison import compare
+from diffprune.report.figures.timesteps import spans
 from diffprune.report.finished import Finished, Scoring, find
-from diffprune.report.quantities import MAIN
-from diffprune.report.samples import own_samples
-from diffprune.report.timestep_charts import spans
+from diffprune.report.pages.samples import own_samples
+from diffprune.report.tables.comparison import compare
+from diffprune.report.tables.quantities import MAIN
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 

@@ -10,8 +10,8 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from diffprune.report.style import CSS
-from diffprune.report.table import MISSING, Table
+from diffprune.report.pages.style import CSS
+from diffprune.report.tables.table import MISSING, Table
 
 KINDS = {"md": "text/markdown", "csv": "text/csv", "tex": "text/x-tex", "svg": "image/svg+xml", "png": "image/png"}
 

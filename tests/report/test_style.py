@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffprune.report.style import DENSE_DARK, DENSE_LIGHT, PALETTE_DARK, PALETTE_LIGHT, PAPER_DARK, PAPER_LIGHT
+from diffprune.report.pages.style import DENSE_DARK, DENSE_LIGHT, PALETTE_DARK, PALETTE_LIGHT, PAPER_DARK, PAPER_LIGHT
 
 # What a severe deficiency makes of linear RGB: Machado, Oliveira, Fernandes, "A Physiologically-based Model for Simulation
 # of Color Vision Deficiency", IEEE TVCG 15(6), 2009, table of severity 1.0.

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from diffprune.config.schema import STAGES
-from diffprune.report.chart import Absent, counted
-from diffprune.report.comparison import version_differences, versions_of
+from diffprune.report.figures.chart import Absent, counted
 from diffprune.report.finished import Finished
-from diffprune.report.table import MISSING, Table
+from diffprune.report.tables.comparison import version_differences, versions_of
+from diffprune.report.tables.table import MISSING, Table
 
 Missing = tuple[str, str]       # what is not there, and why
 NAMED = 3       # runs that lack the same are named up to this many

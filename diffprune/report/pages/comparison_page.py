@@ -7,10 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffprune.report import page, samples
-from diffprune.report.channel_charts import overlap, widths
-from diffprune.report.chart import counted
-from diffprune.report.comparison import (
+from diffprune.report.figures.channels import overlap, widths
+from diffprune.report.figures.chart import counted
+from diffprune.report.figures.quality import quality_charts
+from diffprune.report.figures.timesteps import loss_per_timestep
+from diffprune.report.finished import Finished
+from diffprune.report.pages import page, samples
+from diffprune.report.pages.run_page import write_page
+from diffprune.report.pages.runs_table import Missing, absent, lacking_seeds, missing_table, not_measured, provenance
+from diffprune.report.pages.script import FIGURES, TOUCH
+from diffprune.report.pages.sections import (
+    Drawings,
+    drawings,
+    figures,
+    missing_section,
+    sample_section,
+    write,
+    write_files,
+)
+from diffprune.report.tables.comparison import (
     compare,
     configurations,
     differences,
@@ -20,16 +35,9 @@ from diffprune.report.comparison import (
     version_differences,
     versions_of,
 )
-from diffprune.report.finished import Finished
-from diffprune.report.paired import CHOSEN, NOTE, compare_paired
-from diffprune.report.provenance import Missing, absent, lacking_seeds, missing_table, not_measured, provenance
-from diffprune.report.published import Published
-from diffprune.report.quality_charts import quality_charts
-from diffprune.report.run_page import write_page
-from diffprune.report.script import FIGURES, TOUCH
-from diffprune.report.sections import Drawings, drawings, figures, missing_section, sample_section, write, write_files
-from diffprune.report.table import Table
-from diffprune.report.timestep_charts import loss_per_timestep
+from diffprune.report.tables.paired import CHOSEN, NOTE, compare_paired
+from diffprune.report.tables.published import Published
+from diffprune.report.tables.table import Table
 
 OWN_PAGES = 5       # so many missing pages of runs are made along the way, a second each; more are the runs' own business
 READING = ("Mean ± standard deviation (number of seeds) where a configuration ran with several; percentages are of the "

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffprune.report.chart import Absent, Chart, Series
+from diffprune.report.figures.chart import Absent, Chart, Series
 from diffprune.report.finished import Finished
 
 PART = 20       # the running mean is over this part of the logged steps

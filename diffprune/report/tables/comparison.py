@@ -7,10 +7,10 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from diffprune.report.finished import Finished
-from diffprune.report.published import Published
-from diffprune.report.quantities import REPORT
-from diffprune.report.rows import Numbers, Row, compared, dense
-from diffprune.report.table import Table, listed
+from diffprune.report.tables.published import Published
+from diffprune.report.tables.quantities import REPORT
+from diffprune.report.tables.rows import Numbers, Row, compared, dense
+from diffprune.report.tables.table import Table, listed
 from diffprune.runtime.errors import UserError
 
 # A configuration is called after the first of these that tell it from the others, then any other option that does.

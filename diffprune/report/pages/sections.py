@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from diffprune.report import page, samples
-from diffprune.report.chart import Absent, Chart, Matrix, counted
-from diffprune.report.drawn import Drawing, drawn, file_name
-from diffprune.report.table import Table
+from diffprune.report.figures.chart import Absent, Chart, Matrix, counted
+from diffprune.report.figures.drawn import Drawing, drawn, file_name
+from diffprune.report.pages import page, samples
+from diffprune.report.tables.table import Table
 from diffprune.runtime.files import atomic_file, remove
 
 Drawings = list[tuple[Chart | Matrix, Drawing]]

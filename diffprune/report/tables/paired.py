@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from diffprune.report.comparison import configurations, grouped, parts_of, protocol_differences
 from diffprune.report.finished import Finished
-from diffprune.report.quantities import MAIN, Quantity, decimals, features_in, quality
-from diffprune.report.rows import Numbers, compared
-from diffprune.report.table import MISSING, Table
+from diffprune.report.tables.comparison import configurations, grouped, parts_of, protocol_differences
+from diffprune.report.tables.quantities import MAIN, Quantity, decimals, features_in, quality
+from diffprune.report.tables.rows import Numbers, compared
+from diffprune.report.tables.table import MISSING, Table
 from diffprune.runtime.errors import UserError
 
 CONFIDENCE = 0.95

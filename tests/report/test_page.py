@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from diffprune.report import write_report
 from diffprune.report.__main__ import report
 from diffprune.runs.run import Run
-from tests.test_report import LAYERS, OPTIONS, make_run, merged
+from tests.report.test_report import LAYERS, OPTIONS, make_run, merged
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

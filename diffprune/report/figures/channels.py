@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from diffprune.report.chart import DENSE, Absent, Chart, Matrix, Series, counted
+from diffprune.report.figures.chart import DENSE, Absent, Chart, Matrix, Series, counted
+from diffprune.report.figures.layers import block_labels, in_order
 from diffprune.report.finished import Finished
-from diffprune.report.layers import block_labels, in_order
 
 Named = list[tuple[str, list[Finished]]]    # configurations, each with its runs
 MOST = 16       # configurations in one figure; more are not told apart

@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from diffprune.report import samples
 from diffprune.report.__main__ import main
-from diffprune.report.channel_charts import overlap, width_chart, widths
-from diffprune.report.chart import DENSE, Chart, Matrix, Series, Stop
-from diffprune.report.comparison import compare, configurations
-from diffprune.report.drawn import drawn, figure
+from diffprune.report.figures.channels import overlap, width_chart, widths
+from diffprune.report.figures.chart import DENSE, Chart, Matrix, Series, Stop
+from diffprune.report.figures.drawn import drawn, figure
+from diffprune.report.figures.quality import quality_charts
+from diffprune.report.figures.svg import LIGHT
+from diffprune.report.figures.timesteps import loss_per_timestep
 from diffprune.report.finished import Finished, find, read_all
-from diffprune.report.provenance import not_measured
-from diffprune.report.published import Published
-from diffprune.report.quality_charts import quality_charts
-from diffprune.report.svg import LIGHT
-from diffprune.report.timestep_charts import loss_per_timestep
+from diffprune.report.pages import samples
+from diffprune.report.pages.runs_table import not_measured
+from diffprune.report.tables.comparison import compare, configurations
+from diffprune.report.tables.published import Published
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
-from tests.test_report import DENSE as DENSE_OPTIONS
-from tests.test_report import DENSE_METRICS, cells, make_run
+from tests.report.test_report import DENSE as DENSE_OPTIONS
+from tests.report.test_report import DENSE_METRICS, cells, make_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 PAPER = """

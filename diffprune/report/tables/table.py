@@ -8,8 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from diffprune.report.quantities import MISSING, REPORT, Quantity, quantities
-from diffprune.report.rows import Row, Spread
+from diffprune.report.tables.quantities import MISSING, REPORT, Quantity, quantities
+from diffprune.report.tables.rows import Row, Spread
 
 NOTHING = Spread(None, None, 0)
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

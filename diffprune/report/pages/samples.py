@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from PIL import Image
 
-from diffprune.report.comparison import differences, grouped, protocol_of
-from diffprune.report.drawn import file_name
+from diffprune.report.figures.drawn import file_name
+from diffprune.report.figures.svg import SVG_METADATA
 from diffprune.report.finished import Finished
-from diffprune.report.page import name
-from diffprune.report.svg import SVG_METADATA
+from diffprune.report.pages.page import name
+from diffprune.report.tables.comparison import differences, grouped, protocol_of
 
 ROWS, COLUMNS = 8, 24   # noises and models in one grid
 SMALL = 64              # pixels; larger images are stored as JPEG, smaller ones as they are

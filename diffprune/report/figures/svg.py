@@ -3,7 +3,7 @@
 import re
 from html import escape
 
-from diffprune.report.style import DENSE_LIGHT, PALETTE_LIGHT
+from diffprune.report.pages.style import DENSE_LIGHT, PALETTE_LIGHT
 
 # Drawn in the key, shown in the value: the page's style sheet defines each for light and for dark.
 INK, GRID, DENSE = "#010101", "#020202", "#030303"
