@@ -14,8 +14,8 @@ from pathlib import Path
 
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
-from experiments import declared
-from experiments.cells import Cell, Plan, check_ready, elsewhere, plan
+from experiments.planning import declarations as declared
+from experiments.planning.cells import Cell, Plan, check_ready, elsewhere, plan
 
 PROJECT = "diffprune"       # that of conf/logger/wandb.yaml
 STATES = ("done", "running", "waiting", "failed", "stopped")    # the first needs nothing more
@@ -107,7 +107,7 @@ def list_tables(asked: argparse.Namespace) -> int:
 
 def show_plan(asked: argparse.Namespace) -> int:
     from diffprune.runtime.progress import duration
-    from experiments.estimate import Device, estimates
+    from experiments.planning.estimate import Device, estimates
     cells = planned(asked).cells
     guesses = estimates(cells, Device.of(asked.words))
     done = [cell.standing.state == "done" for cell in cells]
@@ -163,8 +163,8 @@ def start(asked: argparse.Namespace, states: Sequence[str]) -> int:
         for cell in wanted:
             print(shlex.join(cell.command))
         return 0
-    from experiments.local import run
-    from experiments.workers import WORKER, begun, own_first, work
+    from experiments.running.local import run
+    from experiments.running.workers import WORKER, begun, own_first, work
     if asked.workers > 1 and WORKER not in os.environ:
         return work(wanted, asked.arguments, asked.workers)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -189,7 +189,7 @@ def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
 
 def submitted(cells: list[Cell], asked: argparse.Namespace) -> int:
     """Hands the cells that nobody does to Slurm as array jobs, under the options of its site file and those given here."""
-    from experiments.slurm import LOGS, submit
+    from experiments.running.slurm import LOGS, submit
     left = [cell.described(False) for cell in cells if cell.standing.state != "running"]
     logs = cells[0].folder.parent.parent / LOGS.name if cells else LOGS
     try:
@@ -200,7 +200,7 @@ def submitted(cells: list[Cell], asked: argparse.Namespace) -> int:
 
 
 def report(asked: argparse.Namespace) -> int:
-    from experiments.reports import write_report
+    from experiments.reporting.files import write_report
     everything = planned(asked)
     for name in dict.fromkeys(table.name for table, _, _ in everything.rows):
         print(write_report(everything, name, asked.out, not asked.no_page, asked.mixed_protocols, parted(asked.words)[1]))
@@ -209,7 +209,7 @@ def report(asked: argparse.Namespace) -> int:
 
 def dashboard(asked: argparse.Namespace) -> int:
     """The workspace of tables' runs, or of those in folders; sent, or written where nobody is logged in."""
-    from experiments.dashboard import Dashboard, send
+    from experiments.reporting.dashboard import Dashboard, send
     named, options = parted(asked.words)
     folders = [Path(word) for word in named if word not in declared.names() and Path(word).is_dir()]
     if folders and (len(folders) < len(named) or options or asked.seeds):

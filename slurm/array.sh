@@ -1,5 +1,5 @@
 #!/bin/bash
-# One cell of a plan per array task. `python -m experiments.slurm PLAN.json` submits it; by hand, from the repository's root:
+# One cell of a plan per array task. `python -m experiments.running.slurm PLAN.json` submits it; by hand, from the repository's root:
 #   sbatch --array=0-99%8 slurm/array.sh PLAN.json [FIRST]        task I runs cell FIRST + I
 #SBATCH --job-name=diffprune
 #SBATCH --cpus-per-task=4

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from diffprune import __main__ as entry
 from diffprune.runtime.errors import JobFailed
-from experiments.composed import composed
+from experiments.planning.composed import composed
 from tests.conftest import ROOT
 from tests.test_cli import environment, line
 

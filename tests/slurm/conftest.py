@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.slurm import submit
+from experiments.running.slurm import submit
 from tests.slurm import cluster
 
 PATIENCE = 180      # seconds until a few tiny jobs have ended, on a busy machine

@@ -107,7 +107,7 @@ def test_a_lost_node_costs_its_job_a_restart_and_comes_back(jobs: Jobs) -> None:
 def test_what_sbatch_says_reaches_the_user_with_its_status(jobs: Jobs) -> None:
     plan = jobs.folder / "plan.json"
     plan.write_text('[{"title": "a", "command": ["true"]}]')
-    done = subprocess.run([sys.executable, "-m", "experiments.slurm", str(plan), "--partition=nowhere",
+    done = subprocess.run([sys.executable, "-m", "experiments.running.slurm", str(plan), "--partition=nowhere",
                            f"--logs={jobs.folder}"], cwd=ROOT, capture_output=True, text=True, check=False)
     direct = subprocess.run(["sbatch", "--partition=nowhere", "--wrap=true"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (direct.returncode, direct.stderr)

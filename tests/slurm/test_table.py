@@ -8,7 +8,7 @@ import pytest
 
 from diffprune.runs.run import Run
 from experiments.__main__ import main
-from experiments.cells import plan
+from experiments.planning.cells import plan
 from tests.slurm import cluster
 from tests.slurm.conftest import Jobs
 

@@ -1,0 +1,1 @@
+"""What came of a table's cells."""

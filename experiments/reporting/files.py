@@ -1,0 +1,114 @@
+"""A table's report as files: Markdown, CSV, LaTeX, pictures, and the page with every run's samples."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffprune.report import write_comparison
+from diffprune.report.tables.comparison import protocol_differences, protocol_of, sentence
+from diffprune.report.tables.published import Published
+from diffprune.report.tables.table import Table as Shown
+from diffprune.runtime.files import atomic_file
+from diffprune.runtime.progress import duration
+from experiments.planning.cells import Plan
+from experiments.planning.declarations import Table
+from experiments.reporting.against_published import RULE, Line, beside, comparable, mixed
+from experiments.reporting.picture import picture
+from experiments.reporting.published import FILE as PUBLISHED
+
+
+def write_report(plan: Plan, name: str, out: Path, page: bool = True, mixed_protocols: bool = False,
+                 options: Sequence[str] = ()) -> str:
+    """Writes `<name>.md`, `.csv`, `.tex`, `.svg`, `.png` into `out`, for a `page` `<name>/index.html`.
+
+    Returns the table and where it is. `options` are those that the runs were asked for with. Raises UserError, before
+    anything is written, for runs that do not compare, unless `mixed_protocols`.
+    """
+    table, lines = asked(plan, name, mixed_protocols)
+    shown = beside(lines)
+    for file, content in files(table, lines, shown, options).items():
+        if content is None:
+            (out / file).unlink(missing_ok=True)
+            continue
+        with atomic_file(out / file) as partial:
+            partial.write_bytes(content)
+    finished = [run for line in lines for run in line.runs]
+    if page and finished:
+        write_comparison(finished, out / name, bool(protocol_differences(finished)), published=Published.read(PUBLISHED),
+                         missing=missing(lines), title=f"{table.name}: {table.about}")
+    return (f"{shown.markdown()}\n{out / name}.md"
+            + (f"\n{out / name / 'index.html'}" if page and finished else ""))
+
+
+def asked(plan: Plan, name: str, mixed_protocols: bool = False) -> tuple[Table, list[Line]]:
+    """The table `name` of the plan with its lines; raises UserError for runs that do not compare."""
+    table = next(table for table, _, _ in plan.rows if table.name == name)
+    lines = [Line.of(table, row, cells) for of, row, cells in plan.rows if of.name == name]
+    return table, comparable(table, lines, mixed_protocols)
+
+
+def files(table: Table, lines: Sequence[Line], shown: Shown, options: Sequence[str] = ()) -> dict[str, bytes | None]:
+    """{file: its content}; None for a picture of which there is nothing to draw."""
+    drawn = picture(table, lines)
+    texts = {".md": document(table, lines, shown, drawn is not None, options), ".csv": shown.csv(), ".tex": shown.latex()}
+    return {f"{table.name}{end}": text.encode() for end, text in texts.items()} | {
+        f"{table.name}.svg": drawn and drawn[0], f"{table.name}.png": drawn and drawn[1]}
+
+
+def missing(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """(cell, why) for every cell without numbers."""
+    cells = [cell for line in lines for cell in line.cells if not cell.run.metrics.exists()]
+    return [(cell.name, f"{now.state}: {now.reason}" if now.reason else now.state)
+            for cell, now in ((cell, cell.standing) for cell in cells)]
+
+
+def document(table: Table, lines: Sequence[Line], shown: Shown, pictured: bool, options: Sequence[str]) -> str:
+    """The Markdown file: the table, how its numbers were made, and what its status means."""
+    said = [f"# {table.name}: {table.about}", shown.markdown().rstrip()]
+    if pictured:
+        said.append(f"![{table.about}]({table.name}.svg)")
+    said.append(f"Mean ± standard deviation (number of seeds). {RULE}")
+    if differing := mixed(table, lines):
+        said.append(f"Not all rows compare, their protocols differ: {sentence(differing)}.")
+    said += [*protocol(lines), made_by(table, lines, options), *provenance(lines)]
+    return "\n\n".join(said) + "\n"
+
+
+def protocol(lines: Sequence[Line]) -> list[str]:
+    """What the numbers were made under, each part with its values."""
+    stated: dict[str, dict[str, None]] = {}
+    for line in lines:
+        for run in line.runs:
+            for name, value in protocol_of(run).items():
+                if value is not None:
+                    stated.setdefault(name, {})[str(value)] = None
+    told = "; ".join(f"{name.replace('_', ' ')} {' or '.join(values)}" for name, values in stated.items())
+    return [f"Protocol: {told}."] if told else []
+
+
+def made_by(table: Table, lines: Sequence[Line], options: Sequence[str]) -> str:
+    """The command line, and how long it took where every run's folder says when it began and ended."""
+    words = [table.name, *(text for text in options if not text.startswith("paths."))]
+    known = [cell.standing for line in lines for cell in line.cells if cell.run.metrics.exists()]
+    timed = bool(known) and all(now.since and now.ended for now in known)
+    workers = len({now.pid for now in known}) if timed and len({now.host for now in known}) == 1 else 1
+    command = shlex.join([*words, *(["--workers", str(workers)] if workers > 1 else [])])
+    took = ""
+    if timed:
+        seconds = max(now.ended for now in known) - min(now.since for now in known)
+        took = f" Wall time of its {len(known)} runs: {duration(seconds)} from the first start to the last end."
+    return f"Made by `python -m experiments run {command}`, then `python -m experiments report {shlex.join(words)}`.{took}"
+
+
+def provenance(lines: Sequence[Line]) -> list[str]:
+    """On what and with what the runs were made."""
+    runs: list[dict[str, Any]] = [run.metrics for line in lines for run in line.runs]
+    if not runs:
+        return []
+    about = {name: {run.get(name) for run in runs} for name in ("device", "commit")}
+    about |= {name: {run.get("versions", {}).get(name) for run in runs} for name in ("python", "torch", "diffusers")}
+    hours = sum(sum(run["seconds"].values()) for run in runs) / 3600
+    told = "; ".join(f"{name} {', '.join(sorted(str(value) for value in values if value is not None))}"
+                     for name, values in about.items() if values != {None}) + f"; {hours:.1f} hours of runs in all"
+    return [f"Runs: {told}."]

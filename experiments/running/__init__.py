@@ -1,0 +1,1 @@
+"""Doing cells, here or on a cluster."""

@@ -1,0 +1,1 @@
+"""Commands that remake what the project keeps: README, pages, kept results."""

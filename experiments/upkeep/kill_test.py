@@ -1,0 +1,121 @@
+"""A run killed at random moments beside one that never was.
+
+`python -m experiments.upkeep.kill_test [--kills 20] [OVERRIDES…]`
+
+Both do the default run on the digits, or what the overrides ask for, in a temporary folder; every kill is a `kill -9`, and
+the same command goes on. Ends with status 1 where a number, a weight or an image differs.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from diffprune.config.schema import STAGES
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import read_json
+
+OWN = ("logger=none", "device=cpu", "schedule.save_every=20")       # a state now and then, for kills that come fast
+TIMED = {"seconds", "images_per_second", "images_per_second_dense", "speedup", "command", "commit"}
+OVER = "too late"
+UNLIKE = {"diffprune.log", "config.yaml", "report.html", "status.json"}     # paths, processes and the time of day
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
+    with one_sentence(), tempfile.TemporaryDirectory() as folder:
+        whole, killed = Path(folder, "whole"), Path(folder, "killed")
+        worked = finish(whole, asked.overrides)
+        rng = random.Random(asked.seed)
+        moments = sorted(rng.uniform(0, worked) for _ in range(asked.kills))
+        hit = Counter(kill(killed, asked.overrides, after - before)
+                      for before, after in zip([0.0, *moments], moments, strict=False))
+        finish(killed, asked.overrides)
+        if hit[OVER] == asked.kills:
+            raise UserError("the run was over before each of the kills: nothing is shown; choose a longer one")
+        if apart := sorted(set(told(whole).items()) ^ set(told(killed).items())):
+            raise UserError(f"{', '.join(sorted({name for name, _ in apart}))} differ after {dict(hit)} kills")
+    where = ", ".join(f"{hit[stage]} {'' if stage == OVER else 'in '}{stage}" for stage in (*STAGES, OVER) if hit[stage])
+    print(f"{asked.kills} kills ({where}): every number, weight and image is that of a run that was never killed")
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(prog="python -m experiments.upkeep.kill_test", description=__doc__.split("\n\n")[0])
+    out.add_argument("overrides", nargs="*", help="of the run (default: none, the default run on the digits)")
+    out.add_argument("--kills", type=int, default=20)
+    out.add_argument("--seed", type=int, default=0, help="of the moments")
+    return out
+
+
+def begin(folder: Path, overrides: list[str]) -> subprocess.Popen:
+    own = (f"paths.runs={folder}/runs", f"paths.cache={folder}/cache", *OWN)
+    return subprocess.Popen([sys.executable, "-um", "diffprune", *own, *overrides], text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)
+
+
+def first_stage(process: subprocess.Popen) -> str:
+    """The stage that the process begins with, once it does; OVER where it has none to do."""
+    for line in process.stdout:
+        if line.strip().endswith("…") and (stage := line.split()[0]) in STAGES:
+            return stage
+    return OVER
+
+
+def finish(folder: Path, overrides: list[str]) -> float:
+    """Lets the run come to its end; the seconds from its first stage on."""
+    process = begin(folder, overrides)
+    first_stage(process)
+    start = time.monotonic()
+    said = process.communicate()[0]
+    if process.returncode:
+        raise UserError(f"the run ended with status {process.returncode}: {said[-500:]}")
+    return time.monotonic() - start
+
+
+def kill(folder: Path, overrides: list[str], after: float) -> str:
+    """Kills the run so many seconds into its work; the stage that it was in."""
+    process = begin(folder, overrides)
+    stage = first_stage(process)
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    rest = [line.split()[0] for line in process.communicate()[0].splitlines() if line.strip().endswith("…")]
+    if process.returncode != -signal.SIGKILL:
+        return OVER
+    return ([stage] + [stage for stage in rest if stage in STAGES])[-1]
+
+
+def told(folder: Path) -> dict[str, str]:
+    """{file: digest} of all that the only run in `folder` made, without what a clock puts there."""
+    (run,) = (folder / "runs").glob("*/*/")
+    return {str(file.relative_to(run)): hashlib.sha256(content(file)).hexdigest()
+            for file in run.rglob("*") if file.is_file() and file.name not in UNLIKE}
+
+
+def content(file: Path) -> bytes:
+    if file.suffix == ".json":
+        return json.dumps(untimed(read_json(file)), sort_keys=True).encode()
+    if file.suffix == ".jsonl":
+        return json.dumps([untimed(json.loads(line)) for line in file.read_text().splitlines()]).encode()
+    if file.name == "scores.safetensors":
+        with safe_open(file, "np") as tensors:
+            return b"".join(name.encode() + tensors.get_tensor(name).tobytes() for name in sorted(tensors.keys()))
+    return file.read_bytes()
+
+
+def untimed(record: Any) -> Any:
+    return {name: value for name, value in record.items() if name not in TIMED} if isinstance(record, dict) else record
+
+
+if __name__ == "__main__":
+    main()

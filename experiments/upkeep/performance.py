@@ -1,0 +1,91 @@
+"""The README's performance table and docs/performance.md, from kept measurements: `python -m experiments.upkeep.performance`.
+
+`python -m diffprune.bench --json experiments/results/bench_<machine>.json` makes one.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from diffprune.bench.cases import BASELINE
+from diffprune.bench.measured import TOGETHER
+from diffprune.bench.table import table
+from diffprune.runtime.files import read_json
+from experiments.upkeep.blocks import replaced
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "experiments" / "results"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
+INTRODUCTION = """# Performance
+
+Each case in one process, its ways in turn; seconds are medians, ratios the median over the rounds of the plain way's time
+through this one's. The plain way is what a script does: one timestep per step, float32, NCHW, a fresh forward pass for
+every cell of a grid, PNG files between sampling and scoring (`diffprune/bench/plain.py`). Memory is the most that a call
+took above what was in use before it. A compiled way's first call compiles: from the call after which that has paid for
+itself it was quicker than the same way uncompiled. What is done beside a step is timed alone, and counted as often as a
+step does it. GMAC/s are 10⁹ multiply-accumulates a second, a training step counted as three evaluations: where the plain
+way comes near the rate of a matrix product in its own format, the rest is for formats that the device computes faster in."""
+SHOWN = 8           # images per evaluation of the one latency that the README shows
+COMMAND = "python -m diffprune.bench --json experiments/results/{name}"
+
+
+def measurements() -> list[tuple[str, dict[str, Any]]]:
+    """(file name, what the bench wrote) of every machine."""
+    return [(path.name, read_json(path)) for path in sorted(RESULTS.glob("bench_*.json"))]
+
+
+def headlines(known: dict[str, Any]) -> list[list[str]]:
+    """Per case the fastest way of this project's own beside the baseline, also where that is faster than all of them.
+
+    Of the latencies the pruned model's beside the dense one's, of the work beside a step all of it.
+    """
+    rows = []
+    for case in dict.fromkeys(line["case"] for line in known["lines"]):
+        ways = [line for line in known["lines"] if line["case"] == case and line["way"] != BASELINE]
+        fastest = max(ways, key=lambda line: line.get("times_as_fast", line["way"] == TOGETHER))
+        pruned = next((line for line in ways if line["way"] == "pruned, eager"), None)
+        if pruned is not None and case.endswith(f"batch {SHOWN}"):
+            rows.append([case, "pruned beside dense", pruned["note"].split()[0], pruned["note"].split("; ")[1]])
+        elif pruned is None:
+            ratio = f"{fastest['times_as_fast']:.2f}" if "times_as_fast" in fastest else ""
+            rows.append([case, fastest["way"], ratio, fastest["note"]])
+    return rows
+
+
+def summary() -> str:
+    """For each machine one table of a few lines."""
+    parts = []
+    for _, known in measurements():
+        rows = tabulate(headlines(known), [title(known), "way", "times as fast", ""], "github", disable_numparse=True)
+        parts.append(rows)
+    return "\n\n".join(parts)
+
+
+def page() -> str:
+    """Everything that was measured, with the machine and the versions."""
+    parts = [INTRODUCTION]
+    for name, known in measurements():
+        versions = ", ".join(f"{library} {version}" for library, version in known["versions"].items())
+        command = known.get("command", COMMAND.format(name=name))
+        how = f"`{command}`, {known['rounds']} rounds, {known['model']}; {versions}."
+        parts += [f"## {title(known)}", how, table(known["lines"], "github")]
+    return "\n\n".join(parts) + "\n"
+
+
+def title(known: dict[str, Any]) -> str:
+    machine = known["machine"]
+    return machine.get("gpu", machine["processor"])
+
+
+def rendered(readme: str) -> str:
+    return replaced(readme, "performance", summary())
+
+
+def main() -> None:
+    README.write_text(rendered(README.read_text()))
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""`python -m experiments.upkeep.sizes`: parameters and MACs of the paper's five settings, beside the published ones.
+
+No weight is needed: the models are built and pruned without storage. Writes `experiments/results/sizes.md`.
+"""
+
+from pathlib import Path
+
+from tabulate import tabulate
+
+from diffprune.cost import sizes
+from experiments.reporting.published import published
+
+RESULT = Path(__file__).parents[1] / "results" / "sizes.md"
+
+SETTINGS = {"cifar10": "ddpm_cifar10", "celeba": "ddpm_celeba", "lsun_church": "ddpm_lsun_church",
+            "lsun_bedroom": "ddpm_lsun_bedroom", "imagenet": "ldm_imagenet"}
+RATIOS = (0.05, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7, 0.8)     # those of CIFAR-10 whose sizes are known
+
+
+def settings() -> str:
+    """Dense and pruned at nominal ratio .3, one line per setting and model."""
+    rows = []
+    for name, model in SETTINGS.items():
+        ours = sizes([f"model={model}", "pruner.ratio=.3"])
+        for method, suffix in (("dense", "_dense"), ("diff_pruning", "")):
+            theirs = published(name, method)
+            rows.append([name, method, millions(ours[f"params{suffix}"]), said(theirs.get("params")),
+                         giga(ours[f"macs{suffix}"]), said(theirs.get("macs")), giga(ours[f"true_macs{suffix}"])])
+    return tabulate(rows, ["setting", "model", "parameters [M]", "published", "MACs [G]", "published",
+                           "MACs, attention products too [G]"], "github", disable_numparse=True)
+
+
+def ratios() -> str:
+    """The CIFAR-10 model at other nominal ratios."""
+    rows = []
+    for ratio in RATIOS:
+        ours = sizes(["model=ddpm_cifar10", f"pruner.ratio={ratio}"])
+        rows.append([f"{ratio:g}", millions(ours["params"]), f"{100 * ours['params'] / ours['params_dense']:.1f} %",
+                     giga(ours["macs"]), f"{100 * ours['macs'] / ours['macs_dense']:.1f} %"])
+    return tabulate(rows, ["nominal ratio", "parameters [M]", "of dense", "MACs [G]", "of dense"], "github",
+                    disable_numparse=True)
+
+
+def millions(params: int) -> str:
+    return f"{params / 1e6:.3f}"
+
+
+def giga(macs: int) -> str:
+    return f"{macs / 1e9:.2f}"
+
+
+def said(number: float | None) -> str:
+    return "–" if number is None else f"{number:g}"
+
+
+def main() -> None:
+    text = ("# Sizes\n\nMade by `python -m experiments.upkeep.sizes`.\n\n"
+            f"## The paper's settings, nominal ratio .3\n\n{settings()}\n\n"
+            f"## CIFAR-10 at other nominal ratios\n\n{ratios()}\n")
+    RESULT.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
