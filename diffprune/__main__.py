@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffprune.config.compose import register
+from diffprune.config.naming import run_folder
 from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
 from diffprune.runs.run import Run
@@ -42,7 +43,7 @@ def job(cfg: DictConfig) -> None:
 
 def one(cfg: DictConfig) -> None:
     check(cfg)
-    reproduce(cfg, run := Run.of(cfg))
+    reproduce(cfg, run := Run(run_folder(cfg)))
     if present().first:
         show(run)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from diffprune.evaluation.feature_statistics import Portrait, drawn_from
+from diffprune.evaluation.feature_statistics import FeatureStatistics, subset_rule
 from diffprune.evaluation.features import EXTRACTORS, load_extractor
 from diffprune.evaluation.features.extractor import Extractor
-from diffprune.evaluation.image_files import Pictures, pictures
+from diffprune.evaluation.image_files import ImageFiles, open_images
 from diffprune.evaluation.pair_metrics import similarity
 from diffprune.evaluation.set_metrics import Settings, against
 from diffprune.models.device import device_named
@@ -28,12 +28,12 @@ def paired(images: Path, reference: Path, batch: int, window: int, channels: int
     return similarity(zip(a.chunks(batch), b.chunks(batch), strict=True), window)
 
 
-def pair(images: Path, reference: Path, window: int, channels: int) -> tuple[Pictures, Pictures]:
+def pair(images: Path, reference: Path, window: int, channels: int) -> tuple[ImageFiles, ImageFiles]:
     """Both sets, files read as `channels` or as the other set's; UserError where image i and image i do not compare."""
-    a = pictures(images, channels)
-    b = pictures(reference, a.shape[2])
+    a = open_images(images, channels)
+    b = open_images(reference, a.shape[2])
     if a.shape[2] != b.shape[2]:
-        a = pictures(images, b.shape[2])
+        a = open_images(images, b.shape[2])
     if len(a) != len(b):
         raise UserError(f"{images} holds {len(a)} images, {reference} holds {len(b)}: leave --pairs out")
     if a.shape != b.shape:
@@ -46,20 +46,20 @@ def pair(images: Path, reference: Path, window: int, channels: int) -> tuple[Pic
     return a, b
 
 
-def portrait(path: Path, extractor: Extractor, batch: int, kept: int) -> tuple[Portrait, str]:
+def statistics_of(path: Path, extractor: Extractor, batch: int, kept: int) -> tuple[FeatureStatistics, str]:
     """Of the images at `path`, or read from a `.npz` file of statistics, and 8 hex digits of the SHA-256 of either."""
     if path.suffix == ".npz":
-        read = Portrait.read(path)
+        read = FeatureStatistics.read(path)
         read.check(extractor, path)
         return read, hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    of, digest = pictures(path, channels_of(extractor)), hashlib.sha256()
+    of, digest = open_images(path, channels_of(extractor)), hashlib.sha256()
 
     def noted() -> Iterator[np.ndarray]:
         for part in of.chunks(batch):
             digest.update(np.ascontiguousarray(part))
             yield part
 
-    seen = Portrait.of(extractor, noted(), len(of), kept, str(path))
+    seen = FeatureStatistics.of(extractor, noted(), len(of), kept, str(path))
     return seen, digest.hexdigest()[:8]
 
 
@@ -104,19 +104,19 @@ def main() -> None:
             if options.reference is None:
                 raise UserError("--pairs compares with the images of a REFERENCE: give one, or leave --pairs out")
             pair(options.images, options.reference, options.pairs, channels_of(extractor))
-        seen, _ = portrait(options.images, extractor, options.batch, options.subset)
+        seen, _ = statistics_of(options.images, extractor, options.batch, options.subset)
         if options.save is not None:
             seen.save(options.save)
         if options.reference is not None:
             print(json.dumps(scores(options, seen, extractor), indent=2))
 
 
-def scores(options: argparse.Namespace, seen: Portrait, extractor: Extractor) -> dict[str, Any]:
+def scores(options: argparse.Namespace, seen: FeatureStatistics, extractor: Extractor) -> dict[str, Any]:
     """Everything that was asked for of the images that were `seen`, with what it was computed on."""
-    reference, key = portrait(options.reference, extractor, options.batch, options.subset)
+    reference, key = statistics_of(options.reference, extractor, options.batch, options.subset)
     found: dict[str, Any] = {"features": extractor.name, **extractor.about}
     found |= {"images": seen.count, "images_reference": reference.count, "reference_key": key}
-    found |= {"subset": options.subset, **drawn_from(max(seen.count or 0, reference.count or 0), options.subset),
+    found |= {"subset": options.subset, **subset_rule(max(seen.count or 0, reference.count or 0), options.subset),
               "kid_subset": options.kid_subset, "neighbours": options.neighbours, "ssim_window": options.pairs}
     found |= against(seen, reference, Settings(options.kid_subset, options.neighbours))
     if options.pairs is not None:

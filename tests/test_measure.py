@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from diffprune import measure
-from diffprune.evaluation.feature_statistics import RULE
+from diffprune.evaluation.feature_statistics import SUBSET_RULE
 from diffprune.evaluation.features import load_extractor
-from diffprune.evaluation.image_files import pictures
+from diffprune.evaluation.image_files import open_images
 from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT
 
@@ -74,7 +74,7 @@ def test_folders_arrays_and_kept_statistics_give_the_same_distance(tmp_path: Pat
 
 def test_image_files_are_read_in_path_order_whatever_the_batch(tmp_path: Path) -> None:
     made = images(7, 0, size=8)
-    found = pictures(folder(tmp_path / "a", made))
+    found = open_images(folder(tmp_path / "a", made))
     assert len(found) == 7
     for batch in (3, 7):
         assert np.array_equal(np.concatenate(list(found.chunks(batch))), made)
@@ -84,7 +84,7 @@ def test_images_of_two_sizes_are_named(tmp_path: Path) -> None:
     made = folder(tmp_path / "a", images(3, 0, size=8))
     Image.new("RGB", (9, 8)).save(made / "0001.png")
     with pytest.raises(UserError, match=r"0001\.png is 9x8 pixels, the images before it are 8x8"):
-        list(pictures(made).chunks(2))
+        list(open_images(made).chunks(2))
 
 
 @pytest.mark.parametrize(("name", "content", "said"), [
@@ -92,13 +92,13 @@ def test_images_of_two_sizes_are_named(tmp_path: Path) -> None:
 def test_what_holds_no_images_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said):
-        pictures(tmp_path / name)
+        open_images(tmp_path / name)
 
 
 def test_an_array_of_something_else_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.float32))
     with pytest.raises(UserError, match=r"holds float32 \[2, 8, 8\], images are uint8"):
-        pictures(tmp_path / "a.npy")
+        open_images(tmp_path / "a.npy")
 
 
 def test_pairs_need_equal_numbers(tmp_path: Path) -> None:
@@ -140,16 +140,16 @@ def test_a_grey_array_pairs_with_the_same_images_as_files(tmp_path: Path, turned
 def test_grey_files_are_seen_as_the_array_of_their_pixels(tmp_path: Path) -> None:
     extractor = load_extractor("digits-cnn", None)
     array, files = saved(tmp_path / "a.npy", digits(12, 0)), folder(tmp_path / "b", digits(12, 0))
-    (one, key), (other, same) = (measure.portrait(path, extractor, 5, 100) for path in (array, files))
+    (one, key), (other, same) = (measure.statistics_of(path, extractor, 5, 100) for path in (array, files))
     assert np.array_equal(one.features, other.features)
     assert key == same
-    assert measure.portrait(saved(tmp_path / "c.npy", digits(12, 1)), extractor, 5, 100)[1] != key
+    assert measure.statistics_of(saved(tmp_path / "c.npy", digits(12, 1)), extractor, 5, 100)[1] != key
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_set_without_a_covariance_is_refused(tmp_path: Path, count: int) -> None:
     with pytest.raises(UserError, match=rf"a\.npy: there are {count} images, a distance between sets takes at least 2"):
-        measure.portrait(saved(tmp_path / "a.npy", digits(count, 0)), load_extractor("digits-cnn", None), 4, 100)
+        measure.statistics_of(saved(tmp_path / "a.npy", digits(count, 0)), load_extractor("digits-cnn", None), 4, 100)
 
 
 def commanded(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -162,13 +162,13 @@ def test_the_numbers_come_with_how_they_were_made(tmp_path: Path, monkeypatch: p
     a, b = saved(tmp_path / "a.npy", digits(12, 0)), saved(tmp_path / "b.npy", digits(12, 1))
     commanded(monkeypatch, a, b, "--pairs", 7, "--subset", 10, "--kid-subset", 5, "--neighbours", 2)
     found = json.loads(capsys.readouterr().out)
-    expected = {"subset": 10, "subset_rule": RULE, "kid_subset": 5, "neighbours": 2, "ssim_window": 7, "images": 12,
-                "reference_key": measure.portrait(b, load_extractor("digits-cnn", None), 64, 10)[1]}
+    expected = {"subset": 10, "subset_rule": SUBSET_RULE, "kid_subset": 5, "neighbours": 2, "ssim_window": 7, "images": 12,
+                "reference_key": measure.statistics_of(b, load_extractor("digits-cnn", None), 64, 10)[1]}
     assert {name: found[name] for name in expected} == expected
 
 
 def test_pairs_are_checked_before_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "portrait", lambda *_: pytest.fail("computed in vain"))
+    monkeypatch.setattr(measure, "statistics_of", lambda *_: pytest.fail("computed in vain"))
     a = saved(tmp_path / "a.npy", digits(12, 0))
     for arguments in ((a, a, "--pairs", 9), (a, "--pairs", 7)):
         with pytest.raises(SystemExit, match="error: --pairs"):

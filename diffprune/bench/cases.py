@@ -17,7 +17,7 @@ from diffprune.bench.clock import Work
 from diffprune.bench.setting import Setting
 from diffprune.diffusion.pixels import batches, to_uint8
 from diffprune.diffusion.process import SPACINGS, ddim
-from diffprune.evaluation.feature_statistics import Portrait
+from diffprune.evaluation.feature_statistics import FeatureStatistics
 from diffprune.evaluation.features.extractor import Extractor
 from diffprune.models.device import placed
 from diffprune.models.diffusion_model import DiffusionModel
@@ -147,7 +147,7 @@ def scores(setting: Setting, extractor: Extractor, count: int) -> Works:
             np.cov(plain.plain_features(extractor.network, Path(folder), FILES_BATCH), rowvar=False)
 
     def memory() -> None:
-        Portrait.of(extractor, batches(images, FILES_BATCH), count, count, "images")
+        FeatureStatistics.of(extractor, batches(images, FILES_BATCH), count, count, "images")
 
     return {BASELINE: script, "from memory": memory}
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -84,6 +85,11 @@ def masked(cfg: DictConfig) -> DictConfig:
 def fingerprint(content: Any) -> str:
     """First 8 hex digits of the SHA-256 of `content` as canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """The folder of the run that `cfg` describes; nothing is created."""
+    return Path(cfg.paths.runs) / cfg.dataset.name / run_name(cfg)
 
 
 def run_name(cfg: DictConfig) -> str:

@@ -13,7 +13,7 @@ from diffprune.config.schema import (
     STAGES,
 )
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import found, is_folder
+from diffprune.runtime.files import exists, is_folder
 
 ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there
 CHOICES = {
@@ -121,7 +121,7 @@ def check_paths(cfg: DictConfig) -> None:
     fetched = {"dataset.path": cfg.dataset.name in ON_THE_HUB, "evaluate.weights": cfg.evaluate.features == "dinov2"}
     for key in ("dataset.path", "dataset.labels", "evaluate.weights", "evaluate.reference"):
         path = OmegaConf.select(cfg, key)
-        if path is not None and not found(Path(path).expanduser()) and not (fetched.get(key) and is_hub_name(path)):
+        if path is not None and not exists(Path(path).expanduser()) and not (fetched.get(key) and is_hub_name(path)):
             raise UserError(f"{key}={path} does not exist: give the place of a local copy")
     checkpoint = cfg.model.checkpoint
     if checkpoint is None or checkpoint.startswith("shipped:") or is_url(checkpoint) or is_hub_name(checkpoint):

@@ -15,7 +15,7 @@ from diffprune.data.sources import names
 from diffprune.data.sources.archive import ZipSource
 from diffprune.data.sources.folder import FolderSource
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import found, is_file
+from diffprune.runtime.files import exists, is_file
 
 PHOTOGRAPHS = "img_align_celeba"
 PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
@@ -38,7 +38,7 @@ def photographs(path: Path) -> Path:
     """The folder or the archive of the aligned photographs, at `path` or below."""
     inner = path / PHOTOGRAPHS
     for place in (inner / PHOTOGRAPHS, inner, path / f"{PHOTOGRAPHS}.zip", path):
-        if found(place):
+        if exists(place):
             return place
     raise UserError(f"dataset.path={path} does not exist: give the folder {PHOTOGRAPHS}, or {PHOTOGRAPHS}.zip")
 

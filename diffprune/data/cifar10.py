@@ -13,7 +13,7 @@ from diffprune.data.loading.transforms import Exact
 from diffprune.data.sources import cifar10_batches
 from diffprune.data.sources.table import MappedSource, TableSource, columns
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import found, is_file
+from diffprune.runtime.files import exists, is_file
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def load(path: str | None, flip: bool, split: str = "train", resolution: int = 3
     if path is not None and (batches := cifar10_batches.find(place)):
         pixels, labels = cifar10_batches.read(batches, split)
         return Images(pixels, flip, labels)
-    here = path is not None and found(place)
+    here = path is not None and exists(place)
     source, labels = stored(place, split) if here else fetched(path or HUB, split)
     return HeldImages(Readable(source, Exact(32), labels, on_error == "skip"), flip, workers, by_pixels=True)
 

@@ -1,4 +1,4 @@
-"""What is kept of a set of images, whatever its size, to compare it with another."""
+"""What is kept of a set of images, whatever its size, to compare it with another set."""
 
 import json
 from collections.abc import Iterable
@@ -8,53 +8,54 @@ from pathlib import Path
 import numpy as np
 
 from diffprune.evaluation.features.extractor import Extractor
-from diffprune.evaluation.frechet import Moments, Statistics
+from diffprune.evaluation.frechet import Gaussian, Moments
 from diffprune.evaluation.inception_score import InceptionScore
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file
 from diffprune.runtime.progress import progress
 
-RULE = "PCG64(0)"       # how the images of a subset are drawn: the name changes when the rule does
+SUBSET_RULE = "PCG64(0)"    # how the images of a subset are drawn: the name changes when the rule does
 
 
 @dataclass(frozen=True)
-class Portrait:
+class FeatureStatistics:
     """A set of `count` images as one extractor sees it.
 
-    `statistics` are those of all of them; `features` float32 [M, D] those of M images drawn from the set (None where
-    only statistics are known); `inception_score` is None for an extractor without classes. `made_with` is the
-    extractor's name and what else it says of itself, None where nobody wrote that down; `skipped` has {name: reason} of
-    images that others stood in for.
+    `gaussian` is fitted to the features of all of them; `features` float32 [M, D] are those of M images drawn from the set
+    (None where only the Gaussian is known); `inception_score` is None for an extractor without classes. `made_with` is the
+    extractor's name and what else it says of itself, None where the file does not say; `skipped` has {name: reason} of
+    images that were replaced by others because they cannot be used.
     """
     count: int | None
-    statistics: Statistics
+    gaussian: Gaussian
     features: np.ndarray | None = None
     inception_score: float | None = None
     made_with: dict[str, float | str] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, extractor: Extractor, images: Iterable[np.ndarray], count: int, kept: int, what: str) -> "Portrait":
-        """One pass over `images` (batches of uint8 [B, H, W, C], `count` in all), of which only one is in memory.
+    def of(cls, extractor: Extractor, images: Iterable[np.ndarray], count: int, kept: int, what: str) -> "FeatureStatistics":
+        """Makes one pass over `images`, batches of uint8 [B, H, W, C] with `count` images in all; one batch is in memory.
 
-        At most `kept` images' features stay. Raises UserError for fewer than two images, and for another number than said.
+        The features of at most `kept` images are kept; `what` names the set in messages. Raises UserError for fewer than two
+        images, and where there are not exactly `count`.
         """
         if count < 2:
             raise UserError(f"{what}: there are {count} images, a distance between sets takes at least 2 of each")
-        moments, score, chosen, rows, done = Moments(), InceptionScore(count), drawn(count, kept), [], 0
+        moments, score, chosen, rows, done = Moments(), InceptionScore(count), subset_indices(count, kept), [], 0
         for batch in progress(images, f"features, {what}", count, size=len):
             if done + len(batch) > count:
                 raise UserError(f"{what}: more than {count} images were there, {count} are needed")
             features = extractor.features(batch)
             if (logits := extractor.logits(features)) is not None:
                 score.add(logits)
-            found = features.cpu().numpy()
-            moments.add(found)
-            rows.append(found[chosen[(chosen >= done) & (chosen < done + len(found))] - done])
-            done += len(found)
+            array = features.cpu().numpy()
+            moments.add(array)
+            rows.append(array[chosen[(chosen >= done) & (chosen < done + len(array))] - done])
+            done += len(array)
         if done != count:
             raise UserError(f"{what}: only {done} images were there, {count} are needed")
-        return cls(count, moments.statistics(), np.concatenate(rows), score.value(), identity(extractor))
+        return cls(count, moments.gaussian(), np.concatenate(rows), score.value(), identity(extractor))
 
     def save(self, path: Path) -> None:
         """Writes a `.npz` file, by rename, which pytorch-fid reads as well (`mu`, `sigma`)."""
@@ -62,19 +63,19 @@ class Portrait:
                  "made_with": None if self.made_with is None else json.dumps(self.made_with),
                  "skipped": json.dumps(self.skipped) if self.skipped else None}
         with atomic_file(path) as partial, partial.open("wb") as file:
-            np.savez(file, mu=self.statistics.mu, sigma=self.statistics.sigma,
+            np.savez(file, mu=self.gaussian.mu, sigma=self.gaussian.sigma,
                      **{name: np.asarray(value) for name, value in known.items() if value is not None})
 
     @classmethod
-    def read(cls, path: Path) -> "Portrait":
+    def read(cls, path: Path) -> "FeatureStatistics":
         """From a file that `save` or pytorch-fid wrote; raises UserError for another."""
-        statistics = Statistics.read(path)
+        gaussian = Gaussian.read(path)
         with np.load(path, allow_pickle=False) as stored:
             known = {name: stored[name] for name in ("count", "features", "inception_score", "made_with", "skipped")
                      if name in stored}
         number = {name: known[name].item() for name in ("count", "inception_score") if name in known}
         text = {name: json.loads(str(known[name])) for name in ("made_with", "skipped") if name in known}
-        return cls(number.get("count"), statistics, known.get("features"), number.get("inception_score"),
+        return cls(number.get("count"), gaussian, known.get("features"), number.get("inception_score"),
                    text.get("made_with"), text.get("skipped", {}))
 
     def check(self, extractor: Extractor, path: Path) -> None:
@@ -95,7 +96,7 @@ def described(made_with: dict[str, float | str]) -> str:
     return f"{made_with['features']} ({about})"
 
 
-def drawn(count: int, kept: int) -> np.ndarray:
+def subset_indices(count: int, kept: int) -> np.ndarray:
     """`min(count, kept)` of the indices 0 … count-1, ascending: those to which PCG64(0) gives the least numbers.
 
     The same on every machine: NumPy promises the generator's raw numbers for all of its versions. Regular steps through
@@ -106,6 +107,6 @@ def drawn(count: int, kept: int) -> np.ndarray:
     return np.sort(np.argsort(np.random.PCG64(0).random_raw(count), kind="stable")[:kept])
 
 
-def drawn_from(count: int, kept: int) -> dict[str, str]:
+def subset_rule(count: int, kept: int) -> dict[str, str]:
     """The rule by which `kept` of `count` images are drawn, for keys and protocols; nothing where all are kept."""
-    return {"subset_rule": RULE} if kept < count else {}
+    return {"subset_rule": SUBSET_RULE} if kept < count else {}

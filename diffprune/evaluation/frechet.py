@@ -12,32 +12,32 @@ from diffprune.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Statistics:
+class Gaussian:
     """Mean [D] and covariance [D, D] (divisor n - 1) of features, float64."""
     mu: np.ndarray
     sigma: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> "Statistics":
+    def of(cls, features: np.ndarray) -> "Gaussian":
         """From features [N, D]; raises ValueError for fewer than two."""
         moments = Moments()
         moments.add(features)
-        return moments.statistics()
+        return moments.gaussian()
 
     @classmethod
-    def read(cls, path: Path) -> "Statistics":
+    def read(cls, path: Path) -> "Gaussian":
         """From a `.npz` file with `mu` and `sigma`, as pytorch-fid writes and reads it; raises UserError for another."""
         try:
             with np.load(path, allow_pickle=False) as stored:
-                statistics = cls(stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64))
+                gaussian = cls(stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64))
         except PermissionError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): mend that, or give another file") from error
         except (OSError, KeyError, ValueError, EOFError, BadZipFile, AttributeError) as error:
             raise UserError(f"{path} holds no statistics (mu and sigma in a .npz file): make them anew") from error
-        if statistics.mu.ndim != 1 or statistics.sigma.shape != (len(statistics.mu),) * 2:
-            raise UserError(f"{path} holds a mean of shape {statistics.mu.shape} and a covariance of shape "
-                            f"{statistics.sigma.shape}, which do not belong together: make them anew")
-        return statistics
+        if gaussian.mu.ndim != 1 or gaussian.sigma.shape != (len(gaussian.mu),) * 2:
+            raise UserError(f"{path} holds a mean of shape {gaussian.mu.shape} and a covariance of shape "
+                            f"{gaussian.sigma.shape}, which do not belong together: make them anew")
+        return gaussian
 
 
 class Moments:
@@ -51,26 +51,26 @@ class Moments:
         self.first, self.second = np.zeros(0), np.zeros(0)
 
     def add(self, features: np.ndarray) -> None:
-        """Takes `features` [B, D] into the sums."""
+        """Adds `features` [B, D] to the sums."""
         features = features.astype(np.float64)
         if not self.count:
             width = features.shape[1]
             self.origin, self.first, self.second = features.mean(0), np.zeros(width), np.zeros((width, width))
-        moved = features - self.origin
+        centred = features - self.origin
         self.count += len(features)
-        self.first += moved.sum(0)
-        rows = torch.from_numpy(moved)      # by torch, whose threads are awake: numpy's would wait for them to rest
+        self.first += centred.sum(0)
+        rows = torch.from_numpy(centred)      # by torch, whose threads are awake: numpy's would wait for them to rest
         self.second += (rows.T @ rows).numpy()
 
-    def statistics(self) -> Statistics:
+    def gaussian(self) -> Gaussian:
         """Of everything added so far; raises ValueError for fewer than two images."""
         if self.count < 2:
             raise ValueError(f"a covariance takes at least 2 images, there are {self.count}")
         shift = self.first / self.count
-        return Statistics(self.origin + shift, (self.second - np.outer(shift, self.first)) / (self.count - 1))
+        return Gaussian(self.origin + shift, (self.second - np.outer(shift, self.first)) / (self.count - 1))
 
 
-def frechet_distance(a: Statistics, b: Statistics) -> float:
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|mu_a - mu_b|² + tr(S_a + S_b - 2 (S_a S_b)^½) (Heusel et al. 2017, eq. 6).
 
     The trace of the root is the sum of the square roots of the eigenvalues of S_a^½ S_b S_a^½, which is symmetric, so

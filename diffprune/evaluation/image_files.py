@@ -14,10 +14,10 @@ from diffprune.data.sources.folder import walk
 from diffprune.diffusion.pixels import batches
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import found, is_folder
+from diffprune.runtime.files import exists, is_folder
 
 
-class Pictures(Protocol):
+class ImageFiles(Protocol):
     """`len` images of one `shape` (H, W, C); `chunks` gives them in order, uint8 [B, H, W, C], at most `batch` at a time."""
     shape: tuple[int, ...]
 
@@ -26,20 +26,20 @@ class Pictures(Protocol):
     def chunks(self, batch: int) -> Iterator[np.ndarray]: ...
 
 
-def pictures(path: Path, channels: int = 3) -> Pictures:
+def open_images(path: Path, channels: int = 3) -> ImageFiles:
     """The images of a run folder, of a `.npy` file or of a folder of image files, which are read as `channels`, 1 or 3.
 
     Raises UserError for anything else.
     """
     path = path.expanduser()
-    if found(stored := Run(path).images):
+    if exists(stored := Run(path).images):
         path = stored
     if path.suffix == ".npy":
-        return Stored(read_array(path))
+        return ArrayFile(read_array(path))
     if is_folder(path):
         files = [path / name for name in walk(str(path))]
         if files:
-            return Folder(files, channels)
+            return ImageFolder(files, channels)
     raise UserError(f"{path} holds no images: give a folder of images, a .npy file or a run folder")
 
 
@@ -55,7 +55,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Stored:
+class ArrayFile:
     """Images of an array."""
     images: np.ndarray
 
@@ -69,7 +69,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Folder:
+class ImageFolder:
     """Image files of one size; the next batch is decoded while the present one is used."""
     files: list[Path]
     channels: int = 3

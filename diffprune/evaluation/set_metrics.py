@@ -1,4 +1,4 @@
-"""Distances between two sets of images, from their portraits."""
+"""Distances between two sets of images, from their feature statistics."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from diffprune.evaluation.feature_statistics import Portrait
+from diffprune.evaluation.feature_statistics import FeatureStatistics
 from diffprune.evaluation.frechet import frechet_distance
 
 KID_SUBSETS = 100
@@ -21,7 +21,7 @@ class Settings:
     neighbours: int
 
 
-def against(images: Portrait | None, reference: Portrait, settings: Settings) -> dict[str, float | None]:
+def against(images: FeatureStatistics | None, reference: FeatureStatistics, settings: Settings) -> dict[str, float | None]:
     """Every distance from `images` to `reference`; None where there are no images, or where their features are not known."""
     features = None if images is None else images.features
     return {"fid": fid(images, reference),
@@ -30,11 +30,11 @@ def against(images: Portrait | None, reference: Portrait, settings: Settings) ->
             "inception_score": None if images is None else images.inception_score}
 
 
-def fid(images: Portrait | None, reference: Portrait | None) -> float | None:
+def fid(images: FeatureStatistics | None, reference: FeatureStatistics | None) -> float | None:
     """The Fréchet distance; None where one of the sets is not there."""
     if images is None or reference is None:
         return None
-    return frechet_distance(images.statistics, reference.statistics)
+    return frechet_distance(images.gaussian, reference.gaussian)
 
 
 def kernel_distance(a: np.ndarray | None, b: np.ndarray | None, subset: int) -> float | None:

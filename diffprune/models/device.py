@@ -1,31 +1,76 @@
-"""Where a network runs: device, precision, memory format."""
+"""Where and how networks run: device, precision, memory format."""
 
 import os
 import re
+from dataclasses import dataclass, replace
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.distributed import present
 from diffprune.runtime.errors import UserError
 
+CPU = torch.device("cpu")
+DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-def device_of(cfg: DictConfig) -> torch.device:
-    """The device that `device=` asks for, one GPU for each process of a run; raises UserError where the machine has none."""
-    device = device_named(cfg.device)
-    if device.type == "cpu" and cfg.precision == "fp16":
-        raise UserError("precision=fp16 needs a GPU: on a CPU give precision=no or precision=bf16")
-    if present().size > 1 and device.type == "cuda":
-        if device.index is not None:
-            raise UserError(f"device={cfg.device} is one GPU for {present().size} processes: give device=cuda")
-        return torch.device("cuda", present().local % torch.cuda.device_count())    # Slurm may show each its own
-    return device
+
+@dataclass(frozen=True)
+class Execution:
+    """The `device` that networks run on, autocast's `precision` ("no", "bf16", "fp16") and the convolutions' `memory_format`
+    ("contiguous", "channels_last")."""
+    device: torch.device = CPU
+    precision: str = "no"
+    memory_format: str = "contiguous"
+
+    @classmethod
+    def of(cls, device: str, precision: str, memory_format: str) -> "Execution":
+        """From the options' values; each process of a run gets a GPU of its own. UserError where the machine lacks one."""
+        chosen = device_named(device)
+        if chosen.type == "cpu" and precision == "fp16":
+            raise UserError("precision=fp16 needs a GPU: on a CPU give precision=no or precision=bf16")
+        if present().size > 1 and chosen.type == "cuda":
+            if chosen.index is not None:
+                raise UserError(f"device={device} is one GPU for {present().size} processes: give device=cuda")
+            chosen = torch.device("cuda", present().local % torch.cuda.device_count())    # Slurm may show each its own
+        return cls(chosen, precision, memory_format)
+
+    def place(self, model: DiffusionModel) -> DiffusionModel:
+        """Moves `model` to the device, its convolutions into the memory format, and returns it."""
+        self.format(model.unet)
+        return model.to(self.device)
+
+    def format(self, unet: nn.Module) -> nn.Module:
+        """Changes `unet` in place so that its convolutions have the memory format, and returns it."""
+        return unet.to(memory_format=torch.channels_last) if self.memory_format == "channels_last" else unet
+
+    def autocast(self) -> torch.autocast:
+        """The context in which a network runs in the chosen precision; parameters stay float32."""
+        dtype = DTYPES[self.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def process_count(self, asked: int | None) -> int:
+        """How many local processes draw images: `asked`, or one for each GPU or, on a CPU, for each core (at most 8).
+
+        A run that a launcher started as several processes has its processes already: then 1.
+        """
+        if present().size > 1:
+            return 1
+        if asked is not None:
+            return asked
+        if self.device.type == "cuda":
+            return 1 if self.device.index is not None else torch.cuda.device_count()
+        return min(8, len(os.sched_getaffinity(0)))
+
+    def of_process(self, index: int) -> "Execution":
+        """The same for the `index`-th local process (0, 1, …): GPUs in turn, unless one was named."""
+        if self.device.type != "cuda" or self.device.index is not None:
+            return self
+        return replace(self, device=torch.device("cuda", index % torch.cuda.device_count()))
 
 
 def device_named(name: str) -> torch.device:
-    """auto, cpu, cuda or cuda:N; raises UserError for another name and where the machine has none."""
+    """The torch device for "auto", "cpu", "cuda" or "cuda:N"; UserError for another name or a GPU that is not there."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise UserError(f"device={name} is not known: choose auto, cpu, cuda or cuda:N")
     if name == "auto":
@@ -34,43 +79,3 @@ def device_named(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
-
-
-def placed(model: DiffusionModel, cfg: DictConfig) -> DiffusionModel:
-    """`model` on the run's device, its convolutions in the run's `memory_format`."""
-    formatted(model.unet, cfg)
-    return model.to(device_of(cfg))
-
-
-def formatted(unet: nn.Module, cfg: DictConfig) -> nn.Module:
-    """`unet`, changed in place: its convolutions in the run's `memory_format`."""
-    return unet.to(memory_format=torch.channels_last) if cfg.memory_format == "channels_last" else unet
-
-
-def processes_for(cfg: DictConfig) -> int:
-    """`sampler.processes`, or where it is null one for each GPU or, on a CPU, for each core, at most 8 (memory).
-
-    A run that a launcher started several times has its processes already: each of them is one.
-    """
-    if present().size > 1:
-        return 1
-    if cfg.sampler.processes is not None:
-        return cfg.sampler.processes
-    device = device_of(cfg)
-    if device.type == "cuda":
-        return 1 if device.index is not None else torch.cuda.device_count()
-    return min(8, len(os.sched_getaffinity(0)))
-
-
-def device_of_process(cfg: DictConfig, index: int) -> torch.device:
-    """The device of the `index`-th process of several: the GPUs in turn, unless `device=` names one or asks for the CPU."""
-    device = device_of(cfg)
-    if device.type != "cuda" or device.index is not None:
-        return device
-    return torch.device("cuda", index % torch.cuda.device_count())
-
-
-def autocast(cfg: DictConfig, device: torch.device) -> torch.autocast:
-    """The context in which the network runs under `precision=`; parameters stay float32."""
-    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[cfg.precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

@@ -1,7 +1,7 @@
 """What many runs share, under content keys, each entry behind a lock."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str) -> Generator[None]:
     """Holds the lock file `path`; waits, and says so, while another process has it. A killed process holds nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -40,7 +40,7 @@ class Cache:
         return self.folder / kind / f"{fingerprint(key)}{suffix}"
 
     @contextmanager
-    def entry(self, kind: str, key: Any, suffix: str) -> Iterator[Path]:
+    def entry(self, kind: str, key: Any, suffix: str) -> Generator[Path]:
         """Yields the file of (`kind`, `key`), locked: the caller fills it when it does not exist."""
         path = self.path(kind, key, suffix)
         with locked(self.folder / "locks" / f"{kind}-{path.stem}.lock", f"{kind} {path.stem}"):

@@ -4,16 +4,14 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
-from diffprune.config.naming import masked, run_name
 from diffprune.runtime.files import atomic_file, read_json, remove, sweep_partials
 
 
 @dataclass(frozen=True)
 class Round:
-    """The `index`-th (1, 2, …) of the `of` times that a run scores, prunes and heals."""
+    """The `index`-th (1, 2, …) of the `of` times that a run scores, prunes and fine-tunes."""
     index: int = 1
     of: int = 1
 
@@ -24,17 +22,15 @@ class Round:
         return total if self.last else total * self.index / self.of     # not r * k / k, which is not always r
 
     def steps_before(self, total: int) -> int:
-        """How many of `total` healing steps the rounds before have taken."""
+        """How many of `total` training steps earlier rounds have taken."""
         return total * (self.index - 1) // self.of
 
-    def healing(self, cfg: DictConfig) -> DictConfig:
-        """`cfg` with this round's own steps: learning rate and moving average run over them from the start."""
-        total = cfg.schedule.steps
-        own = total * self.index // self.of - self.steps_before(total)
-        return OmegaConf.merge(cfg, {"schedule": {"steps": own}})
+    def steps(self, total: int) -> int:
+        """How many of `total` training steps belong to this round."""
+        return total * self.index // self.of - self.steps_before(total)
 
     def __str__(self) -> str:
-        """What is said of it after a stage's name; nothing where there is one alone."""
+        """What follows a stage's name in messages; empty where there is one round."""
         return "" if self.of == 1 else f", round {self.index} of {self.of}"
 
 
@@ -42,17 +38,12 @@ class Round:
 class Run:
     """One run's folder; it alone joins paths inside it.
 
-    Where a run has several rounds each but the last has a folder in it that looks like a run's: then `round` says which
-    this is, and `before` is the one that it goes on from.
+    Where a run has several rounds, each but the last has a folder in it that looks like a run's: then `round` says which
+    one this is, and `previous` is the round that it goes on from.
     """
     folder: Path
     round: Round = field(default_factory=Round)
-    before: "Run | None" = None
-
-    @classmethod
-    def of(cls, cfg: DictConfig) -> "Run":
-        """The folder that belongs to the experiment in `cfg`; nothing is created."""
-        return cls(Path(cfg.paths.runs) / cfg.dataset.name / run_name(cfg))
+    previous: "Run | None" = None
 
     name = property(lambda self: self.folder.name)
     config = property(lambda self: self.folder / ".hydra" / "config.yaml")
@@ -78,18 +69,14 @@ class Run:
         """The folder of the whole run, of which this may be an earlier round."""
         return self.folder if self.round.last else self.folder.parent.parent
 
-    def moved(self, cfg: DictConfig) -> bool:
-        """Whether the run was begun with data from another place than `cfg` names."""
-        return self.data.exists() and read_json(self.data)["path"] != cfg.dataset.path
-
-    def rounds(self, cfg: DictConfig) -> list["Run"]:
-        """The `schedule.rounds` rounds in order: the last one's files are those of the run itself."""
-        found: list[Run] = []
-        for index in range(1, cfg.schedule.rounds + 1):
-            here = Round(index, cfg.schedule.rounds)
+    def rounds(self, count: int) -> list["Run"]:
+        """The `count` rounds in order; the files of the last are those of the run itself."""
+        rounds: list[Run] = []
+        for index in range(1, count + 1):
+            here = Round(index, count)
             folder = self.folder if here.last else self.folder / "rounds" / str(index)
-            found.append(Run(folder, here, found[-1] if found else None))
-        return found
+            rounds.append(Run(folder, here, rounds[-1] if rounds else None))
+        return rounds
 
     @property
     def earlier(self) -> list["Run"]:
@@ -102,18 +89,17 @@ class Run:
     def preview(self, step: int) -> Path:
         return self.finetune / f"preview-{step:06d}.png"
 
-    def final(self, cfg: DictConfig) -> Path:
-        """The model folder that is sampled: the healed one, or the pruned one where nothing is trained."""
-        return self.finetuned if cfg.schedule.steps else self.pruned
+    def final(self, trains: bool) -> Path:
+        """The model folder that is sampled: the fine-tuned one where the run `trains`, else the pruned one."""
+        return self.finetuned if trains else self.pruned
 
-    def open(self, cfg: DictConfig) -> None:
-        """Writes down what was asked, only when that is new, and clears what a killed process left: files half written,
-        and states of a healing that is over.
+    def open(self, config: str) -> None:
+        """Writes the run's `config` (YAML) where it is new, and deletes what a killed process left: half-written files, and
+        training states of a fine-tuning that is over.
         """
-        asked = OmegaConf.to_yaml(masked(cfg), resolve=True)
-        if not self.config.exists() or self.config.read_text() != asked:
+        if not self.config.exists() or self.config.read_text() != config:
             with atomic_file(self.config) as partial:
-                partial.write_text(asked)
+                partial.write_text(config)
         for run in (*self.earlier, self):
             for folder in (run.folder, run.finetune, run.samples):
                 sweep_partials(folder)

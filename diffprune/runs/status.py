@@ -1,13 +1,11 @@
 """How a run stands, told by its folder alone: `status.json`, whose time of change is the heartbeat of a run at work."""
 
 import os
-import re
-import resource
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from json import JSONDecodeError
@@ -18,6 +16,7 @@ from diffprune.config.schema import STAGES
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
+from diffprune.runtime.memory import peak_resident
 
 BEAT = 30.0         # seconds between two heartbeats
 STALE = 180.0       # after so many seconds without one, nobody works on the run any more
@@ -74,7 +73,7 @@ class Standing:
 
 
 @contextmanager
-def standing(run: Run, until: str) -> Iterator[None]:
+def standing(run: Run, until: str) -> Generator[None]:
     """Keeps `run`'s status.json true while its stages are at work; a run that has nothing to do is left untouched.
 
     The caller holds the run's lock. Every exception passes.
@@ -118,7 +117,7 @@ def put(run: Run, now: Standing) -> None:
 
 
 @contextmanager
-def heartbeat(path: Path) -> Iterator[None]:
+def heartbeat(path: Path) -> Generator[None]:
     """Touches `path`, where it exists, every BEAT seconds; an unwritable disk stops the beat, not the work."""
     over = threading.Event()
 
@@ -143,11 +142,3 @@ def peak_memory() -> tuple[int, int]:
     torch: Any = sys.modules.get("torch")       # never imported for this
     on_gpu = torch is not None and torch.cuda.is_initialized()
     return peak_resident(), torch.cuda.max_memory_allocated() if on_gpu else 0
-
-
-def peak_resident() -> int:
-    """Bytes of main memory: Linux' `getrusage` would begin with what the parent held when it started this process."""
-    try:
-        return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-    except (OSError, TypeError):                # no such file, or no such line
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -7,7 +7,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from diffprune.runtime.errors import UserError
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Generator[Path]:
     """Yields a temporary sibling of the file `path`; on success it takes that name, after an error it is deleted.
 
     Raises UserError, before the caller writes anything, where a folder of that name exists: it is never replaced. What the
@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Generator[Path]:
     """Yields a temporary sibling of the folder `path`, which the caller makes; on success it takes that name.
 
     An older folder of that name is replaced. Raises UserError, before the caller writes anything, where a file has the name.
@@ -49,7 +49,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def temporary_sibling(path: Path) -> Iterator[Path]:
+def temporary_sibling(path: Path) -> Generator[Path]:
     """Yields an unused hidden name beside `path`; after an error nothing of that name is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -83,7 +83,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def found(path: Path, kind: Callable[[int], bool] | None = None) -> bool:
+def exists(path: Path, kind: Callable[[int], bool] | None = None) -> bool:
     """Whether `path` is there, and of a `kind` (stat.S_ISDIR, stat.S_ISREG); UserError where that may not be asked."""
     try:
         mode = os.stat(path).st_mode
@@ -96,15 +96,15 @@ def found(path: Path, kind: Callable[[int], bool] | None = None) -> bool:
 
 def is_file(path: Path) -> bool:
     """Whether `path` is a file; raises UserError where that may not be asked."""
-    return found(path, stat.S_ISREG)
+    return exists(path, stat.S_ISREG)
 
 
 def is_folder(path: Path) -> bool:
     """Whether `path` is a folder; raises UserError where that may not be asked."""
-    return found(path, stat.S_ISDIR)
+    return exists(path, stat.S_ISDIR)
 
 
-def full(error: OSError) -> bool:
+def disk_full(error: OSError) -> bool:
     """Whether there is no room left: on the disk, or in its user's share of it."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 

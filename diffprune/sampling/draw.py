@@ -1,46 +1,47 @@
-"""Drawing images with a model: image i always from the noise of index i."""
+"""Drawing images with a model: image i always starts from the noise of index i."""
 
-import logging
+
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
 from diffprune.diffusion.pixels import to_uint8
 from diffprune.diffusion.process import SPACINGS, ddim
 from diffprune.diffusion.randomness import Noise
-from diffprune.models.device import autocast, formatted
+from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.runs.cache import Cache
 from diffprune.runtime.progress import progress
-from diffprune.sampling.protocol import image_key, plan
-from diffprune.sampling.shards import Parts
+from diffprune.sampling.protocol import Drawing, SamplerOptions
+from diffprune.sampling.shards import Shards
 
-log = logging.getLogger(__name__)
 POLL = 0.2     # seconds between two looks at what other processes have drawn
 
 
-def draw(model: DiffusionModel, indices: range, cfg: DictConfig) -> np.ndarray:
-    """The images `indices`, uint8 [len(indices), H, W, C], by the sampler in `cfg.sampler`, on the model's device."""
-    device, sampler = model.device, cfg.sampler
-    timesteps = SPACINGS[sampler.spacing](sampler.steps, len(model.alpha_bar))
-    noise = Noise(indices, sampler.seed)
+def draw(model: DiffusionModel, indices: range, options: SamplerOptions, execution: Execution | None = None) -> np.ndarray:
+    """The images `indices` as uint8 [len(indices), H, W, C], drawn on the model's device.
+
+    `execution` gives precision and memory format (float32, contiguous unless given). Image i does not depend on the other
+    indices beyond the rounding of a batch.
+    """
+    execution, device = execution or Execution(model.device), model.device
+    timesteps = SPACINGS[options.spacing](options.steps, len(model.alpha_bar))
+    noise = Noise(indices, options.seed)
     x_T = noise.draw(model.shape).to(device)
-    formatted(model.unet, cfg).eval()
-    with torch.inference_mode(), autocast(cfg, device), one_thread(device):
-        denoiser = model.denoiser(model.labels_for(indices), sampler.guidance)
-        x_0 = ddim(denoiser, x_T, timesteps, model.alpha_bar, sampler.eta, noise, sampler.clip)
+    execution.format(model.unet).eval()
+    with torch.inference_mode(), execution.autocast(), one_thread(device):
+        denoiser = model.denoiser(model.labels_for(indices), options.guidance)
+        x_0 = ddim(denoiser, x_T, timesteps, model.alpha_bar, options.eta, noise, options.clip)
         images = model.to_image(x_0)
     return to_uint8(images).cpu().numpy()
 
 
 @contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU the number of threads decides the last bits of a sum: with one, images are the same on any of them."""
+def one_thread(device: torch.device) -> Generator[None]:
+    """Computes with one thread on a CPU: the number of threads decides the last bits of a sum."""
     threads = torch.get_num_threads()
     try:
         if device.type == "cpu":
@@ -50,58 +51,40 @@ def one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def draw_all(model: DiffusionModel, cfg: DictConfig, path: Path, what: str, share: tuple[int, int] | None = None,
-             quiet: bool = False, attend: Callable[[], None] = lambda: None) -> None:
-    """Exactly `evaluate.images` images as one uint8 array file [N, H, W, C] at `path`; a killed call goes on where it was.
+def draw_all(model: DiffusionModel, drawing: Drawing, path: Path, what: str, quiet: bool = False,
+             attend: Callable[[], None] = lambda: None) -> None:
+    """Writes exactly `drawing.count` images as one uint8 array file [N, H, W, C] at `path`; a repeated call resumes.
 
-    Any number of processes may call this for one `path`: each draws parts of `sampler.batch` images that no other does,
-    and all return when the set is whole. With a `share` (i, n), for file systems that lock nothing, process i of n draws
-    its own parts alone and returns when they are there; process 0 waits for all. `attend` is called again and
-    again, and what it raises ends the call; `quiet` shows no progress.
+    Any number of processes may call this for one `path`: each draws shards that no other draws, and all return when the set
+    is complete. `attend` is called again and again, and what it raises ends the call; `quiet` shows no progress.
     """
-    parts = Parts(path, cfg.evaluate.images, cfg.sampler.batch, plan(model, cfg), share)
-    drawn, total = drawing(model, cfg, parts, attend), len(parts.all)
-    for _ in drawn if quiet else progress(drawn, f"drawing, {what}", total, done=total - len(parts.missing())):
+    shards = Shards(path, drawing.count, drawing.batch, drawing.key(model) | {"device": model.device.type})
+    total, drawn = len(shards.all), draw_shards(model, drawing, shards, attend)
+    for _ in drawn if quiet else progress(drawn, f"drawing, {what}", total, done=total - len(shards.missing())):
         pass
-    parts.remove()
+    shards.remove()
 
 
-def drawing(model: DiffusionModel, cfg: DictConfig, parts: Parts, attend: Callable[[], None]) -> Iterator[range]:
-    """Draws what is missing and nobody else draws, until the set is whole; yields each part that is new, of any process."""
-    before, said = parts.missing(), False
-    while not parts.done():
+def draw_shards(model: DiffusionModel, drawing: Drawing, shards: Shards, attend: Callable[[], None]) -> Iterator[range]:
+    """Draws the missing shards that nobody else draws, until the set is complete; yields each new shard, of any process."""
+    previous = shards.missing()
+    while not shards.path.exists():
         attend()
-        busy = draw_one(model, cfg, parts)
-        missing = parts.missing()
-        yield from set(before).difference(missing)
+        busy = draw_one(model, drawing, shards)
+        missing = shards.missing()
+        yield from set(previous).difference(missing)
         if not missing:
-            parts.join()
-        if not busy:        # others draw, or one of them joins
-            if parts.share is not None and missing and not said:
-                log.info("this part is drawn, waiting for the others to be drawn: --part %s", ", ".join(parts.awaited()))
-                said = True
+            shards.join()
+        if not busy:        # others draw, or one of them joins the shards
             time.sleep(POLL)
-        before = missing
+        previous = missing
 
 
-def draw_one(model: DiffusionModel, cfg: DictConfig, parts: Parts) -> bool:
-    """Draws the first part that can be claimed; False where there is none."""
-    for part in parts.mine(parts.missing()):
-        with parts.claimed(part) as claimed:
+def draw_one(model: DiffusionModel, drawing: Drawing, shards: Shards) -> bool:
+    """Draws the first shard that can be claimed; False where there is none."""
+    for shard in shards.missing():
+        with shards.claimed(shard) as claimed:
             if claimed:
-                parts.write(part, draw(model, part, cfg))
+                shards.write(shard, draw(model, shard, drawing.options, drawing.execution))
                 return True
     return False
-
-
-def shared_path(model: DiffusionModel, cfg: DictConfig) -> Path:
-    """Where the cache has the images of a model that several runs compare with."""
-    return Cache(Path(cfg.paths.cache)).path("images", image_key(model, cfg), ".npy")
-
-
-def shared_images(model: DiffusionModel, cfg: DictConfig, what: str) -> np.ndarray:
-    """The images of a model that several runs compare with (dense, or pruned before healing), drawn once into the cache."""
-    path = shared_path(model, cfg)
-    if not path.exists():
-        draw_all(model, cfg, path, what)
-    return np.load(path, mmap_mode="r")

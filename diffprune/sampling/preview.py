@@ -1,24 +1,33 @@
-"""The same few images at every look at a model in training."""
+"""The same few images of a model in training, drawn every now and then."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from omegaconf import DictConfig
+import numpy as np
 
-from diffprune.models.dense import load_dense
+from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.sampling.draw import draw
 from diffprune.sampling.grid import grid
+from diffprune.sampling.protocol import SamplerOptions
 
 
 class Preview:
-    """The same few images at every look: the dense model above the one in training, from the same noise."""
+    """Images 0 … `count` - 1 of the dense model above those of the model in training, from the same noise.
 
-    def __init__(self, cfg: DictConfig, count: int = 8) -> None:
-        self.cfg, self.indices, self.dense = cfg, range(count), None
+    `load_dense` loads the dense model, at the first preview; None where there is none.
+    """
+
+    def __init__(self, options: SamplerOptions, execution: Execution, load_dense: Callable[[], DiffusionModel] | None,
+                 count: int = 8) -> None:
+        self.options, self.execution, self.load_dense, self.indices = options, execution, load_dense, range(count)
+        self.dense: list[np.ndarray] = []
 
     def draw(self, model: DiffusionModel, path: Path) -> None:
-        """Writes the grid of `model` as it is now; without a dense checkpoint it has one row."""
-        if self.dense is None and self.cfg.model.checkpoint is not None:
-            self.dense = draw(load_dense(self.cfg).to(model.device), self.indices, self.cfg)
-        rows = [] if self.dense is None else [self.dense]
-        grid([*rows, draw(model, self.indices, self.cfg)], path)
+        """Writes the grid of images of `model` as it is now to the PNG file `path`."""
+        if self.load_dense is not None and not self.dense:
+            self.dense = [self.images(self.load_dense().to(model.device))]
+        grid([*self.dense, self.images(model)], path)
+
+    def images(self, model: DiffusionModel) -> np.ndarray:
+        return draw(model, self.indices, self.options, self.execution)

@@ -1,25 +1,43 @@
-"""What decides the bits of an image."""
+"""How images are drawn: the options that decide the bits of an image, and the key that follows from them."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
+from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 
 
-def plan(model: DiffusionModel, cfg: DictConfig) -> dict[str, Any]:
-    """What decides the bits of every image, beside the number of images in a batch."""
-    return image_key(model, cfg) | {"device": model.device.type}
+@dataclass(frozen=True)
+class SamplerOptions:
+    """DDIM over `steps` of the model's timesteps, evenly ("uniform") or quadratically ("quad") spaced.
+
+    `eta` in [0, 1]: 0 is deterministic, 1 as noisy as DDPM. `clip` limits the predicted x_0 to [-1, 1]. `guidance` is the
+    scale of classifier-free guidance, None for none; `seed` that of the starting noise of image 0, 1, ….
+    """
+    steps: int
+    spacing: str = "uniform"
+    eta: float = 0.0
+    clip: bool = False
+    guidance: float | None = None
+    seed: int = 0
+    name: str = "ddim"
+
+    def protocol(self) -> dict[str, Any]:
+        """The options as a run's files state them; guidance is left out where there is none."""
+        options = {name: getattr(self, name) for name in ("name", "spacing", "steps", "eta", "clip", "seed")}
+        return options if self.guidance is None else options | {"guidance": self.guidance}
 
 
-def image_key(model: DiffusionModel, cfg: DictConfig) -> dict[str, Any]:
-    memory = {} if cfg.memory_format == "contiguous" else {"memory_format": cfg.memory_format}
-    return memory | {"model": model.key, "images": cfg.evaluate.images, "precision": cfg.precision,
-                     "sampler": sampler_protocol(cfg)}
+@dataclass(frozen=True)
+class Drawing:
+    """A set of `count` images that is drawn `batch` images at a time."""
+    count: int
+    options: SamplerOptions
+    batch: int = 256
+    execution: Execution = field(default_factory=Execution)
 
-
-def sampler_protocol(cfg: DictConfig) -> dict:
-    """The sampler's options that change an image; guidance only where there is any."""
-    options = OmegaConf.to_container(cfg.sampler, resolve=True)
-    unused = {"batch", "processes"} | ({"guidance"} if options["guidance"] is None else set())
-    return {name: value for name, value in options.items() if name not in unused}
+    def key(self, model: DiffusionModel) -> dict[str, Any]:
+        """What the cache files the images of `model` under."""
+        memory = {} if self.execution.memory_format == "contiguous" else {"memory_format": self.execution.memory_format}
+        return memory | {"model": model.key, "images": self.count, "precision": self.execution.precision,
+                         "sampler": self.options.protocol()}

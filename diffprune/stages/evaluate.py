@@ -9,117 +9,132 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from diffprune.config.schema import evaluations
 from diffprune.diffusion.pixels import batches
-from diffprune.evaluation.feature_statistics import Portrait, drawn_from
+from diffprune.evaluation.feature_statistics import FeatureStatistics, subset_rule
 from diffprune.evaluation.features import load_extractor
 from diffprune.evaluation.features.extractor import Extractor
-from diffprune.evaluation.latency import hardware
 from diffprune.evaluation.pair_metrics import similarity
-from diffprune.evaluation.reference import reference
+from diffprune.evaluation.reference import data_statistics, file_statistics
 from diffprune.evaluation.set_metrics import Settings, against, fid
-from diffprune.evaluation.speed import speed
-from diffprune.models.dense import load_dense
-from diffprune.models.device import device_of
+from diffprune.evaluation.speed import hardware, speed
+from diffprune.models.device import Execution
 from diffprune.models.model_folder import load_model
-from diffprune.runs.cache import Cache
+from diffprune.runs.data_record import list_skipped
+from diffprune.runs.metrics import Metrics, Scores
 from diffprune.runs.provenance import provenance, versions
 from diffprune.runs.run import Run
+from diffprune.runs.samples import Samples
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import read_json, write_json
-from diffprune.sampling.draw import shared_images
-from diffprune.sampling.protocol import sampler_protocol
+from diffprune.runtime.files import read_json
+from diffprune.stages.options import begin_data, cache, execution, load_dense, load_images, sampler_options, trains
 from diffprune.tracking.tracker import Tracker
+
+TITLES = {"final": "final model", "dense": "dense model", "before_healing": "before healing"}
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `metrics.json`: achieved sizes, distances, similarity, speed, each with the protocol it was made under."""
-    start, device = time.monotonic(), device_of(cfg)
-    extractor = load_extractor(cfg.evaluate.features, cfg.evaluate.weights).to(device)
-    compared_with, about = reference(cfg, extractor, run)
-    report, images = read_json(run.prune_report), stored_images(cfg, run)
-    sizes = {name: report[name] for name in ("params", "macs", "params_dense", "macs_dense")}
-    metrics = sizes | {"features": extractor.name, "images": len(images)}
-    metrics |= quality(cfg, run, extractor, compared_with, images)
-    if cfg.evaluate.speed:
-        metrics |= speed(cfg, run, device)
-    identity = {"name": run.name, "dataset": cfg.dataset.name, "model": cfg.model.name, "pruner": cfg.pruner.name,
-                "schedule": cfg.schedule.name, "seed": cfg.seed}
-    seconds = run.seconds() | {"evaluate": round(time.monotonic() - start, 3)}
-    write_json(run.metrics, identity | metrics | {
-        "protocol": protocol(cfg, compared_with.count) | about, "versions": versions(), "seconds": seconds,
-        "device": hardware(device), **provenance()})
-    tracker.summary({name: value for name, value in metrics.items() if isinstance(value, int | float)})
+    start, how = time.monotonic(), execution(cfg)
+    extractor = load_extractor(cfg.evaluate.features, cfg.evaluate.weights).to(how.device)
+    reference, about = reference_of(cfg, run, extractor)
+    sets = image_sets(cfg, run)
+    scores = score_sets(cfg, extractor, reference, sets, how)
+    timed = time_models(cfg, run, how) if cfg.evaluate.speed else {}
+    sizes = {name: read_json(run.prune_report)[name] for name in ("params", "macs", "params_dense", "macs_dense")}
+    metrics = Metrics(
+        run.name, cfg.dataset.name, cfg.model.name, cfg.pruner.name, cfg.schedule.name, cfg.seed, **sizes,
+        features=extractor.name, images=len(sets["final"]), scores=scores, speed=timed,
+        protocol=protocol(cfg, reference.count) | about, versions=versions(), device=hardware(how.device),
+        seconds=run.seconds() | {"evaluate": round(time.monotonic() - start, 3)}, **provenance())
+    metrics.write(run.metrics)
+    tracker.summary(metrics.numbers())
 
 
-def stored_images(cfg: DictConfig, run: Run) -> np.ndarray:
-    """The run's images; raises UserError with both counts when they are not exactly as many as asked."""
-    images = np.load(run.images, mmap_mode="r")
-    if len(images) != cfg.evaluate.images:
-        raise UserError(f"{run.images} holds {len(images)} images, evaluate.images asks for {cfg.evaluate.images}: "
-                        f"delete {run.samples} and repeat")
-    return images
+def reference_of(cfg: DictConfig, run: Run, extractor: Extractor) -> tuple[FeatureStatistics, dict[str, Any]]:
+    """The statistics that images are compared with, and what of the protocol they decide."""
+    if cfg.evaluate.reference is not None:
+        return file_statistics(Path(cfg.evaluate.reference), extractor)
+    images = load_images(cfg)
+    begin_data(cfg, run, images)
+    statistics, about = data_statistics(images, cfg.dataset.name, extractor, cache(cfg), cfg.evaluate.subset,
+                                        cfg.evaluate.batch)
+    list_skipped(statistics.skipped, run)
+    return statistics, about
 
 
-def quality(cfg: DictConfig, run: Run, extractor: Extractor, data: Portrait, images: np.ndarray) -> dict[str, Any]:
-    """Distances to the data, and to the dense model's images: final, `_dense`, `_before_healing`; None if not asked for.
+def image_sets(cfg: DictConfig, run: Run) -> dict[str, np.ndarray]:
+    """{"dense", "final", "before_healing": its images, mapped}, of the sets that were drawn.
+
+    UserError with both counts where a set does not hold exactly as many images as asked for.
+    """
+    sets = {name: np.load(file, mmap_mode="r") for name, file in Samples.read(run).files(run, cache(cfg)).items()}
+    for images in sets.values():
+        if len(images) != cfg.evaluate.images:
+            raise UserError(f"{run.images} holds {len(images)} images, evaluate.images asks for {cfg.evaluate.images}: "
+                            f"delete {run.samples} and repeat")
+    return {name: sets[name] for name in TITLES if name in sets}
+
+
+def score_sets(cfg: DictConfig, extractor: Extractor, reference: FeatureStatistics, sets: dict[str, np.ndarray],
+               how: Execution) -> dict[str, Scores]:
+    """Distances of each set to the reference and to the dense model's images; None for sets that were not drawn.
 
     `fid_to_dense` is the Fréchet distance to the dense model's images, on the same features.
     """
-    device, before = device_of(cfg), None
-    dense = shared_images(load_dense(cfg).to(device), cfg, "dense model") if cfg.model.checkpoint is not None else None
-    if cfg.evaluate.before_healing and run.final(cfg) != run.pruned:
-        before = shared_images(load_model(run.pruned).to(device), cfg, "before healing")
-    settings = Settings(cfg.evaluate.kid_subset, cfg.evaluate.neighbours)
-    seen_dense = shared(cfg, extractor, dense, "dense model")
-    found = suffixed(against(seen_dense, data, settings), "_dense")
-    for suffix, of, seen in (("", images, portrait(cfg, extractor, images, "final model")),
-                             ("_before_healing", before, shared(cfg, extractor, before, "before healing"))):
-        alike = similarity(pairs(cfg, of, dense), cfg.evaluate.ssim_window, device)
-        found |= suffixed(against(seen, data, settings) | {"fid_to_dense": fid(seen, seen_dense)} | alike, suffix)
-    return found
+    settings, dense = Settings(cfg.evaluate.kid_subset, cfg.evaluate.neighbours), sets.get("dense")
+    seen = {name: statistics(cfg, extractor, images, name) for name, images in sets.items()}
+    scores: dict[str, Scores] = {"dense": against(seen.get("dense"), reference, settings)}
+    for name in ("final", "before_healing"):
+        alike = similarity(pairs(sets.get(name), dense, cfg.evaluate.batch), cfg.evaluate.ssim_window, how.device)
+        distance = {"fid_to_dense": fid(seen.get(name), seen.get("dense"))}
+        scores[name] = against(seen.get(name), reference, settings) | distance | alike
+    return scores
 
 
-def suffixed(values: dict[str, Any], suffix: str) -> dict[str, Any]:
-    return {name + suffix: value for name, value in values.items()}
+def statistics(cfg: DictConfig, extractor: Extractor, images: np.ndarray, name: str) -> FeatureStatistics:
+    """The feature statistics of one set; those of sets that several runs compare with are computed once, into the cache."""
+    def computed() -> FeatureStatistics:
+        return FeatureStatistics.of(extractor, batches(images, cfg.evaluate.batch), len(images), cfg.evaluate.subset,
+                                    TITLES[name])
 
-
-def portrait(cfg: DictConfig, extractor: Extractor, images: np.ndarray, what: str) -> Portrait:
-    parts = batches(images, cfg.evaluate.batch)
-    return Portrait.of(extractor, parts, len(images), cfg.evaluate.subset, what)
-
-
-def shared(cfg: DictConfig, extractor: Extractor, images: np.ndarray | None, what: str) -> Portrait | None:
-    """The portrait of images that several runs compare with, made once."""
-    if images is None:
-        return None
+    if name == "final":
+        return computed()
+    # What decides the numbers: the images, the feature network, which features are kept.
     key = {"images": sha256_of(images), "features": extractor.name, **extractor.about, "subset": cfg.evaluate.subset,
-           **drawn_from(len(images), cfg.evaluate.subset)}
-    with Cache(Path(cfg.paths.cache)).entry("portraits", key, ".npz") as path:
+           **subset_rule(len(images), cfg.evaluate.subset)}
+    with cache(cfg).entry("portraits", key, ".npz") as path:
         if not path.exists():
-            portrait(cfg, extractor, images, what).save(path)
-        return Portrait.read(path)
+            computed().save(path)
+        return FeatureStatistics.read(path)
 
 
 def sha256_of(images: np.ndarray) -> str:
-    """Hex digest of an array of images, read part by part."""
+    """Hex digest of an array of images, read batch by batch."""
     digest = hashlib.sha256(str(images.shape).encode())
-    for part in batches(images, 256):
-        digest.update(np.ascontiguousarray(part))
+    for batch in batches(images, 256):
+        digest.update(np.ascontiguousarray(batch))
     return digest.hexdigest()
 
 
-def pairs(cfg: DictConfig, images: np.ndarray | None, dense: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of (image i, the dense model's image i); nothing where there is nothing to compare."""
+def pairs(images: np.ndarray | None, dense: np.ndarray | None, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of (image i, the dense model's image i); none where one of the sets was not drawn."""
     if images is not None and dense is not None:
-        yield from zip(batches(images, cfg.evaluate.batch), batches(dense, cfg.evaluate.batch), strict=True)
+        yield from zip(batches(images, batch), batches(dense, batch), strict=True)
+
+
+def time_models(cfg: DictConfig, run: Run, how: Execution) -> dict[str, float]:
+    """Images per second of the dense and the final model on the run's device, and the speed-up."""
+    dense, final = (how.place(model).unet for model in (load_dense(cfg), load_model(run.final(trains(cfg)))))
+    return speed(dense, final, min(64, cfg.sampler.batch), evaluations(cfg.sampler))
 
 
 def protocol(cfg: DictConfig, reference: int | None = None) -> dict[str, Any]:
     """What a number must share with another to be compared with it; `reference`: number of images that it compares with."""
-    sampler = {("sampler" if name == "name" else name): value for name, value in sampler_protocol(cfg).items()}
-    recipe = cfg.schedule
+    sampler = {("sampler" if name == "name" else name): value for name, value in sampler_options(cfg).protocol().items()}
+    recipe, subset = cfg.schedule, cfg.evaluate.subset
     average = recipe.ema if recipe.ema_power is None else f"power {recipe.ema_power:g}"
-    return sampler | {"images": cfg.evaluate.images, "ema": average if recipe.steps else None,
+    return sampler | {"images": cfg.evaluate.images, "ema": average if trains(cfg) else None,
                       "ssim_window": cfg.evaluate.ssim_window, "kid_subset": cfg.evaluate.kid_subset,
-                      "subset": cfg.evaluate.subset, "neighbours": cfg.evaluate.neighbours, "precision": cfg.precision,
-                      **drawn_from(max(cfg.evaluate.images, reference or 0), cfg.evaluate.subset)}
+                      "subset": subset, "neighbours": cfg.evaluate.neighbours, "precision": cfg.precision,
+                      **subset_rule(max(cfg.evaluate.images, reference or 0), subset)}

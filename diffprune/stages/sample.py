@@ -1,37 +1,38 @@
-"""Stage 4: draw the final model's images, and a grid that shows them below the dense model's.
+"""Stage 4: draw the final model's images, and a grid that shows them below the dense model's."""
 
-`python -m diffprune.stages.sample RUN` joins in the drawing of a run from another process or machine.
-"""
-
-import argparse
-import logging
-import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config.naming import masked
-from diffprune.models.dense import load_dense
-from diffprune.models.device import device_of, device_of_process, processes_for
+from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model
 from diffprune.runs.run import Run
-from diffprune.runtime.command_line import one_sentence
-from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import atomic_file, write_json
-from diffprune.sampling.draw import draw_all, shared_path
+from diffprune.runs.samples import Samples
+from diffprune.runtime.files import atomic_file
+from diffprune.sampling.draw import draw_all
 from diffprune.sampling.grid import grid
-from diffprune.sampling.protocol import sampler_protocol
 from diffprune.sampling.workers import Workers, leave_with_parent
+from diffprune.stages.options import cache, drawing, execution, load_dense, plain, sampler_options, trains
 from diffprune.tracking.tracker import Tracker
 
 COLUMNS = 16
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One set of images that a run needs: whose they are, and how the model that draws them is loaded."""
+    name: str
+    title: str
+    load: Callable[[], DiffusionModel]
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
@@ -39,85 +40,54 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
 
     `sampler.processes` processes draw, of which this is one.
     """
-    start = time.monotonic()
-    options = OmegaConf.to_container(masked(cfg), resolve=True)
-    with Workers(processes_for(cfg) - 1, join_in, options, run.folder) as workers:
-        paths = draw_sets(cfg, run, device_of(cfg), attend=workers.attend)
-    grid([np.load(path, mmap_mode="r")[:COLUMNS] for path in paths], run.grid)
+    start, how = time.monotonic(), execution(cfg)
+    options = plain(masked(cfg))
+    with Workers(how.process_count(cfg.sampler.processes) - 1, join_in, options, run.folder) as workers:
+        files = draw_sets(cfg, run, how, attend=workers.attend)
+    grid([np.load(file, mmap_mode="r")[:COLUMNS] for file in files.values()], run.grid)
     tracker.image("samples", run.grid)
-    write_json(run.samples_report, {"images": cfg.evaluate.images, "sampler": sampler_protocol(cfg),
-                                    "seconds": round(time.monotonic() - start, 3)})
+    shared = {name: str(file.relative_to(cache(cfg).folder)) for name, file in files.items() if name != "final"}
+    Samples(cfg.evaluate.images, sampler_options(cfg).protocol(), shared, round(time.monotonic() - start, 3)).write(run)
 
 
 def join(cfg: DictConfig, run: Run) -> None:
-    """What the other processes of a run do meanwhile: the same drawing, without a word."""
-    draw_sets(cfg, run, device_of(cfg), quiet=True)
+    """What the other processes of a run do meanwhile: they draw too and show no progress."""
+    draw_sets(cfg, run, execution(cfg), quiet=True)
 
 
-def draw_sets(cfg: DictConfig, run: Run, device: torch.device, **how: Any) -> list[Path]:
-    """Draws what is missing of the sets that the run needs, together with every process that does the same; their files."""
-    paths = []
-    for what, model, path in sets(cfg, run):
-        if not path.exists() and not copied(shared_path(model, cfg), path):
-            draw_all(model.to(device), cfg, path, what, **how)
-        paths.append(path)
-    return paths
+def image_sets(cfg: DictConfig, run: Run) -> list[ImageSet]:
+    """The sets that the run needs, in the order of the grid's rows."""
+    sets = [ImageSet("final", "final model", partial(load_model, run.final(trains(cfg))))]
+    if cfg.model.checkpoint is not None:
+        sets.insert(0, ImageSet("dense", "dense model", partial(load_dense, cfg)))
+    if cfg.evaluate.before_healing and trains(cfg):
+        sets.append(ImageSet("before_healing", "before healing", partial(load_model, run.pruned)))
+    return sets
+
+
+def draw_sets(cfg: DictConfig, run: Run, how: Execution, **options: Any) -> dict[str, Path]:
+    """Draws what is missing of the run's sets, together with every process that does the same; {set: its file}."""
+    files, plan = {}, drawing(cfg, how)
+    for wanted in image_sets(cfg, run):
+        model = wanted.load()
+        shared = cache(cfg).path("images", plan.key(model), ".npy")
+        file = run.images if wanted.name == "final" else shared
+        if not file.exists() and not copied(shared, file):
+            draw_all(how.place(model), plan, file, wanted.title, **options)
+        files[wanted.name] = file
+    return files
 
 
 def copied(source: Path, path: Path) -> bool:
-    """Whether the images were drawn before, for all runs that compare with the same model, and are now at `path` too."""
+    """Copies images that the cache has of the same model to `path`; False where it has none."""
     if source == path or not source.exists():
         return False
-    with atomic_file(path) as partial:
-        shutil.copyfile(source, partial)
+    with atomic_file(path) as partial_file:
+        shutil.copyfile(source, partial_file)
     return True
 
 
-def sets(cfg: DictConfig, run: Run) -> Iterator[tuple[str, DiffusionModel, Path]]:
-    """What the run needs images of, with the model and the file, in the order of the grid's rows."""
-    if cfg.model.checkpoint is not None:
-        dense = load_dense(cfg)
-        yield "dense model", dense, shared_path(dense, cfg)
-    yield "final model", load_model(run.final(cfg)), run.images
-    if cfg.evaluate.before_healing and run.final(cfg) != run.pruned:
-        unhealed = load_model(run.pruned)
-        yield "before healing", unhealed, shared_path(unhealed, cfg)
-
-
 def join_in(index: int, options: dict[str, Any], folder: Path) -> None:
-    """What the `index`-th local process does: the same drawing, without a word."""
+    """What the `index`-th local process does: it draws too, shows no progress, and ends with its parent."""
     cfg = OmegaConf.create(options)
-    draw_sets(cfg, Run(folder), device_of_process(cfg, index), quiet=True, attend=leave_with_parent)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    asked = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with one_sentence():
-        run = Run(asked.run)
-        if not run.config.exists():
-            raise UserError(f"{run.folder} is no run folder: start the run first, with until=finetune")
-        cfg = OmegaConf.load(run.config)
-        if not run.final(cfg).exists():
-            raise UserError(f"{run.folder} has no model {run.final(cfg).name}/ yet: repeat its command with until=finetune")
-        draw_sets(cfg, run, device_of(cfg), share=asked.part)
-
-
-def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser("python -m diffprune.stages.sample", description=__doc__.split("\n\n")[1])
-    out.add_argument("run", type=Path, metavar="RUN", help="a run folder, whose model is pruned and healed")
-    out.add_argument("--part", type=share, metavar="I/N", help="this is process I (from 0) of N: draw every N-th part and "
-                     "lock nothing, for file systems without locks; process 0 joins the parts")
-    return out
-
-
-def share(text: str) -> tuple[int, int]:
-    """`1/4` as (1, 4)."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if found is None or int(found[1]) >= int(found[2]):
-        raise argparse.ArgumentTypeError(f"{text} is no part: give I/N with I in 0 … N-1, for instance 0/4")
-    return int(found[1]), int(found[2])
-
-
-if __name__ == "__main__":
-    main()
+    draw_sets(cfg, Run(folder), execution(cfg).of_process(index), quiet=True, attend=leave_with_parent)

@@ -1,27 +1,34 @@
 """What a run tells a tracker."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig
 
 from diffprune.runs.run import Run
 
 
-class Tracker:
-    """Keeps nothing: what a run needs is in its folder anyway. The interface that other trackers fill."""
+@dataclass(frozen=True)
+class Description:
+    """A run's `options` as a plain dict, those of them that change its result (`science`), and the folder of all `runs`."""
+    runs: Path
+    options: dict[str, Any]
+    science: dict[str, Any]
 
-    def start(self, cfg: DictConfig, run: Run) -> None:
+
+class Tracker:
+    """Keeps nothing: what a run needs is in its folder anyway. The interface that other trackers implement."""
+
+    def start(self, run: Run, about: Description) -> None:
         """Called once before the first stage that has work to do."""
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """Numbers of a fine-tuning step."""
+        """Receives numbers of a training step."""
 
     def image(self, name: str, path: Path, step: int | None = None) -> None:
-        """A picture that lies at `path`."""
+        """Receives an image file."""
 
     def summary(self, values: dict[str, Any]) -> None:
-        """The run's final numbers."""
+        """Receives the run's final numbers."""
 
     def finish(self, failed: bool = False) -> None:
         """Called once at the end, also after an error."""

@@ -7,12 +7,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-
-from diffprune.config.naming import branch_of, masked, prunes, science
+from diffprune.config.naming import branch_of, prunes
+from diffprune.runs.metrics import SPEED
 from diffprune.runs.run import Run
 from diffprune.runtime.files import read_json
-from diffprune.tracking.tracker import Tracker
+from diffprune.tracking.tracker import Description, Tracker
 
 log = logging.getLogger(__name__)
 ID_LENGTH = 64      # the service takes no longer ones; a name's end is its hash
@@ -20,7 +19,6 @@ MARGIN = 5.0        # seconds beyond which a client is not waited for that shoul
 SIZES = ("params", "macs")
 SHORT = {"pruner.name": "prune/criterion", "pruner.ratio": "prune/ratio", "pruner.threshold": "prune/threshold",
          "schedule.steps": "train/steps"}      # {option: the name under which runs are grouped by it}
-SPEEDS = ("images_per_second", "images_per_second_dense", "speedup")
 T = TypeVar("T")
 
 
@@ -35,44 +33,46 @@ class WandbTracker(Tracker):
     def __init__(self, project: str, entity: str | None, group: str | None, artifacts: bool = False,
                  patience: float = 10.0) -> None:
         self.project, self.entity, self.group, self.artifacts, self.patience = project, entity, group, artifacts, patience
-        self.cfg, self.folder = None, None
-        self.told = False               # whether a failure was said
-        self.run = self.open = None     # where numbers go, which ends with the first failure; what must be closed
+        self.warned = False                  # whether a failure was reported
+        self.run: Any = None                 # the W&B run, until the first failure
+        self.open: Any = None                # the W&B run, until it is closed
 
-    def start(self, cfg: DictConfig, run: Run) -> None:
-        self.cfg, self.folder, self.told = cfg, run, False
-        self.run = self.open = self.guarded("start", lambda: self.opened(cfg, run))
+    def start(self, run: Run, about: Description) -> None:
+        self.about, self.folder, self.warned = about, run, False
+        self.run = self.open = self.guarded("start", lambda: self.opened(run, about))
 
-    def opened(self, cfg: DictConfig, run: Run) -> Any:
+    def opened(self, run: Run, about: Description) -> Any:
         """The open W&B run: online where somebody is logged in and the server answers, else offline."""
-        folder = Path(cfg.paths.runs)
+        folder = about.runs
         folder.mkdir(parents=True, exist_ok=True)
         write_below(folder)
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")     # a silent server holds up a process's end for that
         mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
         try:
-            opened = self.init(cfg, run, folder, mode)
+            opened = self.init(run, about, mode)
         except Exception as error:
             if mode == "offline":
                 raise
             log.warning("W&B does not answer (%s): this run is kept offline", first_line(error))
             import wandb
             wandb.teardown()        # what was begun holds the id
-            mode, opened = "offline", self.init(cfg, run, folder, "offline")
+            mode, opened = "offline", self.init(run, about, "offline")
         describe(opened)
         if mode == "offline":
             log.info("W&B offline: `wandb sync --id %s %s` sends this run later", opened.id,
                      folder / "wandb" / f"offline-run-*-{opened.id}")
         return opened
 
-    def init(self, cfg: DictConfig, run: Run, folder: Path, mode: str) -> Any:
+    def init(self, run: Run, about: Description, mode: str) -> Any:
         import wandb
+        dataset, pruner, model = (about.options[group]["name"] for group in ("dataset", "pruner", "model"))
         settings = wandb.Settings(silent=True, console="off", init_timeout=self.patience, finish_timeout=self.patience,
                                   finish_timeout_raises=False, x_graphql_timeout_seconds=self.patience)
         return wandb.init(
-            project=self.project, entity=self.entity, group=self.group or cfg.dataset.name, name=run.name,
-            id=run.name[-ID_LENGTH:], job_type=job_type(cfg), config=flat(cfg) | asked(cfg),
-            tags=[cfg.dataset.name, cfg.pruner.name, cfg.model.name], dir=folder, mode=mode, resume="allow",
+            project=self.project, entity=self.entity, group=self.group or dataset, name=run.name,
+            id=run.name[-ID_LENGTH:], job_type=job_type(about.science),
+            config=flat(about.options) | short_names(about.science),
+            tags=[dataset, pruner, model], dir=about.runs, mode=mode, resume="allow",
             reinit="finish_previous", settings=settings)
 
     def guarded(self, what: str, work: Callable[[], T]) -> T | None:
@@ -80,10 +80,10 @@ class WandbTracker(Tracker):
         try:
             return work()
         except Exception as error:
-            if not self.told:
+            if not self.warned:
                 log.warning("W&B: %s failed (%s); the run goes on without it, its folder has everything", what,
                             first_line(error))
-            self.run, self.told = None, True
+            self.run, self.warned = None, True
             return None
 
     def log(self, values: dict[str, Any], step: int) -> None:
@@ -120,15 +120,17 @@ class WandbTracker(Tracker):
         import wandb
         report = read_json(self.folder.prune_report)
         self.run.summary.update(grouped({name: report[name] for size in SIZES for name in (size, f"{size}_dense")}))
-        picture = widths_picture(self.cfg.pruner.name, report) if self.cfg.pruner.ratio else None
+        pruner = self.about.options["pruner"]
+        picture = widths_picture(pruner["name"], report) if pruner["ratio"] else None
         if picture is not None:
             self.run.log({"images/widths": wandb.Image(picture)})
 
     def lineage(self) -> None:
         """Every stage's output that there is as an artifact, made by the run from the one before, which the run used."""
         name = made = None
-        if self.cfg.model.checkpoint is not None:
-            name = f"{self.cfg.model.name}-dense"
+        model = self.about.options["model"]
+        if model["checkpoint"] is not None:
+            name = f"{model['name']}-dense"
             made = self.artifact(name, "model", None, None)
         for stage, kind, path in outputs(self.folder):
             if made is not None and not self.run.offline:   # an offline run can only name what it used
@@ -143,7 +145,7 @@ class WandbTracker(Tracker):
         import wandb
         out = wandb.Artifact(name, kind, metadata={"made_from": made_from, "path": None if path is None else str(path)})
         if path is None:
-            out.metadata["checkpoint"] = self.cfg.model.checkpoint
+            out.metadata["checkpoint"] = self.about.options["model"]["checkpoint"]
         elif self.artifacts or kind == "metrics":
             (out.add_dir if path.is_dir() else out.add_file)(str(path))
         else:
@@ -170,7 +172,7 @@ def grouped(values: dict[str, Any]) -> dict[str, Any]:
     """`achieved/macs_ratio`, `quality/fid`, `speed/speedup`: the final numbers under what they are about."""
     out: dict[str, Any] = {}
     for name, value in values.items():
-        about = "achieved" if name.removesuffix("_dense") in SIZES else "speed" if name in SPEEDS else "quality"
+        about = "achieved" if name.removesuffix("_dense") in SIZES else "speed" if name in SPEED else "quality"
         out[f"{about}/{name}"] = value
     for size in SIZES:
         if values.get(size) and values.get(f"{size}_dense"):
@@ -178,17 +180,16 @@ def grouped(values: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def asked(cfg: DictConfig) -> dict[str, Any]:
-    """What cells of most sweeps differ in, under `SHORT` names; an option that had no say is not among them."""
-    options = science(cfg)
-    known = {name: branch_of(options, key).get(key.rpartition(".")[2]) for key, name in SHORT.items()}
-    return {name: value for name, value in known.items() if value is not None}
+def short_names(science: dict[str, Any]) -> dict[str, Any]:
+    """The options in which cells of most sweeps differ, under `SHORT` names; options without effect are left out."""
+    values = {name: branch_of(science, key).get(key.rpartition(".")[2]) for key, name in SHORT.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def job_type(cfg: DictConfig) -> str:
-    if prunes(science(cfg)):
-        return "scratch" if cfg.pruner.reinitialise else "prune"
-    return "train" if cfg.schedule.steps else "dense"
+def job_type(science: dict[str, Any]) -> str:
+    if prunes(science):
+        return "scratch" if science["pruner"]["reinitialise"] else "prune"
+    return "train" if science["schedule"]["steps"] else "dense"
 
 
 def widths_picture(name: str, report: dict[str, Any]) -> Any:
@@ -241,10 +242,9 @@ def logged_in() -> bool:
     return bool(wandb.login(prompt=False, verify=False))
 
 
-def flat(cfg: DictConfig) -> dict[str, Any]:
+def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{`group/option`: value}: one level, so that a dashboard can group and filter by every option."""
-    def walk(node: Any, prefix: str) -> dict[str, Any]:
-        if not isinstance(node, dict):
-            return {prefix: node}
-        return {k: v for key, child in node.items() for k, v in walk(child, f"{prefix}/{key}" if prefix else key).items()}
-    return walk(OmegaConf.to_container(masked(cfg), resolve=True), "")
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        values |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return values

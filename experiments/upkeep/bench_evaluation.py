@@ -14,11 +14,11 @@ from PIL import Image
 from tabulate import tabulate
 
 from diffprune.diffusion.pixels import batches
-from diffprune.evaluation.feature_statistics import Portrait
+from diffprune.evaluation.feature_statistics import FeatureStatistics
 from diffprune.evaluation.features import load_extractor
 from diffprune.evaluation.features.extractor import Extractor
 from diffprune.evaluation.features.inception import inception_weights, replaced
-from diffprune.evaluation.image_files import pictures
+from diffprune.evaluation.image_files import open_images
 
 KEPT = 10_000
 BATCH = 50              # pytorch-fid's own
@@ -47,10 +47,10 @@ def theirs(weights: str, folder: Path) -> Callable[[], object]:
 
 def ours(extractor: Extractor, images: np.ndarray | None, folder: Path) -> Callable[[], object]:
     """The same from files or, where `images` are given, from memory; it gives all metrics' ingredients, not one's."""
-    def work() -> Portrait:
-        parts = batches(images, BATCH) if images is not None else pictures(folder).chunks(BATCH)
-        count = len(images) if images is not None else len(pictures(folder))
-        return Portrait.of(extractor, parts, count, KEPT, "images")
+    def work() -> FeatureStatistics:
+        parts = batches(images, BATCH) if images is not None else open_images(folder).chunks(BATCH)
+        count = len(images) if images is not None else len(open_images(folder))
+        return FeatureStatistics.of(extractor, parts, count, KEPT, "images")
     return work
 
 

@@ -1,4 +1,4 @@
-"""The README's performance table and docs/performance.md, from kept measurements: `python -m experiments.upkeep.performance`.
+"""The README's performance table and docs/performance.md: `python -m experiments.upkeep.performance`.
 
 `python -m diffprune.bench --json experiments/results/bench_<machine>.json` makes one.
 """

@@ -6,9 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diffprune.data import digits, image_folder, load_images
+from diffprune.data import digits, image_folder
 from diffprune.data.loading.images import Images
 from diffprune.runtime.errors import UserError
+from diffprune.stages.options import load_images
 
 
 @pytest.fixture

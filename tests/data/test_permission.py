@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from diffprune.config import validation
 from diffprune.data import celeba, cifar10, image_folder, imagenet, lsun
 from diffprune.runtime.errors import UserError
-from diffprune.evaluation.image_files import pictures
-from diffprune.evaluation.feature_statistics import Portrait
+from diffprune.evaluation.image_files import open_images
+from diffprune.evaluation.feature_statistics import FeatureStatistics
 from pathlib import Path
 import pyarrow.parquet, datasets
 
@@ -36,7 +36,7 @@ asks = {
     "lsun": lambda place: lsun.load(place, "lsun_church", 8, flip=False),
     "imagenet": lambda place: imagenet.load(place, 8, flip=False),
     "image_folder": lambda place: image_folder.load(place, 8, 3, flip=False),
-    "measure": lambda place: pictures(Path(place)),
+    "measure": lambda place: open_images(Path(place)),
     "composition": lambda place: checked(place + "/inside"),
     "parquet": lambda place: imagenet.load(place + ".parquet", 8, flip=False),
     "parquet of cifar10": lambda place: cifar10.load(place + ".parquet", flip=False),

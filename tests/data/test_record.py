@@ -5,15 +5,18 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from diffprune.data import kept, load_images
+from diffprune.config.naming import run_folder
+from diffprune.data import last_loaded
 from diffprune.data.loading import held as loading
-from diffprune.data.loading.record import list_skipped
+from diffprune.data.loading.images import ImageSet
 from diffprune.evaluation.features import load_extractor
-from diffprune.evaluation.reference import reference
 from diffprune.pipeline import stages
+from diffprune.runs.data_record import data_moved, list_skipped
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import score
+from diffprune.stages.evaluate import reference_of
+from diffprune.stages.options import begin_data, load_images
 from tests import data_sets_on_disk as made
 
 
@@ -25,28 +28,35 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def on(config, tmp_path: Path):
     def composed(path: Path, *overrides: str) -> DictConfig:
-        kept.cache_clear()
+        last_loaded.cache_clear()
         return config("dataset=image_folder", "model=ddpm_digits", "schedule=finetune_digits", "sampler=digits",
                       "evaluate=digits", "dataset.resolution=8", "dataset.channels=1", f"dataset.path={path}", *overrides)
     return composed
 
 
+def begun(cfg: DictConfig, run: Run) -> ImageSet:
+    """The images of a run that uses its data."""
+    images = load_images(cfg)
+    begin_data(cfg, run, images)
+    return images
+
+
 def test_a_run_goes_on_with_the_same_data_at_another_place(on, tmp_path: Path, images: Path) -> None:
     run = Run(tmp_path / "run")
-    load_images(on(images), run)
+    begun(on(images), run)
     images.rename(tmp_path / "moved")
     cfg = on(tmp_path / "moved")
-    assert run.moved(cfg)
-    load_images(cfg, run)
-    assert not run.moved(cfg)
+    assert data_moved(run, cfg.dataset.path)
+    begun(cfg, run)
+    assert not data_moved(run, cfg.dataset.path)
 
 
 def test_a_run_does_not_go_on_with_other_data(on, tmp_path: Path, images: Path) -> None:
     run = Run(tmp_path / "run")
-    load_images(on(images), run)
+    begun(on(images), run)
     (images / "class_0" / "000.png").unlink()
     with pytest.raises(UserError) as caught:
-        load_images(on(images), run)
+        begun(on(images), run)
     assert str(caught.value) == (
         f"{run.folder} was begun with other data (12 images, dataset.path={images}) than dataset.path={images} holds "
         "(11 images): give those, or delete the folder")
@@ -55,25 +65,25 @@ def test_a_run_does_not_go_on_with_other_data(on, tmp_path: Path, images: Path) 
 def test_a_finished_run_is_not_shown_for_other_data(on, tmp_path: Path, images: Path) -> None:
     named = "dataset.name=pets"
     cfg = on(images, named)
-    with stages(cfg, Run.of(cfg)):
-        load_images(cfg, Run.of(cfg))
+    with stages(cfg, Run(run_folder(cfg))):
+        begun(cfg, Run(run_folder(cfg)))
     other = on(made.folder(tmp_path / "other", count=20, size=(8, 8)), named)
-    assert Run.of(other).folder == Run.of(cfg).folder
-    with pytest.raises(UserError, match="was begun with other data"), stages(other, Run.of(other)):
+    assert Run(run_folder(other)).folder == Run(run_folder(cfg)).folder
+    with pytest.raises(UserError, match="was begun with other data"), stages(other, Run(run_folder(other))):
         pytest.fail("goes on, though nothing is left to do")
-    assert "other" not in Run.of(cfg).config.read_text()
+    assert "other" not in Run(run_folder(cfg)).config.read_text()
 
 
-def test_the_rounds_of_a_run_share_one_record(on, tmp_path: Path) -> None:
-    first, last = Run(tmp_path / "run").rounds(on(tmp_path, "schedule.rounds=2"))
+def test_the_rounds_of_a_run_share_one_record(tmp_path: Path) -> None:
+    first, last = Run(tmp_path / "run").rounds(2)
     assert first.data == last.data == tmp_path / "run" / "data.json"
 
 
-def test_kept_statistics_decode_nothing(on, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_statistics_decode_nothing(on, tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     extractor = load_extractor("digits-cnn", None)
-    first, about = reference(on(images), extractor)
+    first, about = reference_of(on(images), Run(tmp_path / "run"), extractor)
     monkeypatch.setattr(loading, "held", lambda *_: pytest.fail("decoded though the statistics are there"))
-    again, known = reference(on(images), extractor)
+    again, known = reference_of(on(images), Run(tmp_path / "run"), extractor)
     assert (first.count, about) == (again.count, known)
     assert "skipped" not in about
 
@@ -84,8 +94,8 @@ def test_cifar10_is_not_decoded_for_its_key_alone(config, tmp_path: Path, monkey
     monkeypatch.setattr(loading, "held", lambda *given: (decoded.append(1), usual(*given))[1])
 
     def key() -> str:
-        kept.cache_clear()
-        return load_images(cfg, Run(tmp_path / "run")).key
+        last_loaded.cache_clear()
+        return begun(cfg, Run(tmp_path / "run")).key
 
     assert key() == key() == usual(load_images(cfg).readable, flip=True).key
     assert len(decoded) == 1
@@ -102,7 +112,7 @@ def test_all_that_was_left_out_is_listed_with_reasons(on, tmp_path: Path, images
     lines = [f"{file} is not a readable image: remove it or copy it again" for file in bad]
     for name in ("first", "from the cache"):
         run = Run(tmp_path / name)
-        _, about = reference(on(images, "dataset.on_error=skip"), extractor, run)
+        _, about = reference_of(on(images, "dataset.on_error=skip"), run, extractor)
         assert about["skipped"] == 2
         assert run.skipped.read_text().splitlines() == lines
 
@@ -126,5 +136,5 @@ def test_scoring_lists_what_it_left_out(on, images: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(score.StoredWalk, "serve", walk)
     cfg = on(images, "dataset.on_error=skip", "pruner.calibration_batch=4")
     with pytest.raises(InterruptedError):
-        score.stage(cfg, Run.of(cfg), None)
-    assert "class_0/001.png is not a readable image" in Run.of(cfg).skipped.read_text()
+        score.stage(cfg, Run(run_folder(cfg)), None)
+    assert "class_0/001.png is not a readable image" in Run(run_folder(cfg)).skipped.read_text()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from diffprune.config.naming import run_name
-from diffprune.data import celeba, image_folder, imagenet, load_images, lsun
+from diffprune.data import celeba, image_folder, imagenet, lsun
 from diffprune.data.loading.held import HeldImages
 from diffprune.data.loading.images import ImageSet
 from diffprune.data.loading.readable import Readable
@@ -23,6 +23,7 @@ from diffprune.data.loading.transforms import ShorterSide
 from diffprune.data.sources.folder import FolderSource
 from diffprune.data.sources.names import classes
 from diffprune.runtime.errors import UserError
+from diffprune.stages.options import load_images
 from tests import data_sets_on_disk as made
 from tests.conftest import ROOT
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from diffprune.evaluation.frechet import Statistics, frechet_distance
+from diffprune.evaluation.frechet import Gaussian, frechet_distance
 
 
-def gaussian(mu: list[float], sigma: np.ndarray) -> Statistics:
-    return Statistics(np.array(mu), np.asarray(sigma, dtype=float))
+def gaussian(mu: list[float], sigma: np.ndarray) -> Gaussian:
+    return Gaussian(np.array(mu), np.asarray(sigma, dtype=float))
 
 
 def test_one_dimension_is_the_squared_differences_of_means_and_deviations() -> None:
@@ -22,18 +22,18 @@ def test_equal_gaussians_are_at_distance_zero_also_when_singular() -> None:
 
 def test_it_agrees_with_the_general_matrix_root() -> None:
     rng = np.random.default_rng(0)
-    a, b = (Statistics.of(rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6))) for _ in range(2))
+    a, b = (Gaussian.of(rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6))) for _ in range(2))
     general = np.sum((a.mu - b.mu) ** 2) + np.trace(a.sigma + b.sigma - 2 * sqrtm(a.sigma @ b.sigma).real)
     assert frechet_distance(a, b) == pytest.approx(general, rel=1e-6)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
 
 
 def test_statistics_are_mean_and_unbiased_covariance() -> None:
-    s = Statistics.of(np.array([[0.0, 0.0], [2.0, 4.0]], dtype=np.float32))
+    s = Gaussian.of(np.array([[0.0, 0.0], [2.0, 4.0]], dtype=np.float32))
     assert s.mu.tolist() == [1, 2]
     assert s.sigma.tolist() == [[2, 4], [4, 8]]
 
 
 def test_one_image_is_refused_with_the_count() -> None:
     with pytest.raises(ValueError, match="there are 1"):
-        Statistics.of(np.zeros((1, 4)))
+        Gaussian.of(np.zeros((1, 4)))

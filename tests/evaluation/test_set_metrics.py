@@ -8,8 +8,8 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.inception import InceptionScore as TheirScore
 from torchmetrics.image.kid import poly_mmd
 
-from diffprune.evaluation.feature_statistics import Portrait
-from diffprune.evaluation.frechet import Statistics
+from diffprune.evaluation.feature_statistics import FeatureStatistics
+from diffprune.evaluation.frechet import Gaussian
 from diffprune.evaluation.inception_score import InceptionScore
 from diffprune.evaluation.set_metrics import Settings, against, kernel_distance, precision_recall
 
@@ -113,12 +113,12 @@ def test_fewer_images_than_parts_have_no_inception_score() -> None:
 
 def test_statistics_alone_give_the_frechet_distance_alone() -> None:
     a, b = features(50), features(50, 0.2, seed=1)
-    known = Portrait(50, Statistics.of(a), a, 2.5)
-    found = against(known, Portrait(None, Statistics.of(b)), Settings(20, 3))
+    known = FeatureStatistics(50, Gaussian.of(a), a, 2.5)
+    found = against(known, FeatureStatistics(None, Gaussian.of(b)), Settings(20, 3))
     assert found["fid"] > 0
     assert found["inception_score"] == 2.5
     assert [found[name] for name in ("kid", "precision", "recall")] == [None, None, None]
 
 
 def test_nothing_has_no_distance() -> None:
-    assert set(against(None, Portrait(None, Statistics.of(features(9))), Settings(20, 3)).values()) == {None}
+    assert set(against(None, FeatureStatistics(None, Gaussian.of(features(9))), Settings(20, 3)).values()) == {None}

@@ -13,6 +13,7 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from diffprune.config.naming import run_folder
 from diffprune.runs.run import Run
 from diffprune.runs.status import Standing
 from diffprune.runtime.errors import UserError
@@ -26,7 +27,7 @@ NEEDS = ("dataset.path=.", "model.checkpoint=null")
 
 
 def hydras_own(overrides: tuple[str, ...]) -> Path:
-    return Run.of(composed(overrides)).folder
+    return Run(run_folder(composed(overrides))).folder
 
 
 @pytest.mark.slow
@@ -97,7 +98,7 @@ def test_the_group_is_no_part_of_a_name(overrides: tuple[str, ...], group: str |
     cell = plan(["table1_digits"], overrides, (0,)).cells[0]
     cfg = composed(cell.overrides)
     assert cfg.logger.get("group") == group
-    assert Run.of(cfg).folder == cell.folder == plan(["table1_digits"], ["logger=none"], (0,)).cells[0].folder
+    assert Run(run_folder(cfg)).folder == cell.folder == plan(["table1_digits"], ["logger=none"], (0,)).cells[0].folder
 
 
 def test_the_group_reaches_a_batch_system_and_its_cell() -> None:

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from safetensors import safe_open
 
+from diffprune.config.naming import run_folder
 from diffprune.pipeline import Stages, reproduce
 from diffprune.runs.cache import Cache
 from diffprune.runs.run import Run
@@ -224,7 +225,7 @@ def test_a_cell_keeps_its_own_log_and_command(cells, pretended) -> None:
 
 
 def test_cells_that_differ_in_sampling_alone_share_one_healed_model(config, tmp_path: Path) -> None:
-    few, first = lone(["sampler.steps=10", f"paths.runs={tmp_path}/runs"]), Run.of(cfg := config())
+    few, first = lone(["sampler.steps=10", f"paths.runs={tmp_path}/runs"]), Run(run_folder(cfg := config()))
     first.open(cfg)
     for file in (first.scores, first.prune_report, first.progress):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -258,7 +259,7 @@ def test_cells_of_one_model_wait_for_its_healing_and_for_nothing_after_it(config
     lock, seen = Cache(tmp_path / "cache").lock(f"model-{maker.model}"), []
 
     def reproduce(cfg: DictConfig, run: Run, healed: Callable[[], None]) -> None:
-        Run.of(cfg).open(cfg)
+        Run(run_folder(cfg)).open(cfg)
         seen.append((run.finetuned.exists(), free(lock)))
         run.finetuned.mkdir(exist_ok=True)
         healed()
@@ -273,7 +274,7 @@ def test_cells_of_one_model_wait_for_its_healing_and_for_nothing_after_it(config
 def test_the_model_is_there_when_a_run_says_so(config, monkeypatch: pytest.MonkeyPatch) -> None:
     said = []
     monkeypatch.setattr(Stages, "__call__", lambda self, name, *_: said.append(name))
-    reproduce(cfg := config(), Run.of(cfg), healed=lambda: said.append("healed"))
+    reproduce(cfg := config(), Run(run_folder(cfg)), healed=lambda: said.append("healed"))
     assert said == ["score", "prune", "finetune", "healed", "sample", "evaluate"]
 
 

@@ -15,13 +15,13 @@ from PIL import Image
 from diffprune.data import image_folder
 from diffprune.data.loading.images import Images
 from diffprune.diffusion.randomness import noise_for
-from diffprune.models.dense import load_dense
 from diffprune.models.diffusion_model import DiffusionModel, pipeline_of, state_key
 from diffprune.models.families.latent import ClassEmbedder
 from diffprune.models.model_folder import load_model, load_pipeline, save_model
 from diffprune.pruning.gradients import timestep_losses
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.draw import draw
+from diffprune.stages.options import load_dense
 from diffprune.training.losses import Noised, squared_error
 from tests.conftest import ROOT, tiny_unet
 

@@ -20,10 +20,10 @@ from torch import nn
 
 from diffprune.config.model_source import by_hand, origin
 from diffprune.models import fetch
-from diffprune.models.dense import blank_model, load_dense, random_model
 from diffprune.models.fetch import fetch_file, fetch_repository, wanted
 from diffprune.models.model_folder import OLD_ATTENTION, TORCH_WEIGHTS, WEIGHTS, DiffusionModel, load_model, save_model
 from diffprune.runtime.errors import UserError
+from diffprune.stages.options import dense_model, load_dense
 from tests.conftest import tiny_unet
 from tests.models.test_formats_compvis import shapes_of
 from tests.models.test_formats_ddim import original_shapes, random_state
@@ -129,7 +129,7 @@ def test_guidance_needs_classes(config) -> None:
 
 
 def test_random_weights_come_from_the_seed_alone(config) -> None:
-    first, again, other = (random_model(config(f"seed={seed}")).unet for seed in (0, 0, 1))
+    first, again, other = (dense_model(config(f"seed={seed}")).random().unet for seed in (0, 0, 1))
     assert same(first, again)
     assert not torch.equal(first.conv_in.weight, other.conv_in.weight)
 
@@ -339,7 +339,7 @@ def test_a_ddim_checkpoint_at_an_address_becomes_the_model(published, server, co
 
 
 def test_a_latent_checkpoint_at_an_address_becomes_the_model(published, config) -> None:
-    state = random_state(shapes_of(blank_model(config(*LATENT))))
+    state = random_state(shapes_of(dense_model(config(*LATENT)).blank()))
     model = load_dense(config(*LATENT, f'model.checkpoint="{published({"state_dict": state})}"'))
     assert torch.equal(model.vqvae.quantize.embedding.weight, state["first_stage_model.quantize.embedding.weight"])
     assert torch.equal(model.class_embedder.embedding.weight, state["cond_stage_model.embedding.weight"])

@@ -5,13 +5,13 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel, VQModel
 
 from diffprune.models.cost import measure
-from diffprune.models.dense import blank_model
 from diffprune.models.families.latent import ClassEmbedder
 from diffprune.models.formats import compvis_config, ddim
 from diffprune.models.formats.compvis import build
 from diffprune.models.model_folder import DiffusionModel
 from diffprune.pruning import criteria
 from diffprune.pruning.surgery import cut
+from diffprune.stages.options import dense_model
 from tests.models.test_formats_compvis import IMAGENET
 
 DATASETS = {"ddpm_cifar10": "cifar10", "ddpm_celeba": "celeba", "ddpm_lsun_church": "lsun_church",
@@ -28,7 +28,7 @@ def skeleton(config):
     """The model that `model=` names, without weights."""
     def built(name: str) -> DiffusionModel:
         with torch.device("meta"):
-            return blank_model(config(f"model={name}", f"dataset={DATASETS[name]}"))
+            return dense_model(config(f"model={name}", f"dataset={DATASETS[name]}")).blank()
     return built
 
 

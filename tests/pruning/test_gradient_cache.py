@@ -10,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
+from diffprune.config.naming import run_folder
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
 from diffprune.pruning.gradient_cache import StoredWalk
@@ -188,16 +189,16 @@ def test_a_grid_of_criteria_thresholds_and_ratios_is_one_walk(config, tmp_path: 
         for threshold, ratio in product((0.0, 0.5, 0.9, 0.99), (0.2, 0.3, 0.4)):
             cfg.pruner.criterion._target_ = f"diffprune.pruning.criteria.{criterion}"
             cfg.pruner.threshold, cfg.pruner.ratio = threshold, ratio
-            run = Run.of(cfg)
+            run = Run(run_folder(cfg))
             score.stage(cfg, run, None)
             runs.add(run.scores)
     assert len(runs) == 3 * 4 * 3
     assert counted.since() == TIMESTEPS
     cfg.pruner.criterion._target_, cfg.pruner.threshold = "diffprune.pruning.criteria.DiffusersScript", 0.0
     cfg.pruner.thresholds = None
-    score.stage(cfg, Run.of(cfg), None)
+    score.stage(cfg, Run(run_folder(cfg)), None)
     assert counted.since() == 0
-    mean, summed = (load_file(scores)["loss"] for scores in (Run.of(cfg).scores, run.scores))
+    mean, summed = (load_file(scores)["loss"] for scores in (Run(run_folder(cfg)).scores, run.scores))
     assert torch.equal(mean, summed / 64)
 
 

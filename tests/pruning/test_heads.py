@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from diffprune.config.naming import run_name, science
+from diffprune.config.naming import run_folder, run_name, science
 from diffprune.config.validation import CHOICES, check
 from diffprune.models.cost import example_inputs
 from diffprune.models.diffusion_model import DiffusionModel
@@ -334,7 +334,7 @@ def test_older_runs_keep_their_names(config) -> None:
 def test_a_run_prunes_whole_heads_to_round_widths(config) -> None:
     cfg = config("experiment=smoke", "pruner=magnitude", "model.checkpoint=null", "model.unet.attention_head_dim=8",
                  "pruner.heads=whole", "pruner.round_to=16", "until=prune")
-    run = Run.of(cfg)
+    run = Run(run_folder(cfg))
     reproduce(cfg, run)
     groups = json.loads(run.prune_report.read_text())["groups"]
     assert [g["heads"] for g in groups if "heads" in g] == [{"before": 8, "after": 6}] * 4

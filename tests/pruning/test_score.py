@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from diffprune.config.naming import run_name, science
+from diffprune.config.naming import run_folder, run_name, science
 from diffprune.config.validation import check
 from diffprune.models.model_folder import save_model
 from diffprune.report.finished import read_scoring
@@ -27,8 +27,8 @@ def tiny(config, tmp_path: Path):
 
 
 def scores(cfg) -> Path:
-    score.stage(cfg, Run.of(cfg), None)
-    return Run.of(cfg).scores
+    score.stage(cfg, Run(run_folder(cfg)), None)
+    return Run(run_folder(cfg)).scores
 
 
 def about(path: Path) -> dict:

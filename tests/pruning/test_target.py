@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffprune.evaluation.latency import Latency, latency_share
 
-from diffprune.config.naming import run_name, science
+from diffprune.config.naming import run_folder, run_name, science
 from diffprune.config.validation import check
 from diffprune.cost import sizes
 from diffprune.evaluation import latency
-from diffprune.evaluation.latency import Latency, latency_share
 from diffprune.models.cost import measure
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pruning.criteria import DiffPruning, Magnitude
@@ -101,7 +101,7 @@ def tiny(config, tmp_path: Path):
 
 
 def pruned(cfg) -> dict:
-    run = Run.of(cfg)
+    run = Run(run_folder(cfg))
     score.stage(cfg, run, None)
     prune.stage(cfg, run, None)
     return read_json(run.prune_report)
@@ -115,7 +115,7 @@ def test_the_report_says_what_was_reached(tiny, quantity: str) -> None:
     assert target["reached"] == report[quantity] / report[f"{quantity}_dense"]
     assert abs(target["reached"] - 0.6) == min(abs(step["share"] - 0.6) for step in target["steps"])
     assert report["ratio"] == target["ratio"] in [step["ratio"] for step in target["steps"]]
-    assert measure(load_model(Run.of(cfg).pruned).unet).params == report["params"]
+    assert measure(load_model(Run(run_folder(cfg)).pruned).unet).params == report["params"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from diffprune.config.naming import run_name, science
+from diffprune.config.naming import run_folder, run_name, science
 from diffprune.config.validation import check
 from diffprune.models.dense import SHIPPED
 from diffprune.models.diffusion_model import DiffusionModel
@@ -166,7 +166,7 @@ def asked(config, tmp_path: Path):
     def composed(where: str, *overrides: str) -> tuple[DictConfig, Run]:
         cfg = config(*options(dense, tmp_path / where), *overrides)
         check(cfg)
-        return cfg, Run.of(cfg)
+        return cfg, Run(run_folder(cfg))
     return composed
 
 

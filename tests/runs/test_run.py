@@ -4,32 +4,30 @@ from pathlib import Path
 
 import pytest
 
+from diffprune.config.naming import run_folder
 from diffprune.runs.cache import Cache, locked
 from diffprune.runs.run import Run
 
 
 def test_a_run_lies_under_its_data_set_and_name(config, tmp_path: Path) -> None:
-    run = Run.of(config())
+    run = Run(run_folder(config()))
     assert run.folder.parent == tmp_path / "runs" / "digits"
     assert not run.folder.exists()
 
 
-def test_the_configuration_is_written_down_once(config) -> None:
-    cfg = config()
-    run = Run.of(cfg)
-    run.open(cfg)
+def test_the_configuration_is_written_down_once(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.open("device: auto\n")
     written = run.config.stat().st_mtime_ns
-    run.open(cfg)
+    run.open("device: auto\n")
     assert run.config.stat().st_mtime_ns == written
-    run.open(config("device=cpu"))
-    assert "device: cpu" in run.config.read_text()
+    run.open("device: cpu\n")
+    assert run.config.read_text() == "device: cpu\n"
 
 
-def test_an_untrained_model_is_the_pruned_one(config) -> None:
-    cfg = config("schedule=none")
-    assert Run.of(cfg).final(cfg) == Run.of(cfg).pruned
-    cfg = config()
-    assert Run.of(cfg).final(cfg) == Run.of(cfg).finetuned
+def test_an_untrained_model_is_the_pruned_one(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert (run.final(trains=False), run.final(trains=True)) == (run.pruned, run.finetuned)
 
 
 def test_a_lock_keeps_a_second_process_waiting(tmp_path: Path) -> None:

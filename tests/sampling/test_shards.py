@@ -1,4 +1,4 @@
-"""Parts of a set: drawn by one process each, joined once, whole or not there."""
+"""Shards of a set: drawn by one process each, joined once, complete or not there."""
 
 import tracemalloc
 from pathlib import Path
@@ -6,104 +6,85 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffprune.sampling.shards import Parts
+from diffprune.sampling.shards import Shards
 
 MEGABYTE = 2**20
 
 
-def pictures(part: range, side: int = 2) -> np.ndarray:
-    return np.stack([np.full((side, side, 1), index, np.uint8) for index in part])
+def pictures(shard: range, side: int = 2) -> np.ndarray:
+    return np.stack([np.full((side, side, 1), index, np.uint8) for index in shard])
 
 
-def fill(parts: Parts) -> None:
-    for part in parts.missing():
-        with parts.claimed(part) as claimed:
+def fill(shards: Shards) -> None:
+    for shard in shards.missing():
+        with shards.claimed(shard) as claimed:
             if claimed:
-                parts.write(part, pictures(part))
+                shards.write(shard, pictures(shard))
 
 
-def test_a_part_is_claimed_by_one_at_a_time(tmp_path: Path) -> None:
-    one, other = (Parts(tmp_path / "set.npy", 4, 2, {}) for _ in range(2))
-    part = one.all[0]
-    with one.claimed(part) as first:
-        with other.claimed(part) as second, other.claimed(one.all[1]) as next_one:
+def test_a_shard_is_claimed_by_one_at_a_time(tmp_path: Path) -> None:
+    one, other = (Shards(tmp_path / "set.npy", 4, 2, {}) for _ in range(2))
+    shard = one.all[0]
+    with one.claimed(shard) as first:
+        with other.claimed(shard) as second, other.claimed(one.all[1]) as next_one:
             assert (first, second, next_one) == (True, False, True)
-        one.write(part, pictures(part))
-    with other.claimed(part) as again:
+        one.write(shard, pictures(shard))
+    with other.claimed(shard) as again:
         assert not again
     assert other.missing() == [range(2, 4)]
 
 
-def test_the_whole_set_is_in_order_and_nothing_else_is_left(tmp_path: Path) -> None:
-    parts, older = Parts(tmp_path / "set.npy", 7, 3, {}), Parts(tmp_path / "set.npy", 7, 3, {"precision": "bf16"})
+def test_the_complete_set_is_in_order_and_nothing_else_is_left(tmp_path: Path) -> None:
+    shards, older = Shards(tmp_path / "set.npy", 7, 3, {}), Shards(tmp_path / "set.npy", 7, 3, {"precision": "bf16"})
     older.write(older.all[1], pictures(older.all[1]))
-    assert parts.missing() == [range(3), range(3, 6), range(6, 7)]
-    fill(parts)
-    parts.join()
-    parts.remove()
+    assert shards.missing() == [range(3), range(3, 6), range(6, 7)]
+    fill(shards)
+    shards.join()
+    shards.remove()
     assert np.load(tmp_path / "set.npy")[:, 0, 0, 0].tolist() == list(range(7))
-    assert (parts.missing(), parts.done()) == ([], True)
+    assert (shards.missing(), shards.path.exists()) == ([], True)
     assert [file.name for file in tmp_path.iterdir()] == ["set.npy"]
 
 
-def test_who_comes_when_the_set_is_whole_draws_nothing(tmp_path: Path) -> None:
-    parts, late = (Parts(tmp_path / "set.npy", 4, 2, {}) for _ in range(2))
-    fill(parts)
-    parts.join()
-    parts.remove()
+def test_who_comes_when_the_set_is_complete_draws_nothing(tmp_path: Path) -> None:
+    shards, late = (Shards(tmp_path / "set.npy", 4, 2, {}) for _ in range(2))
+    fill(shards)
+    shards.join()
+    shards.remove()
     with late.claimed(late.all[0]) as claimed:
         assert not claimed
     late.remove()
     assert [file.name for file in tmp_path.iterdir()] == ["set.npy"]
 
 
-def test_a_part_that_was_torn_is_missing_and_goes(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "set.npy", 2, 2, {})
-    parts.folder.mkdir()
-    torn = parts.folder / f".{parts.file(parts.all[0]).name}.0123abcd.partial"
+def test_a_shard_that_was_torn_is_missing_and_goes(tmp_path: Path) -> None:
+    shards = Shards(tmp_path / "set.npy", 2, 2, {})
+    shards.folder.mkdir()
+    torn = shards.folder / f".{shards.file(shards.all[0]).name}.0123abcd.partial"
     torn.write_bytes(b"half")
-    assert parts.missing() == parts.all
-    fill(parts)
+    assert shards.missing() == shards.all
+    fill(shards)
     assert not torn.exists()
-    assert parts.missing() == []
+    assert shards.missing() == []
 
 
-def test_a_set_that_lacks_a_part_is_not_joined(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "set.npy", 4, 2, {})
-    parts.write(parts.all[0], pictures(parts.all[0]))
+def test_a_set_that_lacks_a_shard_is_not_joined(tmp_path: Path) -> None:
+    shards = Shards(tmp_path / "set.npy", 4, 2, {})
+    shards.write(shards.all[0], pictures(shards.all[0]))
     with pytest.raises(FileNotFoundError):
-        parts.join()
-    parts.write(parts.all[1], pictures(range(2, 3)))
+        shards.join()
+    shards.write(shards.all[1], pictures(range(2, 3)))
     with pytest.raises(ValueError, match="has the shape"):
-        parts.join()
+        shards.join()
     assert not (tmp_path / "set.npy").exists()
 
 
-def test_shares_are_fixed_and_lock_nothing(tmp_path: Path) -> None:
-    first, second = (Parts(tmp_path / "set.npy", 10, 2, {}, share=(i, 2)) for i in range(2))
-    assert [part.start for part in first.mine(first.all)] == [0, 4, 8]
-    assert [part.start for part in second.mine(second.all)] == [2, 6]
-    for part in second.mine(second.all):
-        assert not second.done()
-        with second.claimed(part) as claimed:
-            assert claimed
-            second.write(part, pictures(part))
-    assert (second.done(), first.done()) == (True, False)
-    for part in first.mine(first.all):
-        first.write(part, pictures(part))
-    second.join()
-    assert not (tmp_path / "set.npy").exists()
-    first.join()
-    assert np.load(tmp_path / "set.npy")[:, 0, 0, 0].tolist() == list(range(10))
-    assert not list(tmp_path.glob("*/*.lock"))
-
-
-def test_joining_holds_one_part_in_memory(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "set.npy", 64, 1, {})
-    for part in parts.all:
-        parts.write(part, pictures(part, side=1024))    # one megabyte each
+def test_joining_holds_one_shard_in_memory(tmp_path: Path) -> None:
+    shards = Shards(tmp_path / "set.npy", 64, 1, {})
+    for shard in shards.all:
+        shards.write(shard, pictures(shard, side=1024))    # one megabyte each
     tracemalloc.start()
-    parts.join()
+    shards.join()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (tmp_path / "set.npy").stat().st_size > 64 * MEGABYTE

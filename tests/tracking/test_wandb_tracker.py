@@ -17,14 +17,16 @@ from omegaconf import DictConfig
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
+from diffprune.config.naming import run_folder
 from diffprune.runs.run import Run
 from diffprune.runtime.files import write_json
+from diffprune.stages.options import description
 from diffprune.tracking.tracker import Tracker
-from diffprune.tracking.wandb_tracker import WandbTracker, asked, flat, job_type
+from diffprune.tracking.wandb_tracker import WandbTracker, flat, job_type, short_names
 
 
 def test_the_configuration_is_flat_enough_to_group_by(config) -> None:
-    values = flat(config("pruner.ratio=.4"))
+    values = flat(description(config("pruner.ratio=.4")).options)
     assert values["pruner/ratio"] == 0.4
     assert values["dataset/name"] == "digits"
     assert not any(isinstance(value, dict) for value in values.values())
@@ -35,13 +37,14 @@ def test_the_configuration_is_flat_enough_to_group_by(config) -> None:
     (("pruner=none", "schedule=none"), {"prune/threshold"}, "dense"), (("pruner=scratch",), {"prune/threshold"}, "scratch")])
 def test_an_option_that_had_no_say_is_not_stated(config, overrides: tuple[str, ...], left_out: set[str], kind: str) -> None:
     names = {"prune/criterion", "prune/ratio", "prune/threshold", "train/steps"}
-    assert set(asked(config(*overrides))) == names - left_out
-    assert job_type(config(*overrides)) == kind
+    science = description(config(*overrides)).science
+    assert set(short_names(science)) == names - left_out
+    assert job_type(science) == kind
 
 
 def test_the_plain_tracker_takes_everything_and_keeps_nothing(config, tmp_path: Path) -> None:
     tracker, cfg = Tracker(), config()
-    tracker.start(cfg, Run.of(cfg))
+    tracker.start(Run(run_folder(cfg)), description(cfg))
     tracker.log({"loss": 1.0}, 1)
     tracker.image("preview", tmp_path / "none.png", 1)
     tracker.summary({"fid": 1.0})
@@ -79,7 +82,7 @@ def log_entries(content: bytes, header: int = 7, block: int = 32768) -> Iterator
 
 def opened(cfg: DictConfig, **options: Any) -> WandbTracker:
     tracker = WandbTracker("diffprune", None, options.pop("group", None), **options)
-    tracker.start(cfg, Run.of(cfg))
+    tracker.start(Run(run_folder(cfg)), description(cfg))
     return tracker
 
 
@@ -101,7 +104,7 @@ def items(entries: Iterable) -> dict[str, Any]:
 @pytest.mark.slow
 def test_without_a_login_a_run_is_kept_offline_and_complete(config, tmp_path: Path, offline: None) -> None:
     cfg = config()
-    run = Run.of(cfg)
+    run = Run(run_folder(cfg))
     write_json(run.prune_report, {"params": 30, "macs": 20, "params_dense": 60, "macs_dense": 50, "layers": {
         "conv_in": {"before": [8, 1, 3, 3], "after": [6, 1, 3, 3]},
         "conv_out": {"before": [1, 8, 3, 3], "after": [1, 6, 3, 3]}}})
@@ -149,7 +152,7 @@ def test_without_a_login_a_run_is_kept_offline_and_complete(config, tmp_path: Pa
 def test_large_files_are_uploaded_only_where_that_was_asked_for(
         config, tmp_path: Path, offline: None, upload: bool) -> None:
     cfg = config()
-    run = Run.of(cfg)
+    run = Run(run_folder(cfg))
     run.folder.mkdir(parents=True)
     run.scores.write_bytes(b"scores")
     opened(cfg, artifacts=upload).finish()
@@ -172,11 +175,12 @@ def test_a_resumed_run_goes_on_under_its_id_and_its_steps(config, tmp_path: Path
         if step == 10:      # a folder's name has the second in which it began
             (first,) = (tmp_path / "runs" / "wandb").glob("offline-run-*")
             first.rename(first.with_name(first.name.replace("offline-run-", "offline-run-0")))
-    files = sorted((tmp_path / "runs" / "wandb").glob(f"offline-run-*-{Run.of(cfg).name[-64:]}/*.wandb"))
+    files = sorted((tmp_path / "runs" / "wandb").glob(f"offline-run-*-{Run(run_folder(cfg)).name[-64:]}/*.wandb"))
     assert len(files) == 2
     steps = [next(entry.step.num for entry in of_kind(records(file), "history")) for file in files]
     assert steps == [10, 20]
-    command = f"wandb sync --id {Run.of(cfg).name[-64:]} {tmp_path}/runs/wandb/offline-run-*-{Run.of(cfg).name[-64:]}"
+    name = Run(run_folder(cfg)).name[-64:]
+    command = f"wandb sync --id {name} {tmp_path}/runs/wandb/offline-run-*-{name}"
     assert command in caplog.text
 
 
@@ -197,9 +201,9 @@ def test_a_home_that_cannot_be_written_costs_nothing(config, tmp_path: Path, off
         monkeypatch.delenv(f"WANDB_{kind}_DIR")
     monkeypatch.setenv("HOME", "/dev/null/home")
     cfg = config()
-    write_json(Run.of(cfg).metrics, {"fid": 1.0})
+    write_json(Run(run_folder(cfg)).metrics, {"fid": 1.0})
     opened(cfg).finish()
-    assert [entry for entry in of_kind(written(tmp_path, Run.of(cfg).name), "artifact") if entry.type == "metrics"]
+    assert [entry for entry in of_kind(written(tmp_path, Run(run_folder(cfg)).name), "artifact") if entry.type == "metrics"]
     assert "failed" not in caplog.text
 
 
@@ -313,7 +317,7 @@ def test_a_server_that_does_not_work_stalls_nobody(config, tmp_path: Path, serve
     tracker.finish()
     assert time.monotonic() - start < 20
     assert caplog.text.count("W&B does not answer") == 1
-    assert items(item for entry in of_kind(written(tmp_path, Run.of(cfg).name), "history") for item in entry.item)[
+    assert items(item for entry in of_kind(written(tmp_path, Run(run_folder(cfg)).name), "history") for item in entry.item)[
         "train/loss"] == 2.5
 
 
@@ -322,7 +326,7 @@ def test_a_server_that_falls_silent_after_the_start_stalls_nobody_either(
         config, serve: Callable[[str], None], caplog: pytest.LogCaptureFixture) -> None:
     serve("tired")
     cfg, start = config(), time.monotonic()
-    write_json(Run.of(cfg).metrics, {"fid": 1.0})
+    write_json(Run(run_folder(cfg)).metrics, {"fid": 1.0})
     tracker = opened(cfg, patience=3)
     assert not tracker.run.offline
     tracker.log({"loss": 2.5}, 10)
@@ -338,7 +342,7 @@ def test_every_stage_uses_what_the_one_before_made(config, serve: Callable[[str]
                                                    caplog: pytest.LogCaptureFixture) -> None:
     serve("whole")
     cfg = config()
-    run = Run.of(cfg)
+    run = Run(run_folder(cfg))
     write_json(run.metrics, {"fid": 1.0})
     run.scores.write_bytes(b"scores")
     run.pruned.mkdir()

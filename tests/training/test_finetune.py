@@ -21,6 +21,7 @@ from diffusers import DDIMScheduler
 from omegaconf import DictConfig
 from safetensors import SafetensorError
 
+from diffprune.config.naming import run_folder
 from diffprune.models.device import device_of
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
@@ -235,7 +236,7 @@ def test_a_request_during_a_preview_ends_it_with_the_state_kept(tmp_path: Path, 
 def begun(config, before_step) -> tuple[DictConfig, Run]:
     """A run of the whole pipeline that was stopped after step 4 of its healing; nothing is due after that."""
     cfg = config(*SHORT, "until=finetune")
-    run = pruned(Run.of(cfg).folder)
+    run = pruned(Run(run_folder(cfg)).folder)
     run.scores.touch()
     write_json(run.prune_report, {})
     before_step(4, ask(signal.SIGTERM))
@@ -258,7 +259,7 @@ def over_quota(*_: object, **__: object) -> None:
 def test_a_full_disk_before_the_healing_is_one_sentence_too(config, until: str, where: str,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = config("pruner=magnitude", f"until={until}")
-    run = Run.of(cfg)
+    run = Run(run_folder(cfg))
     with monkeypatch.context() as patched:
         patched.setattr(where, over_quota)
         with pytest.raises(UserError, match=r"the disk of .* is full: make room and repeat"):
@@ -388,8 +389,8 @@ def test_half_precision_that_a_cpu_has_not_is_refused() -> None:
 
 
 def test_how_a_batch_is_split_is_outside_the_name() -> None:
-    name = Run.of(tuned()).name
-    assert Run.of(tuned("schedule.accumulate=4", "schedule.keep_last=9")).name == name
+    name = Run(run_folder(tuned())).name
+    assert Run(run_folder(tuned("schedule.accumulate=4", "schedule.keep_last=9"))).name == name
     for option in ("loss=distill", "min_snr=5", "rate=cosine", "warmup=1", "ema_power=3"):
-        assert Run.of(tuned(f"schedule.{option}")).name != name
-    assert Run.of(tuned("memory_format=channels_last")).name != name
+        assert Run(run_folder(tuned(f"schedule.{option}"))).name != name
+    assert Run(run_folder(tuned("memory_format=channels_last"))).name != name

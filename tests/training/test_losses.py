@@ -6,9 +6,9 @@ from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
 from diffprune.config.validation import CHOICES
-from diffprune.models.dense import load_dense
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.errors import UserError
+from diffprune.stages.options import load_dense
 from diffprune.training.losses import LOSSES, Noised, attention_map, min_snr
 from tests.conftest import tiny_unet, tuned
 

@@ -16,6 +16,7 @@ from diffusers import DDIMScheduler
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from diffprune.config.naming import run_folder
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
 from diffprune.runs.run import Run
@@ -40,7 +41,7 @@ def options(folder: Path, *more: str) -> tuple[str, ...]:
 def ready(folder: Path, *more: str) -> tuple[DictConfig, Run]:
     """A run that has nothing but its healing to do."""
     cfg = tuned(*(option for option in options(folder, *more) if option != "logger=none"))
-    run = pruned(Run.of(cfg).folder)
+    run = pruned(Run(run_folder(cfg)).folder)
     run.scores.touch()
     write_json(run.prune_report, {})
     return cfg, run

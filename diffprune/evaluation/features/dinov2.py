@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from diffprune.evaluation.features.extractor import Extractor, module_sha256
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import found, is_folder
+from diffprune.runtime.files import exists, is_folder
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def dinov2(weights: str | None) -> Extractor:
     place = weights or HUB
     local = Path(place).expanduser()
     if not is_folder(local):
-        if weights is not None and found(local):
+        if weights is not None and exists(local):
             raise UserError(f"evaluate.weights={weights} is a file: give the folder with its config.json")
         log.info("fetching %s (the large network is about 1.2 GB) from the Hugging Face hub; "
                  "evaluate.weights=<folder> uses a local copy", place)

@@ -1,7 +1,7 @@
 """pytorch-fid's InceptionV3, on whose features published Fréchet distances are computed."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -64,7 +64,7 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def replaced(module: object, name: str, value: object) -> Iterator[None]:
+def replaced(module: object, name: str, value: object) -> Generator[None]:
     """Swaps an attribute for a while: pytorch-fid's network downloads inside its constructor and takes no file."""
     original = getattr(module, name)
     setattr(module, name, value)

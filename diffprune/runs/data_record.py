@@ -1,0 +1,38 @@
+"""What a run's folder says of its data: which images they are, and which of them were left out."""
+
+from dataclasses import asdict, dataclass
+
+from diffprune.runs.run import Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_file, read_json, write_json
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The content of data.json: `key` identifies the images, `images` counts them, `path` is where they were read from."""
+    key: str
+    images: int
+    path: str | None
+
+    def keep(self, run: Run) -> None:
+        """Writes data.json at the run's first use of data; raises UserError where the run was begun with other images."""
+        kept = DataRecord(**read_json(run.data)) if run.data.exists() else None
+        if kept is not None and kept.key != self.key:
+            raise UserError(f"{run.whole} was begun with other data ({kept.images} images, dataset.path={kept.path}) "
+                            f"than dataset.path={self.path} holds ({self.images} images): give those, or delete the folder")
+        if kept != self:
+            write_json(run.data, asdict(self))
+
+
+def data_moved(run: Run, path: str | None) -> bool:
+    """Whether the run was begun with data from another place than `path`."""
+    return run.data.exists() and read_json(run.data)["path"] != path
+
+
+def list_skipped(skipped: dict[str, str], run: Run) -> None:
+    """Adds images that were left out, {name: reason}, to the sorted lines of skipped.txt; writes no file without any."""
+    listed = set(run.skipped.read_text().splitlines()) if run.skipped.exists() else set()
+    lines = listed | {f"{name} {reason}" for name, reason in skipped.items()}
+    if lines != listed:
+        with atomic_file(run.skipped) as partial:
+            partial.write_text("".join(f"{line}\n" for line in sorted(lines)))

@@ -1,0 +1,32 @@
+"""`python -m diffprune.sampling RUN`: joins in drawing the images of a run, from another process or machine."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from diffprune.runs.run import Run
+from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
+from diffprune.stages.options import execution, trains
+from diffprune.stages.sample import draw_sets
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m diffprune.sampling", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, whose model is pruned and fine-tuned")
+    run = Run(parser.parse_args(arguments).run)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with one_sentence():
+        if not run.config.exists():
+            raise UserError(f"{run.folder} is no run folder: start the run first, with until=finetune")
+        cfg = OmegaConf.load(run.config)
+        model = run.final(trains(cfg))
+        if not model.exists():
+            raise UserError(f"{run.folder} has no model {model.name}/ yet: repeat its command with until=finetune")
+        draw_sets(cfg, run, execution(cfg))
+
+
+if __name__ == "__main__":
+    main()

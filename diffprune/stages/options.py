@@ -1,0 +1,94 @@
+"""What the stages read from a run's configuration: the options of each component, built here and nowhere else."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffprune.config.model_source import by_hand, origin
+from diffprune.config.naming import masked, science
+from diffprune.data import load_images as load_data_set
+from diffprune.data.loading.images import ImageSet
+from diffprune.data.loading.record import recall_key
+from diffprune.models.dense import DenseModel, check_fit
+from diffprune.models.device import Execution
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import load_model
+from diffprune.runs.cache import Cache
+from diffprune.runs.data_record import DataRecord
+from diffprune.runs.run import Run
+from diffprune.sampling.protocol import Drawing, SamplerOptions
+from diffprune.tracking.tracker import Description
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """The options below `node` as a plain dict, interpolations resolved."""
+    options = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(options, dict)
+    return {str(name): value for name, value in options.items()}
+
+
+def cache(cfg: DictConfig) -> Cache:
+    return Cache(Path(cfg.paths.cache))
+
+
+def execution(cfg: DictConfig) -> Execution:
+    """Where and how the run's networks run; UserError where the machine lacks the device."""
+    return Execution.of(cfg.device, cfg.precision, cfg.memory_format)
+
+
+def image_shape(cfg: DictConfig) -> tuple[int, int, int]:
+    """(C, H, W) of the data set's images."""
+    return cfg.dataset.channels, cfg.dataset.resolution, cfg.dataset.resolution
+
+
+def trains(cfg: DictConfig) -> bool:
+    """Whether the run fine-tunes."""
+    return cfg.schedule.steps > 0
+
+
+def dense_model(cfg: DictConfig) -> DenseModel:
+    model = plain(cfg.model)
+    networks = {name: options for name, options in model.items() if isinstance(options, dict) and name != "source"}
+    known = cfg.model.checkpoint is not None
+    return DenseModel(cfg.model.name, cfg.model.checkpoint, networks, cfg.seed, cache(cfg),
+                      origin(cfg.model) if known else "", by_hand(cfg.model))
+
+
+def load_dense(cfg: DictConfig) -> DiffusionModel:
+    """The model before pruning, on the CPU, in evaluation mode; UserError where it cannot be had or does not fit."""
+    model = dense_model(cfg).load()
+    check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), cfg.sampler.guidance)
+    return model
+
+
+def load_start(cfg: DictConfig, run: Run) -> DiffusionModel:
+    """What a round scores and prunes: the dense model, or what the previous round has fine-tuned. On the CPU."""
+    return load_dense(cfg) if run.previous is None else load_model(run.previous.finetuned)
+
+
+def load_images(cfg: DictConfig) -> ImageSet:
+    """The training images of the data set; UserError where they cannot be read."""
+    images = load_data_set(plain(cfg.dataset))
+    recall_key(images, cache(cfg))
+    return images
+
+
+def begin_data(cfg: DictConfig, run: Run, images: ImageSet) -> None:
+    """Notes at the run's first use of data which images it has; UserError where it was begun with others."""
+    DataRecord(images.key, len(images), cfg.dataset.path).keep(run)
+
+
+def sampler_options(cfg: DictConfig) -> SamplerOptions:
+    options = plain(cfg.sampler)
+    return SamplerOptions(**{name: value for name, value in options.items() if name not in ("batch", "processes")})
+
+
+def drawing(cfg: DictConfig, how: Execution | None = None) -> Drawing:
+    """How each set of the run's images is drawn."""
+    return Drawing(cfg.evaluate.images, sampler_options(cfg), cfg.sampler.batch, how or execution(cfg))
+
+
+def description(cfg: DictConfig) -> Description:
+    """What a tracker is told of the run."""
+    return Description(Path(cfg.paths.runs), plain(masked(cfg)), science(cfg))

@@ -1,0 +1,26 @@
+"""The numbers of a run under the names of metrics.json."""
+
+import json
+from pathlib import Path
+
+from diffprune.runs.metrics import Metrics
+
+SCORES = {"dense": {"fid": 6.0, "ssim": None}, "final": {"fid": 20.0, "ssim": 0.9}, "before_healing": {"fid": 200.0, "ssim": 0.7}}
+
+
+def metrics() -> Metrics:
+    return Metrics("run", "digits", "ddpm_digits", "diff_pruning", "finetune_digits", 0, 10, 100, 20, 200, "digits-cnn", 64,
+                   SCORES, {"images_per_second": 3.0, "images_per_second_dense": 2.0, "speedup": 1.5}, {"steps": 20},
+                   {"torch": "2"}, {"score": 1.0}, "cpu", "python -m diffprune", None)
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    metrics().write(tmp_path / "metrics.json")
+    assert Metrics.read(tmp_path / "metrics.json") == metrics()
+
+
+def test_each_state_has_its_suffix(tmp_path: Path) -> None:
+    metrics().write(tmp_path / "metrics.json")
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert (content["fid"], content["fid_dense"], content["fid_before_healing"]) == (20.0, 6.0, 200.0)
+    assert (content["params_dense"], content["speedup"], content["protocol"]) == (20, 1.5, {"steps": 20})
