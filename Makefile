@@ -24,6 +24,7 @@ test-slurm: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ty check --python $(VENV) diffprune experiments hydra_plugins
 
 # The stamp holds the checksum of what was installed: a checkout that only touches the file's time installs nothing.
 WANTED := $(shell $(PYTHON) -c 'import hashlib; print(hashlib.sha256(open("requirements.txt", "rb").read()).hexdigest())')
