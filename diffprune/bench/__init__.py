@@ -1,1 +1,1 @@
-"""`python -m diffprune.bench`: what this project's speed is on this machine, beside the plainest way of doing the same."""
+"""Speed on this machine, beside a straightforward way of doing the same."""

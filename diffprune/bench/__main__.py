@@ -1,7 +1,7 @@
-"""`python -m diffprune.bench [OPTION=VALUE …]`: speed on this machine beside the plainest way of doing the same.
+"""`python -m diffprune.bench [OPTION=VALUE …]`: speed-up over a straightforward baseline, on this machine.
 
-Everything runs in one process and in turns; medians and the rounds' ratios count. Weights are random and images are
-noise, which no clock can tell.
+All ways of a case are timed alternately in one process; medians and the rounds' ratios count. Weights are random and images
+are noise, on which times do not depend.
 """
 
 import argparse
@@ -10,10 +10,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from diffprune.bench.clock import machine
-from diffprune.bench.measured import CASES, Bench
+from diffprune.bench.machine import machine
+from diffprune.bench.measured import CASES, Bench, table
 from diffprune.bench.setting import Setting
-from diffprune.bench.table import table
 from diffprune.evaluation.features import load_extractor
 from diffprune.runs.provenance import versions
 from diffprune.runtime.command_line import one_sentence
@@ -54,7 +53,7 @@ def main() -> None:
     if asked.json is not None:
         command = shlex.join(["python", "-m", "diffprune.bench", *sys.argv[1:]])
         write_json(asked.json, {"command": command, "machine": known, "versions": versions(),
-                                "model": setting.cfg.model.name, "rounds": asked.rounds,
+                                "model": setting.model.name, "rounds": asked.rounds,
                                 "lines": [line.record() for line in lines]})
 
 

@@ -1,32 +1,40 @@
-"""The cases one after another, and what came of each: lines of one table."""
+"""The cases one after another, and what was measured of each: the lines of one table."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from diffprune.bench import cases
+from tabulate import tabulate
+
+from diffprune.bench import cases, plain
 from diffprune.bench.cases import BASELINE, SAME, SIDE
-from diffprune.bench.clock import Timing, alternating
 from diffprune.bench.setting import Setting
 from diffprune.config.schema import EVALUATIONS_PER_STEP
 from diffprune.diffusion.pixels import batches
 from diffprune.evaluation.features.extractor import Extractor
 from diffprune.evaluation.pair_metrics import similarity
-from diffprune.tracking.tracker import Tracker
-from diffprune.training.progress_log import Journal
+from diffprune.evaluation.speed import Timing, time_in_turn
+from diffprune.runs.progress_log import ProgressLog
 
-STOPS = (40, 22, 18, 10)    # in the proportion of what T = 0, .01, .02, .05 keep of CIFAR-10's 1000: 1000, 540, 433, 249
+KEPT = (40, 22, 18, 10)     # timesteps: in the proportion of what T = 0, .01, .02, .05 keep of CIFAR-10's 1000
 LATENCY_BATCHES = (1, 8, 64)
 TOGETHER = "together"
+PHOTOGRAPHS, WORKERS = 256, 2       # files that are loaded, and processes that read them
+
+# Column, what a line calls it, and how it is written; a column without any value is left out.
+COLUMNS = (("", "case", "{}"), ("way", "way", "{}"), ("seconds", "seconds", "{:.3g}"),
+           ("speed-up", "times_as_fast", "{:.2f}"), ("MB above the start", "extra_mb", "{:,.0f}"),
+           ("first call, seconds", "first_call", "{:.3g}"), ("pays from call", "pays_from", "{:,}"), ("", "note", "{}"))
 
 
 @dataclass(frozen=True)
 class Line:
-    """`seconds`: the median; `times_as_fast`: median over the rounds of the baseline's time through this one's.
+    """One way of one case: median `seconds`, and the median over the rounds of the baseline's time divided by this one's.
 
-    Of a compiled way `first_call` has the seconds of the first, and `pays_from` the number of calls from which on it was
-    quicker than the same way uncompiled. None: there is nothing to say.
+    Of a compiled way `first_call` has the seconds of the first call, and `pays_from` the number of calls after which it has
+    taken less time than the same way uncompiled. None where it does not apply.
     """
     case: str
     way: str
@@ -43,25 +51,32 @@ class Line:
 
 def lines(case: str, timings: dict[str, Timing], baseline: str, notes: dict[str, str] | None = None,
           times: float = 1) -> Iterator[Line]:
-    """One line per way of `case`, beside the way called `baseline`, whose work `times` makes the whole."""
+    """One line per way of `case`, beside the way called `baseline`, whose measured work is done `times` in the whole case."""
     for way, timing in timings.items():
-        whole = times if way == baseline else 1
-        ratio = 1.0 if way == baseline else timing.times_as_fast_as(timings[baseline]) * times
-        compiling = {}
+        scale = times if way == baseline else 1
+        ratio = 1.0 if way == baseline else timing.speedup_over(timings[baseline]) * times
+        first_call = pays_from = None
         if "compiled" in way:
-            uncompiled = timings[way.replace("compiled", "channels_last")]
-            compiling = {"first_call": timing.first, "pays_from": timing.pays_from(uncompiled)}
-        yield Line(case, way, timing.median * whole, ratio, timing.extra_mb, (notes or {}).get(way, ""), **compiling)
+            first_call, pays_from = timing.first, timing.pays_from(timings[way.replace("compiled", "channels_last")])
+        yield Line(case, way, timing.median * scale, ratio, timing.extra_mb, (notes or {}).get(way, ""), first_call, pays_from)
 
 
 def rate(macs: int, timing: Timing) -> str:
-    """Multiply-accumulates per second, to be held against those of a large matrix product."""
+    """Multiply-accumulates per second, to be compared with those of a large matrix product."""
     return f"{macs / timing.median / 1e9:.3g} GMAC/s"
+
+
+def table(records: Sequence[dict[str, Any]], style: str = "simple") -> str:
+    """One row per line's record, in one of tabulate's styles."""
+    columns = [column for column in COLUMNS if any(record.get(column[1]) is not None for record in records)]
+    rows = [[written.format(record[name]) if name in record else "" for _, name, written in columns] for record in records]
+    return tabulate(rows, [head for head, _, _ in columns], style, disable_numparse=True,
+                    colalign=["left" if written == "{}" else "right" for _, _, written in columns])
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Every case on one setting; `rounds` measurements of each way."""
+    """Every case on one setting; `rounds` measurements of each way, `steps` of the sampler, `images` for feature networks."""
     setting: Setting
     rounds: int
     steps: int
@@ -80,11 +95,10 @@ class Bench:
         yield from lines(f"fine-tuning step, batch {batch}", timings, BASELINE, notes)
 
     def overhead(self) -> Iterator[Line]:
-        """Per step: a line of the journal is written once in `log_every`, a state kept once in `save_every` steps."""
-        recipe = self.setting.cfg.schedule
-        every = {"log": recipe.log_every, "state": recipe.save_every}
-        with tempfile.TemporaryDirectory() as folder, Journal(Path(folder, "progress.jsonl"), 0, Tracker()) as journal:
-            timings = self.timed(cases.beside_a_step(self.setting, journal), "beside a step")
+        """Per step: a line of the log is written once in `log_every` steps, a state kept once in `save_every`."""
+        every = self.setting.every
+        with tempfile.TemporaryDirectory() as folder, ProgressLog(Path(folder, "progress.jsonl")) as log:
+            timings = self.timed(cases.beside_a_step(self.setting, log), "beside a step")
         seconds = {way: timing.median / every.get(way, 1) for way, timing in timings.items()}
         step = seconds.pop("step")
         for way, taken in (seconds | {TOGETHER: sum(seconds.values())}).items():
@@ -92,34 +106,42 @@ class Bench:
             yield Line(f"beside a step, batch {self.setting.batch}", way, taken, note=note)
 
     def scoring(self) -> Iterator[Line]:
-        timings = self.timed(cases.scoring(self.setting, STOPS), "scoring")
-        yield from lines(f"scoring 3 criteria x {len(STOPS)} thresholds x 3 ratios", timings, BASELINE,
-                         {BASELINE: f"{SAME} times the {len(STOPS)} cells that were timed"}, SAME)
+        timings = self.timed(cases.scoring(self.setting, KEPT), "scoring")
+        yield from lines(f"scoring 3 criteria x {len(KEPT)} thresholds x 3 ratios", timings, BASELINE,
+                         {BASELINE: f"{SAME} times the {len(KEPT)} cells that were timed"}, SAME)
 
     def sampling(self) -> Iterator[Line]:
         works, drawn = cases.sampling(self.setting, self.steps)
-        timings, window = self.timed(works, "sampling"), self.setting.cfg.evaluate.ssim_window
-        alike = {way: similarity(zip(batches(images, 64), batches(drawn[BASELINE], 64), strict=True), window)["ssim"]
-                 for way, images in drawn.items()}
+        timings = self.timed(works, "sampling")
+        alike = {way: similarity(zip(batches(images, 64), batches(drawn[BASELINE], 64), strict=True),
+                                 self.setting.ssim_window)["ssim"] for way, images in drawn.items()}
         macs = self.setting.batch * self.steps * self.setting.macs
         notes = {way: f"SSIM {ssim:.4f} to plain, {rate(macs, timings[way])}" for way, ssim in alike.items()}
         yield from lines(f"sampling {self.setting.batch} images, {self.steps} steps", timings, BASELINE, notes)
 
     def scores(self) -> Iterator[Line]:
         extractor = self.extractor().to(self.setting.device)
-        timings = self.timed(cases.scores(self.setting, extractor, self.images), "evaluation")
+        with tempfile.TemporaryDirectory() as folder:
+            timings = self.timed(cases.scores(self.setting, extractor, self.images, Path(folder)), "evaluation")
         yield from lines(f"{extractor.name} features of {self.images} images", timings, BASELINE)
+
+    def loading(self) -> Iterator[Line]:
+        with tempfile.TemporaryDirectory() as folder:
+            plain.photographs(Path(folder), PHOTOGRAPHS)
+            timings = self.timed(cases.loading(Path(folder), PHOTOGRAPHS, WORKERS), "loading")
+        notes = {way: f"{PHOTOGRAPHS / timing.median:.3g} images/s" for way, timing in timings.items()}
+        yield from lines(f"loading {PHOTOGRAPHS} files of 256 pixels, {WORKERS} processes", timings, BASELINE, notes)
 
     def latency(self) -> Iterator[Line]:
         for batch in LATENCY_BATCHES:
             timings = self.timed(cases.latency(self.setting, batch), f"latency, batch {batch}")
-            notes = {way: f"{timing.times_as_fast_as(timings[way.replace('pruned', 'dense')]):.2f} times as fast as dense; "
+            notes = {way: f"{timing.speedup_over(timings[way.replace('pruned', 'dense')]):.2f} times as fast as dense; "
                           f"MACs ratio {self.setting.macs_ratio:.2f}"
                      for way, timing in timings.items() if way.startswith("pruned")}
             yield from lines(f"one evaluation, batch {batch}", timings, "dense, eager", notes)
 
     def timed(self, works: cases.Works, what: str) -> dict[str, Timing]:
-        return alternating(works, self.rounds, self.setting.device, what)
+        return time_in_turn(works, self.rounds, self.setting.device, what)
 
 
-CASES = ("arithmetic", "training", "overhead", "scoring", "sampling", "scores", "latency")
+CASES = ("arithmetic", "training", "overhead", "scoring", "sampling", "scores", "loading", "latency")

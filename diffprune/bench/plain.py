@@ -3,17 +3,19 @@
 One timestep per step, float32, NCHW, a fresh forward pass for every cell of a grid, PNG files between sampling and scoring.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers.models.resnet import ResnetBlock2D
-from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from diffprune.data import image_folder
 from diffprune.diffusion.process import add_noise, ddim
+from diffprune.training.recipe import Recipe
 
 
 class PlainTraining:
@@ -22,7 +24,7 @@ class PlainTraining:
     `recipe` gives its learning rate, clipping, the constant average's decay, and dropout in the residual blocks.
     """
 
-    def __init__(self, unet: nn.Module, alpha_bar: Tensor, recipe: DictConfig) -> None:
+    def __init__(self, unet: nn.Module, alpha_bar: Tensor, recipe: Recipe) -> None:
         self.unet, self.alpha_bar, self.clip, self.decay = unet.train(), alpha_bar, recipe.clip, recipe.ema
         for module in unet.modules():
             if isinstance(module, ResnetBlock2D):
@@ -49,7 +51,7 @@ class PlainTraining:
             self.average[name].data = (1 - self.decay) * p.data + self.decay * self.average[name].data
 
 
-def plain_walk(unet: nn.Module, alpha_bar: Tensor, x_0: Tensor, timesteps: int) -> float:
+def plain_pass(unet: nn.Module, alpha_bar: Tensor, x_0: Tensor, timesteps: int) -> float:
     """Sums the gradients of L_0 … L_(timesteps-1) into the weights, one forward and backward pass each."""
     unet.eval().zero_grad()
     largest, eps = 0.0, torch.randn_like(x_0)
@@ -84,3 +86,47 @@ def plain_features(network: nn.Module, folder: Path, batch: int) -> np.ndarray:
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
         found.append(network(images.to(next(network.parameters()).device)).cpu().numpy())
     return np.concatenate(found)
+
+
+def pytorch_fid_pass(network: nn.Module, folder: Path, batch: int) -> None:
+    """What pytorch-fid does with the images in `folder`: the mean and covariance of the features of its own `network`."""
+    from pytorch_fid.fid_score import compute_statistics_of_path
+    compute_statistics_of_path(str(folder), OneBlock(network), batch, 2048, "cpu", torch.get_num_threads())
+
+
+class OneBlock(nn.Module):
+    """Features [B, D] in the form in which pytorch-fid's network returns them: a list with one map [B, D, 1, 1]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.network(images)[:, :, None, None]]
+
+
+def photographs(folder: Path, count: int) -> None:
+    """Writes `count` JPEG files of 256x256 pixels, smooth with some noise, about 30 kB each."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize((256, 256))
+        pixels = np.asarray(coarse, dtype=np.int64) + rng.integers(-12, 13, (256, 256, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index:05d}.jpg", quality=85)
+
+
+def datasets_pass(folder: Path, workers: int, batch: int = 64) -> Callable[[], int]:
+    """One pass over the photographs with `datasets`: decoded arrays, read by a loader's processes; counts them."""
+    from datasets import load_dataset
+    rows = load_dataset("imagefolder", split="train", data_dir=str(folder)).with_format("numpy")
+    return lambda: sum(len(some) for some in DataLoader(rows, batch, num_workers=workers, collate_fn=stacked))
+
+
+def stacked(rows: list[dict]) -> np.ndarray:
+    """The images of some rows, uint8 [B, H, W, C]."""
+    return np.stack([row["image"] for row in rows])
+
+
+def streamed_pass(folder: Path, count: int, workers: int, batch: int = 64) -> int:
+    """One epoch of this project's training batches of the photographs, streamed; counts them."""
+    images = image_folder.load(str(folder), 256, 3, flip=True, workers=workers, memory_gb=0)
+    return sum(len(some) for some, _ in images.batches(0, count // batch, batch, seed=0))

@@ -1,70 +1,77 @@
-"""What is timed: a model with random weights and images of noise, for the clock does not look at either."""
+"""What is timed: a model with random weights and images of noise, since times depend on neither."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from diffprune.bench.clock import processor
+from diffprune.bench.machine import computes_bf16
 from diffprune.config.compose import composed
 from diffprune.config.validation import check_values
 from diffprune.diffusion.pixels import from_uint8
 from diffprune.diffusion.randomness import generator, noise_for
 from diffprune.models.cost import measure
-from diffprune.models.dense import load_dense
-from diffprune.models.device import device_of
+from diffprune.models.dense import DenseModel
+from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Random
-from diffprune.pruning.surgery import asked, cut
+from diffprune.pruning.surgery import cut
+from diffprune.stages import options
+from diffprune.training.recipe import Recipe
 
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One model on one device; `batch` images per step; `compiled`: also the ways that torch.compile makes."""
-    cfg: DictConfig
-    batch: int
+    """One model on one device, and how it is trained, pruned and sampled; `shape` (C, H, W) is that of its images.
+
+    `every` says once in how many steps a step is logged and its state kept; `compiled` adds the ways that torch.compile makes.
+    """
+    model: DenseModel
+    shape: tuple[int, int, int]
+    recipe: Recipe
+    allocation: Allocation
+    spacing: str
+    ssim_window: int
+    every: dict[str, int]
+    device: torch.device
     compiled: bool = False
 
     @classmethod
-    def of(cls, overrides: list[str], batch: int, compiled: bool = False) -> "Setting":
-        """From the overrides of a run; raises UserError for one that is none."""
+    def of(cls, overrides: Sequence[str], batch: int, compiled: bool = False) -> "Setting":
+        """From the overrides of a run, with random weights and `batch` images a step; UserError for a wrong override."""
         cfg = composed(["model.checkpoint=null", "logger=none", f"schedule.batch={batch}", *overrides])
         check_values(cfg)
-        return cls(cfg, batch, compiled)
+        return cls(options.dense_model(cfg), options.image_shape(cfg), options.recipe(cfg), options.allocation(cfg),
+                   cfg.sampler.spacing, cfg.evaluate.ssim_window,
+                   {"log": cfg.schedule.log_every, "state": cfg.schedule.save_every}, options.execution(cfg).device, compiled)
 
-    @property
-    def device(self) -> torch.device:
-        return device_of(self.cfg)
+    batch = property(lambda self: self.recipe.batch)
 
     @cached_property
     def dense(self) -> DiffusionModel:
         """On the device, NCHW, float32, in evaluation mode."""
-        return load_dense(self.cfg).to(self.device)
+        return self.model.load().to(self.device)
 
     @cached_property
     def pruned(self) -> DiffusionModel:
         """The dense model without the channels that chance picks, at the pruner's ratio."""
-        model = load_dense(self.cfg)
-        cut(model.unet, Random(), self.cfg.pruner.ratio, **asked(self.cfg))
+        model = self.model.load()
+        cut(model.unet, Random(), self.allocation)
         return model.to(self.device)
 
-    def copy_of(self, model: DiffusionModel, channels_last: bool = False) -> DiffusionModel:
-        """A model of its own, whose training disturbs no other."""
-        unet = copy.deepcopy(model.unet)
-        if channels_last:
-            unet.to(memory_format=torch.channels_last)
-        return DiffusionModel(unet, model.scheduler).to(self.device)
+    def copy_of(self, model: DiffusionModel) -> DiffusionModel:
+        """A model of its own, whose training changes no other."""
+        return replace(model, unet=copy.deepcopy(model.unet)).to(self.device)
 
     def images(self, count: int) -> Tensor:
         """Bytes of noise as float images in [-1, 1], [count, C, H, W], on the CPU."""
-        data = self.cfg.dataset
-        shape = (count, data.channels, data.resolution, data.resolution)
-        return from_uint8(torch.randint(0, 256, shape, generator=generator(SEED), dtype=torch.uint8))
+        return from_uint8(torch.randint(0, 256, (count, *self.shape), generator=generator(SEED), dtype=torch.uint8))
 
     def noise(self, count: int) -> Tensor:
         """x_T [count, C, H, W] on the device."""
@@ -77,22 +84,25 @@ class Setting:
 
     @cached_property
     def macs_ratio(self) -> float:
-        """How many times fewer multiply-accumulates the pruned model takes."""
+        """The dense model's multiply-accumulates divided by the pruned model's."""
         return self.macs / measure(self.pruned.unet).macs
 
     @property
-    def knows_bf16(self) -> bool:
-        """Whether the device computes in bf16; a CPU without the instructions emulates it, many times slower."""
-        return self.device.type == "cuda" or any(name in processor() for name in ("avx512_bf16", "amx_bf16"))
+    def executions(self) -> dict[str, Execution]:
+        """{name: how} of every numeric format and memory format that the device is fast in."""
+        ways = {"fp32": Execution(self.device), "fp32, channels_last": Execution(self.device, "no", "channels_last")}
+        if computes_bf16(self.device):
+            ways["bf16, channels_last"] = Execution(self.device, "bf16", "channels_last")
+        return ways
 
-    def ways(self, unet: nn.Module) -> dict[str, tuple[nn.Module, torch.dtype | None]]:
-        """{name: (network, autocast's type)} of every way to evaluate a copy of `unet`."""
+    def ways(self, unet: nn.Module) -> dict[str, tuple[nn.Module, Execution]]:
+        """{name: (network, how it runs)} of every way to evaluate a copy of `unet`."""
         plain, last = copy.deepcopy(unet).eval(), copy.deepcopy(unet).to(memory_format=torch.channels_last).eval()
-        ways: dict[str, tuple[nn.Module, torch.dtype | None]] = {"eager": (plain, None), "channels_last": (last, None)}
-        if self.knows_bf16:
-            ways["channels_last, bf16"] = (last, torch.bfloat16)
-        if self.compiled:
-            ways["compiled"] = (torch.compile(copy.deepcopy(last)), None)
-        if self.compiled and self.knows_bf16:
-            ways["compiled, bf16"] = (torch.compile(copy.deepcopy(last)), torch.bfloat16)
+        fp32, *_, fastest = self.executions.values()
+        ways = {"eager": (plain, fp32), "channels_last": (last, fp32)}
+        if fastest.precision == "bf16":
+            ways["channels_last, bf16"] = (last, fastest)
+        if self.compiled:       # each of its own: a compiled network is compiled for one format
+            ways |= {name.replace("channels_last", "compiled"): (torch.compile(copy.deepcopy(last)), how)
+                     for name, (_, how) in list(ways.items())[1:]}
         return ways

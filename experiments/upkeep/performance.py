@@ -9,8 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from diffprune.bench.cases import BASELINE
-from diffprune.bench.measured import TOGETHER
-from diffprune.bench.table import table
+from diffprune.bench.measured import TOGETHER, table
 from diffprune.runtime.files import read_json
 from experiments.upkeep.blocks import replaced
 
@@ -19,13 +18,13 @@ RESULTS = ROOT / "experiments" / "results"
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
 INTRODUCTION = """# Performance
 
-Each case in one process, its ways in turn; seconds are medians, ratios the median over the rounds of the plain way's time
-through this one's. The plain way is what a script does: one timestep per step, float32, NCHW, a fresh forward pass for
-every cell of a grid, PNG files between sampling and scoring (`diffprune/bench/plain.py`). Memory is the most that a call
-took above what was in use before it. A compiled way's first call compiles: from the call after which that has paid for
-itself it was quicker than the same way uncompiled. What is done beside a step is timed alone, and counted as often as a
-step does it. GMAC/s are 10⁹ multiply-accumulates a second, a training step counted as three evaluations: where the plain
-way comes near the rate of a matrix product in its own format, the rest is for formats that the device computes faster in."""
+All ways of a case are timed alternately in one process. Seconds are medians; a speed-up is the median over the rounds of
+the plain way's time divided by this way's. The plain way is what a script does: one timestep per step, float32, NCHW, a
+scoring pass for every cell of a grid, PNG files between sampling and scoring (`diffprune/bench/plain.py`). Memory is the most
+that a call took above what was in use before it. The first call of a compiled way compiles; the table says after how many
+calls that has paid for itself. What is done beside a training step is timed alone and counted as often as a step does it.
+GMAC/s are 10⁹ multiply-accumulates a second; a training step counts as three evaluations. Where the plain way comes near the
+rate of a matrix product in its own format, only formats that the device computes faster can gain."""
 SHOWN = 8           # images per evaluation of the one latency that the README shows
 COMMAND = "python -m diffprune.bench --json experiments/results/{name}"
 
@@ -36,9 +35,9 @@ def measurements() -> list[tuple[str, dict[str, Any]]]:
 
 
 def headlines(known: dict[str, Any]) -> list[list[str]]:
-    """Per case the fastest way of this project's own beside the baseline, also where that is faster than all of them.
+    """For each case the fastest of this project's ways, with its speed-up over the baseline, even where that is below 1.
 
-    Of the latencies the pruned model's beside the dense one's, of the work beside a step all of it.
+    Latencies show the pruned model against the dense one, the work beside a step its sum.
     """
     rows = []
     for case in dict.fromkeys(line["case"] for line in known["lines"]):
@@ -57,7 +56,7 @@ def summary() -> str:
     """For each machine one table of a few lines."""
     parts = []
     for _, known in measurements():
-        rows = tabulate(headlines(known), [title(known), "way", "times as fast", ""], "github", disable_numparse=True)
+        rows = tabulate(headlines(known), [title(known), "way", "speed-up", ""], "github", disable_numparse=True)
         parts.append(rows)
     return "\n\n".join(parts)
 

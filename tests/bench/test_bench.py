@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from diffprune.bench import cases, plain
-from diffprune.bench.clock import Peak, Timing, alternating
-from diffprune.bench.measured import CASES, Bench, lines, rate
-from diffprune.bench.setting import Setting
-from diffprune.bench.table import table
+from diffprune.bench.machine import computes_bf16
+from diffprune.bench.measured import CASES, Bench, lines, rate, table
+from diffprune.bench.setting import SEED, Setting
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.pruning.gradients import Calibration
+from diffprune.evaluation.speed import PeakMemory, Timing, time_in_turn
+from diffprune.pruning.gradients import CalibrationBatch, ScoringPass
 from diffprune.training.trainer import draw
 from tests.conftest import ROOT
 
@@ -31,14 +31,14 @@ def setting() -> Setting:
 
 def test_ways_take_turns_and_the_first_turn_does_not_count() -> None:
     calls: list[str] = []
-    timings = alternating({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, CPU, "test")
+    timings = time_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, CPU, "test")
     assert calls == ["a", "b"] * 4
     assert [len(timing.seconds) for timing in timings.values()] == [3, 3]
 
 
 def test_ratios_are_of_rounds_not_of_medians() -> None:
     slow_machine = Timing([1.0, 10.0, 1.0], 0), Timing([0.5, 5.0, 0.5], 0)
-    assert slow_machine[1].times_as_fast_as(slow_machine[0]) == 2
+    assert slow_machine[1].speedup_over(slow_machine[0]) == 2
 
 
 def test_a_baseline_that_did_a_part_counts_for_the_whole() -> None:
@@ -49,7 +49,7 @@ def test_a_baseline_that_did_a_part_counts_for_the_whole() -> None:
 
 def test_the_peak_is_what_came_to_what_was_in_use_before() -> None:
     already = np.ones(80_000_000)   # 640 MB
-    peak = Peak(CPU)
+    peak = PeakMemory(CPU)
     used = np.ones(40_000_000)      # 320 MB
     del used
     assert 250 < peak.megabytes() < 400
@@ -94,16 +94,16 @@ def test_what_is_done_beside_a_step_is_counted_as_often_as_a_step_does_it(settin
 def test_the_plain_step_and_the_engines_are_one_step(dropout: float) -> None:
     """The same draws, dropout, clip and optimiser: the weights after one step agree."""
     setting = Setting.of([f"schedule.dropout={dropout}", "device=cpu"], batch=4)
-    recipe, x_0 = setting.cfg.schedule, setting.images(4)
+    recipe, x_0 = setting.recipe, setting.images(4)
     unet, alpha_bar = setting.copy_of(setting.dense).unet, setting.dense.alpha_bar
     script = plain.PlainTraining(unet, alpha_bar, recipe)
-    t, eps = draw(setting.cfg.seed, 0, 4, setting.dense.shape, 1000)
-    torch.manual_seed(generator(setting.cfg.seed, Stream.DROPOUT, 0).initial_seed())
+    t, eps = draw(SEED, 0, 4, setting.dense.shape, 1000)
+    torch.manual_seed(generator(SEED, Stream.DROPOUT, 0).initial_seed())
     predicted = script.unet(add_noise(x_0, eps, alpha_bar[t]), t).sample
     script.update((predicted - eps).square().sum((1, 2, 3)).mean())
     works = cases.training(setting)
-    assert list(works) == ["plain", "fp32", "fp32, channels_last"] + (["bf16, channels_last"] if setting.knows_bf16 else [])
-    trained = works["fp32"].__closure__[1].cell_contents
+    assert list(works) == ["plain", "fp32", "fp32, channels_last"] + (["bf16, channels_last"] if computes_bf16(CPU) else [])
+    trained = works["fp32"].func.__self__
     works["fp32"]()
     for ours, theirs in zip(trained.weights, script.unet.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=recipe.lr / 10)
@@ -112,10 +112,10 @@ def test_the_plain_step_and_the_engines_are_one_step(dropout: float) -> None:
 def test_the_plain_walk_sums_the_gradients_of_the_walk(setting: Setting) -> None:
     model, x_0 = setting.copy_of(setting.dense), setting.images(4)
     torch.manual_seed(0)
-    plain.plain_walk(model.unet, model.alpha_bar, x_0, 3)
+    plain.plain_pass(model.unet, model.alpha_bar, x_0, 3)
     expected = model.unet.conv_in.weight.grad.clone()
     torch.manual_seed(0)
-    total = Calibration(model, x_0, torch.randn_like(x_0)).accumulate(torch.ones(3))
+    total = ScoringPass(model, CalibrationBatch(x_0, torch.randn_like(x_0))).accumulate(torch.ones(3))
     torch.testing.assert_close(total.gradients["conv_in"], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
@@ -159,7 +159,7 @@ def test_the_command_measures_every_case_and_writes_what_it_measured(tmp_path: P
     assert done.returncode == 0, done.stderr
     known = json.loads((tmp_path / "b.json").read_text())
     cases_measured = {line["case"].split()[0] for line in known["lines"]}
-    assert cases_measured == {"product", "fine-tuning", "beside", "scoring", "sampling", "digits-cnn", "one"}
+    assert cases_measured == {"product", "fine-tuning", "beside", "scoring", "sampling", "digits-cnn", "loading", "one"}
     assert all(line["seconds"] > 0 for line in known["lines"])
     assert known["command"].startswith("python -m diffprune.bench dataset=digits device=cpu --batch 2 --rounds 1")
     assert "threads" in known["machine"]["processor"]
