@@ -16,7 +16,7 @@ from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
 from diffprune.runs.run import Run
 from diffprune.runtime.command_line import one_sentence
-from diffprune.runtime.distributed import leave, present
+from diffprune.runtime.distributed import current_ranks, disconnect
 from diffprune.runtime.errors import JobFailed, UserError
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 
@@ -25,11 +25,11 @@ log = logging.getLogger("diffprune")
 
 def job(cfg: DictConfig) -> None:
     """One run. A user's mistake ends it with one sentence; in a sweep the other jobs have their turn all the same."""
-    if not present().first:
+    if not current_ranks().is_rank0:
         silence()
     try:
         with Interrupt():
-            if HydraConfig.get().mode == RunMode.MULTIRUN and present().size == 1:
+            if HydraConfig.get().mode == RunMode.MULTIRUN and current_ranks().world_size == 1:
                 return in_sweep(cfg)
             one(cfg)        # where several processes share a sweep's job, its failure ends them all
     except JobFailed:
@@ -44,12 +44,12 @@ def job(cfg: DictConfig) -> None:
 def one(cfg: DictConfig) -> None:
     check(cfg)
     reproduce(cfg, run := Run(run_folder(cfg)))
-    if present().first:
+    if current_ranks().is_rank0:
         show(run)
 
 
 def silence() -> None:
-    """The first process alone tells and keeps a log; the others say only what goes wrong."""
+    """For all ranks but 0, which alone writes the log: the others print warnings and errors only."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler, logging.FileHandler):
@@ -109,7 +109,7 @@ def main() -> None:
             entry()
         except JobFailed as first:
             raise UserError(listed(failed or [first])) from None
-    leave()
+    disconnect()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from diffprune.runs.data_record import data_moved
 from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples
 from diffprune.runs.status import standing
-from diffprune.runtime.distributed import Ranks, present
+from diffprune.runtime.distributed import Ranks, current_ranks
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import disk_full
 from diffprune.tracking.tracker import Tracker
@@ -65,23 +65,23 @@ class Stages:
     def __call__(self, name: str, run: Run, *writes: Path) -> None:
         wanted = not run.round.last or STAGES.index(name) <= STAGES.index(self.cfg.until)
         due = wanted and not all(file.exists() for file in writes)
-        if not self.ranks.of_first(due):    # rank 0's view of a shared disk is the one that counts
+        if not self.ranks.broadcast_from_rank0(due):    # rank 0's view of a shared disk is the one that counts
             return
         if self.tracker is None:
             self.tracker = self.begin()
-        if self.ranks.first:
+        if self.ranks.is_rank0:
             log.info("%s%s …", name, run.round)
             stage_module(name).stage(self.cfg, run, self.tracker)
         elif name in SHARED:
             stage_module(name).join(self.cfg, run)
-        self.ranks.wait()
+        self.ranks.barrier()
 
     def begin(self) -> Tracker:
         """Fails early: checks the device and loads the feature network before the first stage; then opens the tracker."""
         from diffprune.evaluation.features import load_extractor
         from diffprune.stages import options
         options.execution(self.cfg)
-        if not self.ranks.first:
+        if not self.ranks.is_rank0:
             return Tracker()
         if self.cfg.until == STAGES[-1]:
             load_extractor(self.cfg.evaluate.features, self.cfg.evaluate.weights).check(options.image_shape(self.cfg))
@@ -93,16 +93,16 @@ class Stages:
 @contextmanager
 def stages(cfg: DictConfig, run: Run) -> Generator[Stages]:
     """The stages of one run, while no other run works on it; the tracker is closed at the end, whatever happens."""
-    ranks = present()
+    ranks = current_ranks()
     with ExitStack() as held:
-        if ranks.first:
+        if ranks.is_rank0:
             held.enter_context(locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name))
             if data_moved(run, cfg.dataset.path):   # checked for a finished run too: its numbers belong to its data
                 from diffprune.stages.options import begin_data, load_images
                 begin_data(cfg, run, load_images(cfg))
             held.enter_context(standing(run, cfg.until))
             run.open(OmegaConf.to_yaml(masked(cfg), resolve=True))
-        ranks.wait()
+        ranks.barrier()
         stage, failed = Stages(cfg, run, ranks), True
         try:
             yield stage

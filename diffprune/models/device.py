@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.runtime.distributed import present
+from diffprune.runtime.distributed import current_ranks
 from diffprune.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -29,10 +29,10 @@ class Execution:
         chosen = device_named(device)
         if chosen.type == "cpu" and precision == "fp16":
             raise UserError("precision=fp16 needs a GPU: on a CPU give precision=no or precision=bf16")
-        if present().size > 1 and chosen.type == "cuda":
+        if current_ranks().world_size > 1 and chosen.type == "cuda":
             if chosen.index is not None:
-                raise UserError(f"device={device} is one GPU for {present().size} processes: give device=cuda")
-            chosen = torch.device("cuda", present().local % torch.cuda.device_count())    # Slurm may show each its own
+                raise UserError(f"device={device} is one GPU for {current_ranks().world_size} processes: give device=cuda")
+            chosen = torch.device("cuda", current_ranks().local_rank % torch.cuda.device_count())    # Slurm may show one
         return cls(chosen, precision, memory_format)
 
     def place(self, model: DiffusionModel) -> DiffusionModel:
@@ -54,7 +54,7 @@ class Execution:
 
         A run that a launcher started as several processes has its processes already: then 1.
         """
-        if present().size > 1:
+        if current_ranks().world_size > 1:
             return 1
         if asked is not None:
             return asked
