@@ -11,6 +11,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from diffprune.config.naming import prunes, scientific
+from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
@@ -59,7 +60,7 @@ class Finished:
         timed = bool(options["evaluate"].get("speed"))
         return cls(run, scientific(options), read_json(run.metrics),
                    read_json(run.prune_report) if run.prune_report.exists() else {},
-                   read_scoring(run.scores), read_progress(run.progress), timed)
+                   read_scoring(run.scores), ProgressLog.read(run.progress), timed)
 
     has_dense = property(lambda self: self.options["model"]["checkpoint"] is not None)
     is_pruned = property(lambda self: prunes(self.options))
@@ -104,12 +105,6 @@ def read_options(path: Path) -> dict[str, Any]:
     return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def read_progress(path: Path) -> list[dict[str, float]]:
-    """The logged steps; a line that is still being written is left out."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
 def read_all(folders: Iterable[Path]) -> tuple[list[Finished], list[tuple[Path, str]]]:
     """The finished runs in `folders`, and those whose files cannot be read, each with the reason."""
     runs: list[Finished] = []
@@ -127,7 +122,7 @@ def reached(folder: Path) -> str:
     run = Run(folder)
     done = [name for name, file in (("scored", run.scores), ("pruned", run.prune_report), ("fine-tuned", run.finetuned),
                                     ("sampled", run.samples_report)) if file.exists()]
-    training = read_progress(run.progress)
+    training = ProgressLog.read(run.progress)
     at = f", in training at step {training[-1]['step']:g}" if training and not run.finetuned.exists() else ""
     return f"not finished, it has no metrics.json ({', '.join(done) or 'no stage is done'}{at})"
 

@@ -29,7 +29,7 @@ def data_moved(run: Run, path: str | None) -> bool:
     return run.data.exists() and read_json(run.data)["path"] != path
 
 
-def list_skipped(skipped: dict[str, str], run: Run) -> None:
+def note_skipped(run: Run, skipped: dict[str, str]) -> None:
     """Adds images that were left out, {name: reason}, to the sorted lines of skipped.txt; writes no file without any."""
     listed = set(run.skipped.read_text().splitlines()) if run.skipped.exists() else set()
     lines = listed | {f"{name} {reason}" for name, reason in skipped.items()}

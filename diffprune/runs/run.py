@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from diffprune.runs.progress_log import ProgressLog
 from diffprune.runtime.files import atomic_file, read_json, remove, sweep_partials
 
 
@@ -120,5 +121,5 @@ class Run:
             seconds = {"score": json.loads(file.metadata()["about"])["seconds"]}
         seconds["prune"] = read_json(self.prune_report)["seconds"]
         if self.progress.exists():
-            seconds["finetune"] = json.loads(self.progress.read_text().splitlines()[-1])["seconds"]
+            seconds["finetune"] = ProgressLog.read(self.progress)[-1]["seconds"]
         return seconds

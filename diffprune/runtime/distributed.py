@@ -44,7 +44,7 @@ class Ranks:
 
     @cached_property
     def group(self) -> Any:
-        """The process group for barriers and agreement, on the CPU, so that no GPU waits; its first use connects the ranks."""
+        """The process group of barriers and agreement, on the CPU so that no GPU waits; its first use connects the ranks."""
         import torch
         from torch import distributed
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")

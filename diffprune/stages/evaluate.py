@@ -20,7 +20,7 @@ from diffprune.evaluation.set_metrics import Settings, against, fid
 from diffprune.evaluation.speed import hardware, speed
 from diffprune.models.device import Execution
 from diffprune.models.model_folder import load_model
-from diffprune.runs.data_record import list_skipped
+from diffprune.runs.data_record import note_skipped
 from diffprune.runs.metrics import Metrics, Scores
 from diffprune.runs.provenance import provenance, versions
 from diffprune.runs.run import Run
@@ -59,7 +59,7 @@ def reference_of(cfg: DictConfig, run: Run, extractor: Extractor) -> tuple[Featu
     begin_data(cfg, run, images)
     statistics, about = data_statistics(images, cfg.dataset.name, extractor, cache(cfg), cfg.evaluate.subset,
                                         cfg.evaluate.batch)
-    list_skipped(statistics.skipped, run)
+    note_skipped(run, statistics.skipped)
     return statistics, about
 
 

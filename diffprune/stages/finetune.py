@@ -1,160 +1,169 @@
-"""Stage 3: heal the pruned model by training it on."""
+"""Stage 3: fine-tune the pruned model, which heals most of what pruning has cost."""
 
 import logging
 import time
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 
 from omegaconf import DictConfig
 
-from diffprune.data import load_images
 from diffprune.data.loading.images import ImageSet
-from diffprune.data.loading.record import list_skipped
-from diffprune.models.device import placed
 from diffprune.models.model_folder import load_model, save_model
+from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
-from diffprune.runtime.distributed import present
+from diffprune.runtime.distributed import current_ranks
 from diffprune.runtime.files import remove
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.runtime.progress import progress
 from diffprune.sampling.preview import Preview
+from diffprune.stages.options import (
+    begin_data,
+    execution,
+    load_dense,
+    load_images,
+    load_teacher,
+    note_skipped,
+    recipe,
+    sampler_options,
+)
 from diffprune.tracking.tracker import Tracker
 from diffprune.training.learning_rate import learning_rate
-from diffprune.training.progress_log import Journal
 from diffprune.training.state_files import keep_last, newest_state, read_state, write_state
-from diffprune.training.trainer import Training
+from diffprune.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
-    """Writes `finetuned/`, the averaged weights after `schedule.steps` steps; goes on where a killed run had come.
+    """Writes `finetuned/`, the averaged weights after the round's steps; resumes from the newest state that a run has kept.
 
-    A round takes its share of the steps, and draws on where the rounds before had come. Raises Interrupted when asked to
-    stop, with the state of the last finished step kept; several processes finish the one that they are at together.
+    Raises Interrupted after a request to stop, with the state of the last finished step kept; several ranks finish the step
+    that they are in together.
     """
-    before, cfg = run.round.steps_before(cfg.schedule.steps), run.round.healing(cfg)
-    training = Training(placed(load_model(run.pruned), cfg), cfg, present(), before)
-    keeper = Keeper(cfg, run, training, tracker)
-    keeper.go_on()
-    images = load_images(cfg, run if training.ranks.first else None).to(training.model.device)
-    training.ranks.wait()
-    with Interrupt(at_once=training.ranks.size == 1) as interrupt, training.ranks.company():
-        if training.ranks.first:
-            with Journal(run.progress, training.step, tracker, before) as journal:
-                train(cfg, training, images, keeper, interrupt, journal)
-            list_skipped(images.skipped, run)
+    ranks, previous_steps = current_ranks(), run.round.steps_before(cfg.schedule.steps)
+    own_recipe = replace(recipe(cfg), steps=run.round.steps(cfg.schedule.steps))
+    trainer = Trainer(load_model(run.pruned), own_recipe, execution(cfg), cfg.seed, ranks, previous_steps, load_teacher(cfg))
+    checkpoints = Checkpoints(cfg.schedule, run, trainer)
+    checkpoints.resume()
+    # Rank 0 compares the data with those that the run was begun with, before any rank trains on them.
+    images = load_images(cfg)
+    if ranks.is_rank0:
+        begin_data(cfg, run, images)
+    ranks.barrier()
+    with Interrupt(at_once=ranks.world_size == 1) as interrupt, ranks.lost_rank_as_user_error():
+        with (ProgressLog(run.progress, trainer.step, tracker.log, previous_steps) if ranks.is_rank0
+              else nullcontext()) as progress_log:
+            train(cfg, trainer, images.to(trainer.device), checkpoints, interrupt, progress_log, tracker)
+        if ranks.is_rank0:
+            note_skipped(run, images.skipped)
             with interrupt.held():
-                finish(training, run)
-        else:
-            train(cfg, training, images, keeper, interrupt)
+                finish(trainer, run)
 
 
-def finish(training: Training, run: Run) -> None:
-    """Puts the averaged weights in the states' place; raises UserError, and keeps these, where one is no number."""
-    training.check_state()
-    training.swap()
-    save_model(training.model, run.finetuned)
+def join(cfg: DictConfig, run: Run) -> None:
+    """What the other ranks do meanwhile: they train on their images of every batch, and write nothing."""
+    stage(cfg, run, Tracker())
+
+
+def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Checkpoints", interrupt: Interrupt,
+          progress_log: ProgressLog | None, tracker: Tracker) -> None:
+    """Trains from `trainer.step` to the last step; a step depends on the state before and on (seed, global step) alone."""
+    options, ranks, steps = cfg.schedule, trainer.ranks, trainer.recipe.steps
+    preview = Preview(sampler_options(cfg), trainer.execution,
+                      None if cfg.model.checkpoint is None else partial(load_dense, cfg))
+    batches = images.batches(trainer.global_step, trainer.previous_steps + steps, trainer.recipe.batch, cfg.seed,
+                             (ranks.rank, ranks.world_size))
+    if ranks.is_rank0:
+        batches = progress(batches, "fine-tuning", steps, done=trainer.step)
+    try:
+        for batch, labels in batches:
+            # Until the update nothing has changed: a request to stop leaves the step at once.
+            loss = trainer.gradients(batch, labels)
+            # From here on it waits until the step is finished, logged and kept.
+            with interrupt.held():
+                trainer.update(loss)
+                log_step(options.log_every, trainer, progress_log)
+                preview_due = options.preview_every > 0 and trainer.step % options.preview_every == 0
+                if preview_due or (trainer.step < steps and checkpoints.due()):
+                    checkpoints.save()
+                # A preview changes nothing, so it can be left at once again.
+                if preview_due:
+                    with interrupt.left_at_once():
+                        draw_preview(preview, trainer, checkpoints.run, tracker)
+            # All ranks stop after the same step.
+            if signal_number := ranks.all_reduce_max(interrupt.asked):
+                raise Interrupted(signal_number)
+    except Interrupted:
+        with interrupt.held():
+            checkpoints.save()
+        raise
+
+
+def log_step(log_every: int, trainer: Trainer, progress_log: ProgressLog | None) -> None:
+    """Checks the last step's loss, and every `log_every` steps and at the end writes it down."""
+    due = trainer.step % log_every == 0 or trainer.step == trainer.recipe.steps
+    if due or trainer.device.type == "cpu":     # reading the loss would make the host wait for a GPU
+        trainer.check()
+    if due:
+        loss = trainer.mean_loss()
+        if progress_log is not None:
+            progress_log.write(trainer.step, loss, learning_rate(trainer.recipe, trainer.step - 1))
+
+
+def draw_preview(preview: Preview, trainer: Trainer, run: Run, tracker: Tracker) -> None:
+    """Rank 0 draws the preview with the averaged weights; the others wait."""
+    if trainer.ranks.is_rank0:
+        path = run.preview(trainer.step)
+        trainer.swap()
+        preview.draw(trainer.model, path)
+        trainer.swap()
+        tracker.image("preview", path, trainer.global_step)
+    trainer.ranks.barrier()
+
+
+def finish(trainer: Trainer, run: Run) -> None:
+    """Saves the averaged weights and deletes the states; UserError, and the states stay, where one is NaN or infinite."""
+    trainer.check_state()
+    trainer.swap()
+    save_model(trainer.model, run.finetuned)
     for state in run.states:
         remove(state)
 
 
-def join(cfg: DictConfig, run: Run) -> None:
-    """What the other processes of a run do meanwhile: their part of every batch; they write nothing."""
-    stage(cfg, run, Tracker())
+class Checkpoints:
+    """The states that a training keeps on the disk, as often as `options` (`cfg.schedule`) say; rank 0 alone writes."""
 
+    def __init__(self, options: DictConfig, run: Run, trainer: Trainer) -> None:
+        self.options, self.run, self.trainer, self.ranks = options, run, trainer, trainer.ranks
+        self.saved_step, self.saved_at = 0, time.monotonic()
 
-def train(cfg: DictConfig, training: Training, images: ImageSet, keeper: "Keeper", interrupt: Interrupt,
-          journal: Journal | None = None) -> None:
-    """Trains from `training.step` to `schedule.steps`; step i depends on the state before it and on (seed, i) alone.
-
-    In a later round on (seed, i + the steps of the rounds before).
-    """
-    recipe, ranks = cfg.schedule, training.ranks
-    batches = images.batches(training.place, training.before + recipe.steps, recipe.batch, cfg.seed, ranks.part)
-    if ranks.first:
-        batches = progress(batches, "fine-tuning", recipe.steps, done=training.step)
-    training.student.unet.train()
-    try:
-        for batch, labels in batches:
-            share = training.gradients(batch, labels)
-            with interrupt.held():
-                training.update(share)
-                observe(cfg, training, journal)
-                keeper.keep(interrupt)
-            if asked := ranks.highest(interrupt.asked):
-                raise Interrupted(asked)
-    except Interrupted:
-        with interrupt.held():
-            keeper.save()
-        raise
-
-
-def observe(cfg: DictConfig, training: Training, journal: Journal | None) -> None:
-    """After a step: whether its loss is a number, and where it is due a line in the journal."""
-    recipe, step = cfg.schedule, training.step
-    logged = step % recipe.log_every == 0 or step == recipe.steps
-    if logged or training.model.device.type == "cpu":       # a look at the loss makes a GPU's host wait
-        training.check()
-    if logged:
-        loss = training.mean_loss()
-        if journal is not None:
-            journal.write(step, loss, learning_rate(recipe, step - 1))
-
-
-class Keeper:
-    """Keeps what a training comes back to, and shows how far it is; the first process writes, the others wait for it."""
-
-    def __init__(self, cfg: DictConfig, run: Run, training: Training, tracker: Tracker) -> None:
-        self.recipe, self.run, self.training, self.tracker = cfg.schedule, run, training, tracker
-        self.preview, self.saved, self.since = Preview(cfg), 0, time.monotonic()
-
-    def go_on(self) -> None:
-        """Restores the newest state that is whole, the same in every process; without one the training starts at step 0."""
-        training, newest = self.training, None
-        if training.ranks.first:
-            newest = newest_state(self.run.states)
-        step = training.ranks.of_first(0 if newest is None else newest[1]["step"])
-        if training.ranks.first:
+    def resume(self) -> None:
+        """Restores the newest undamaged state, the same in every rank; without one the training starts at step 0."""
+        newest = newest_state(self.run.states) if self.ranks.is_rank0 else None
+        step = self.ranks.broadcast_from_rank0(0 if newest is None else newest[1]["step"])
+        if self.ranks.is_rank0:
             for damaged in [path for path in self.run.states if path > self.run.state(step)]:
-                remove(damaged)     # or `keep_last` would take it for the newest
+                remove(damaged)     # else `keep_last` would take it for the newest
         if step:
-            training.restore(*(newest or read_state(self.run.state(step))))
-            self.saved = step
-            log.info("going on at step %d of %d", step, self.recipe.steps)
+            self.trainer.restore(*(newest or read_state(self.run.state(step))))
+            self.saved_step = step
+            log.info("going on at step %d of %d", step, self.trainer.recipe.steps)
 
-    def keep(self, interrupt: Interrupt) -> None:
-        """The state and the preview grid, each where it is due; a preview can be left at any time, its state is kept."""
-        step, steps, every = self.training.step, self.recipe.steps, self.recipe.preview_every
-        look = every > 0 and step % every == 0
-        if look or (step < steps and (step % self.recipe.save_every == 0 or self.long_ago())):
-            self.save()
-        if look:
-            with interrupt.left_at_once():
-                if self.training.ranks.first:
-                    self.look()
-                self.training.ranks.wait()
-
-    def long_ago(self) -> bool:
-        """Whether `save_minutes` have gone since a state was kept, on the first process's clock."""
-        minutes = self.recipe.save_minutes
-        return minutes is not None and bool(self.training.ranks.of_first(time.monotonic() - self.since >= 60 * minutes))
+    def due(self) -> bool:
+        """Whether the present step is to be kept: every `save_every` steps, and `save_minutes` (rank 0's) after the last."""
+        minutes = self.options.save_minutes
+        return self.trainer.step % self.options.save_every == 0 or (minutes is not None and bool(
+            self.ranks.broadcast_from_rank0(time.monotonic() - self.saved_at >= 60 * minutes)))
 
     def save(self) -> None:
-        """Writes the state, once per step; raises UserError in place of one that is no number any more."""
-        training = self.training
-        if self.saved == training.step:
+        """Writes the state, once per step, and deletes older ones; UserError instead where one is NaN or infinite."""
+        trainer = self.trainer
+        if self.saved_step == trainer.step:
             return
-        training.check()
-        if training.ranks.first:
-            write_state(self.run.state(training.step), *training.state())
-            keep_last(self.run.states, self.recipe.keep_last)
-        self.saved, self.since = training.step, time.monotonic()
-        training.ranks.wait()
-
-    def look(self) -> None:
-        """Draws the preview with the averaged weights."""
-        training, picture = self.training, self.run.preview(self.training.step)
-        training.swap()
-        self.preview.draw(training.model, picture)
-        training.swap()
-        training.student.unet.train()
-        self.tracker.image("preview", picture, training.place)
+        trainer.check()
+        if self.ranks.is_rank0:
+            write_state(self.run.state(trainer.step), *trainer.state())
+            keep_last(self.run.states, self.options.keep_last)
+        self.saved_step, self.saved_at = trainer.step, time.monotonic()
+        self.ranks.barrier()

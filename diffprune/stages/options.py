@@ -1,8 +1,11 @@
 """What the stages read from a run's configuration: the options of each component, built here and nowhere else."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config.model_source import by_hand, origin
@@ -14,11 +17,18 @@ from diffprune.models.dense import DenseModel, check_fit
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model
+from diffprune.pruning.allocation import Allocation
+from diffprune.pruning.criteria import Criterion
+from diffprune.pruning.selection import SELECTIONS
+from diffprune.pruning.timesteps import Policy, Threshold
 from diffprune.runs.cache import Cache
 from diffprune.runs.data_record import DataRecord
 from diffprune.runs.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.sampling.protocol import Drawing, SamplerOptions
 from diffprune.tracking.tracker import Description
+from diffprune.training.losses import LOSSES
+from diffprune.training.recipe import Recipe
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -79,9 +89,53 @@ def begin_data(cfg: DictConfig, run: Run, images: ImageSet) -> None:
     DataRecord(images.key, len(images), cfg.dataset.path).keep(run)
 
 
+def timestep_policy(cfg: DictConfig, criterion: Criterion) -> Policy:
+    """The policy `pruner.timesteps`, or the paper's at `pruner.threshold`; UserError for values that a policy refuses."""
+    if cfg.pruner.timesteps is None:
+        return Threshold(cfg.pruner.get("threshold", 0.0), criterion.inclusive)
+    try:
+        return instantiate(cfg.pruner.timesteps, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(str(error.__cause__ or error)) from error
+
+
+def allocation(cfg: DictConfig, ratio: float | None = None) -> Allocation:
+    """The pruner's options, at the nominal `ratio` if it is given."""
+    pruner = cfg.pruner
+    return Allocation(pruner.ratio if ratio is None else ratio, SELECTIONS[pruner.selection](), pruner.heads,
+                      pruner.round_to, pruner.scope, pruner.floor)
+
+
+def pruning_target(cfg: DictConfig) -> tuple[str, float] | None:
+    """The quantity ("macs", "params", "latency") and the fraction of it that `pruner.target` keeps, if one is given."""
+    return next(((str(quantity), kept) for quantity, kept in cfg.pruner.target.items() if kept is not None), None)
+
+
+def recipe(cfg: DictConfig) -> Recipe:
+    """How the run fine-tunes; `schedule.loss` is a name of LOSSES or the dotted path of a Loss."""
+    options, loss = plain(cfg.schedule), cfg.schedule.loss
+    options |= {"loss": LOSSES.get(loss) or get_class(loss), "betas": tuple(options["betas"])}
+    return Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
+
+
+def load_teacher(cfg: DictConfig) -> DiffusionModel | None:
+    """The dense model, where the loss learns from it, on the CPU; UserError where there is none, or none that fits."""
+    loss = cfg.schedule.loss
+    if not recipe(cfg).loss.needs_teacher:
+        return None
+    if cfg.model.checkpoint is None:
+        raise UserError(f"schedule.loss={loss} learns from the dense model, and model.checkpoint=null has random weights: "
+                        "give a trained model, or schedule.loss=noise")
+    teacher = load_dense(cfg)
+    if loss == "features" and not hasattr(teacher.unet, "down_blocks"):
+        raise UserError(f"schedule.loss=features compares a UNet's blocks, and model={cfg.model.name} has none: "
+                        "give schedule.loss=distill")
+    return teacher
+
+
 def sampler_options(cfg: DictConfig) -> SamplerOptions:
     options = plain(cfg.sampler)
-    return SamplerOptions(**{name: value for name, value in options.items() if name not in ("batch", "processes")})
+    return SamplerOptions(**{field.name: options[field.name] for field in fields(SamplerOptions)})
 
 
 def drawing(cfg: DictConfig, how: Execution | None = None) -> Drawing:

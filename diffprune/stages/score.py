@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffprune.data import load_images
-from diffprune.data.loading.record import list_skipped
+from diffprune.data.loading.record import note_skipped
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.dense import load_start
 from diffprune.models.device import autocast, device_of
@@ -95,7 +95,7 @@ def shared_walk(cfg: DictConfig, run: Run, model: DiffusionModel, criterion: Cri
     with Cache(Path(cfg.paths.cache)).entry("walks", key, "") as folder:
         device, size = device_of(cfg), cfg.pruner.calibration_batch
         batch, labels = images.calibration(size, cfg.seed), images.calibration_labels(size, cfg.seed)
-        list_skipped(images.skipped, run)
+        note_skipped(run, images.skipped)
         model.to(device)
         with autocast(cfg, device):
             x_0, context = model.to_latent(batch.to(device)), model.context(labels)

@@ -1,4 +1,4 @@
-"""Dropout whose draws belong to the whole batch of a step, however that is split over processes and micro-batches."""
+"""Dropout whose draws belong to the whole batch of a step, however that is split over ranks and micro-batches."""
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
@@ -8,7 +8,7 @@ from diffprune.diffusion.randomness import Stream, generator
 
 
 class Masks:
-    """The stream of one step's draws: every layer in turn draws for `size` images, and keeps the rows it works on."""
+    """The masks of one step: each layer in turn draws for all `size` images, and uses the `rows` that it works on."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream, self.size, self.rows = torch.Generator(device), 0, slice(0)
@@ -19,16 +19,16 @@ class Masks:
         self.size, self.rows = size, rows
 
     def draw(self, like: Tensor, probability: float) -> Tensor:
-        """What `like` [n, ...] is multiplied with: 0 or 1 / (1 - probability)."""
-        # Random kernels fill memory in its own order: draws follow the layout of `like`, as those of nn.Dropout do.
-        last = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
-        whole = torch.empty((self.size, *like.shape[1:]), dtype=like.dtype, device=like.device,
-                            memory_format=torch.channels_last if last else torch.contiguous_format)
-        return whole.bernoulli_(1 - probability, generator=self.stream)[self.rows].div_(1 - probability)
+        """The factors of `like` [n, ...]: 0 or 1 / (1 - probability)."""
+        # Random kernels fill memory in order: draws follow the memory layout of `like`, as those of nn.Dropout do.
+        by_pixel = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+        masks = torch.empty((self.size, *like.shape[1:]), dtype=like.dtype, device=like.device,
+                            memory_format=torch.channels_last if by_pixel else torch.contiguous_format)
+        return masks.bernoulli_(1 - probability, generator=self.stream)[self.rows].div_(1 - probability)
 
 
 class BatchDropout(nn.Module):
-    """`nn.Dropout` with the draws of `masks`; of an unsplit batch on a CPU the very same draws."""
+    """`nn.Dropout` with the draws of `masks`; for an unsplit batch on a CPU these are nn.Dropout's own."""
 
     def __init__(self, p: float, masks: Masks) -> None:
         super().__init__()
@@ -39,9 +39,9 @@ class BatchDropout(nn.Module):
 
 
 def set_dropout(unet: nn.Module, probability: float) -> Masks:
-    """Dropout inside the residual blocks, where the original models have it, and nowhere else; gives its draws."""
+    """Sets dropout inside the residual blocks, where the original models have it, and nowhere else; returns its masks."""
     masks = Masks(next(unet.parameters()).device)
     for module in unet.modules():
         if isinstance(module, ResnetBlock2D):
-            module.dropout = BatchDropout(probability, masks)
+            module.dropout = BatchDropout(probability, masks)  # ty: ignore[invalid-assignment]  diffusers types it nn.Dropout
     return masks

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
+from diffprune.training.recipe import Recipe
 
-def decay(recipe: DictConfig, step: int) -> float:
-    """beta of the average after the update of `step` (0, 1, …), in [0, 1).
 
-    Constant `schedule.ema`; with `schedule.ema_power` = gamma the power function (1 - 1/t)^(gamma + 1), t = step + 1
+def decay(recipe: Recipe, step: int) -> float:
+    """The decay beta of the average, in [0, 1), at the update of `step` (0, 1, …).
+
+    `recipe.ema`, a constant; with `recipe.ema_power` = gamma the power function (1 - 1/t)^(gamma + 1), t = step + 1
     (Karras et al. 2024, eq. 4), whose first beta is 0. Its width relative to the training's length is
     sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)): gamma 16.97 is 5 %, 6.94 is 10 %.
     """
@@ -18,15 +19,15 @@ def decay(recipe: DictConfig, step: int) -> float:
 
 
 @torch.no_grad()
-def follow(average: Sequence[Tensor], weights: Sequence[Tensor], beta: float) -> None:
+def follow(average: list[Tensor], weights: list[Tensor], beta: float) -> None:
     """average <- beta average + (1 - beta) weight, in place, all tensors in a few kernels."""
     torch._foreach_lerp_(average, weights, 1 - beta)
 
 
 @torch.no_grad()
 def swap(average: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    """Exchanges the weights with their average; twice is once too many or none."""
+    """Exchanges the weights with their average, in place."""
     for mean, weight in zip(average, weights, strict=True):
-        kept = weight.detach().clone()
+        former = weight.detach().clone()
         weight.copy_(mean)
-        mean.copy_(kept)
+        mean.copy_(former)

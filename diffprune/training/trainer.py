@@ -1,7 +1,5 @@
-"""Training a noise predictor: the state, and one step of it, on one process or many."""
+"""Training a noise predictor: the state, and one step of it, on one rank or many."""
 
-import math
-import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,131 +7,143 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
-from omegaconf import DictConfig
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
 
 from diffprune.diffusion.process import antithetic_timesteps
 from diffprune.diffusion.randomness import Stream, generator
+from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.distributed import Ranks
 from diffprune.runtime.errors import UserError
 from diffprune.training import ema
 from diffprune.training.dropout import set_dropout
 from diffprune.training.learning_rate import learning_rate
-from diffprune.training.losses import LOSSES, Noised, min_snr
+from diffprune.training.losses import Noised, min_snr
+from diffprune.training.recipe import Recipe
 
 
-class Training:
-    """Everything that changes while a model trains. Randomness is no part of it: each step draws from (seed, place).
+class Trainer:
+    """Everything that changes while `model` trains by `recipe`. Randomness is not part of it: each step draws from (`seed`,
+    global step).
 
-    `model` holds the plain network, which is saved and looked at; `student` the same one as Accelerate runs it.
+    `model` holds the plain network, which is saved and sampled; `student` the same one as it is trained, on several ranks
+    inside DistributedDataParallel. `execution` says where it runs (default: where the model is, in float32). `ranks` are the
+    processes that train together. The `previous_steps` of earlier rounds count into the global step, so that no draw is
+    repeated. `teacher` is the dense model, for losses that need it.
     """
 
-    def __init__(self, model: DiffusionModel, cfg: DictConfig, ranks: Ranks | None = None, before: int = 0) -> None:
-        """A start at step 0: the average begins at the present weights. UserError where the batch cannot be split so.
-
-        `before`: the steps of earlier rounds, whose draws this training does not repeat.
-        """
-        self.model, self.cfg, self.ranks, self.before = model, cfg, ranks or Ranks(), before
-        check_split(cfg.schedule, self.ranks)
-        self.masks = set_dropout(model.unet, cfg.schedule.dropout)
-        self.loss = LOSSES[cfg.schedule.loss](cfg, model.unet)
-        self.weights = list(model.unet.parameters())
+    def __init__(self, model: DiffusionModel, recipe: Recipe, execution: Execution | None = None, seed: int = 0,
+                 ranks: Ranks | None = None, previous_steps: int = 0, teacher: DiffusionModel | None = None) -> None:
+        """Starts at step 0, the weights as their average; UserError where a rank or a micro-batch would get no image."""
+        self.recipe, self.seed, self.previous_steps, self.ranks = recipe, seed, previous_steps, ranks or Ranks()
+        check_batch(recipe, self.ranks.world_size)
+        self.execution = execution or Execution(model.device)
+        self.model = self.execution.place(model)
+        self.device = model.device
+        if self.device.type == "cuda":      # else pinned memory and NCCL open a context on the first GPU too
+            torch.cuda.set_device(self.device)
+        self.masks = set_dropout(model.unet, recipe.dropout)
+        self.loss = recipe.loss(None if teacher is None else teacher.to(self.device))
+        self.weights: list[Tensor] = list(model.unet.parameters())
         self.ema = [p.detach().clone() for p in self.weights]
-        if model.device.type == "cpu":      # Python hears signals between its own instructions: a backward pass has none
+        if self.device.type == "cpu":       # a backward pass without a Python hook would not let Python handle signals
             for p in self.weights:
                 p.register_post_accumulate_grad_hook(lambda p: None)
-        self.accelerator = accelerator_for(cfg, model.device, self.ranks)
-        unet, self.optimiser = self.accelerator.prepare(model.unet, optimiser_for(self.weights, cfg.schedule))
-        self.student = replace(model, unet=unet)
+        self.student = replace(model, unet=distributed(model.unet, self.ranks))
+        self.optimiser = optimiser_for(self.weights, recipe)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.execution.precision == "fp16")
         self.alpha_bar, self.step = model.alpha_bar, 0
-        self.last = torch.zeros((), device=model.device)            # this process's share of the last step's loss
-        self.broken = torch.full((), -1, device=model.device)       # the first step whose loss was no number
+        self.last_loss = torch.zeros((), device=self.device)            # this rank's part of the last step's mean loss
+        self.first_bad_step = torch.full((), -1, device=self.device)    # the first whose loss was NaN or infinite, else -1
 
     @property
-    def place(self) -> int:
+    def global_step(self) -> int:
         """The present step, counted through all rounds."""
-        return self.before + self.step
+        return self.previous_steps + self.step
 
     def advance(self, images: Tensor, labels: Tensor | None) -> None:
-        """One step on this process's `images` [n, C, H, W] of the step's batch."""
+        """One step on this rank's `images` [n, C, H, W] of the step's batch, and their `labels` [n] if they have classes."""
         self.update(self.gradients(images, labels))
 
     def gradients(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Leaves the step's gradients in the weights; gives the loss of these images, their share of the batch's mean.
+        """Leaves the step's gradients in the weights; returns the loss of these images, their part of the batch's mean.
 
-        The state does not change: this can be left at any moment, and begins anew.
+        The state does not change: this can be interrupted at any moment, and repeated.
         """
-        recipe, share = self.cfg.schedule, 0.0
+        self.student.unet.train()
         self.optimiser.zero_grad()
-        for noised, last in self.pieces(images, labels):
-            with nullcontext() if last else self.accelerator.no_sync(self.student.unet):
-                with self.accelerator.autocast():
-                    per_image = self.loss(self.student, noised) * min_snr(noised.alpha_bar, recipe.min_snr)
-                    part = per_image.sum() / recipe.batch
-                self.accelerator.backward(part * self.ranks.size)       # processes' gradients are averaged, not summed
-            share = share + part.detach()
-        return share
+        total = torch.zeros((), device=self.device)
+        for noised, is_last in self.micro_batches(images, labels):
+            # Ranks exchange gradients in the backward pass of the last micro-batch only.
+            network = self.student.unet
+            with network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last else nullcontext():
+                with self.execution.autocast():
+                    per_image = self.loss(self.student, noised) * min_snr(noised.alpha_bar, self.recipe.min_snr)
+                    loss = per_image.sum() / self.recipe.batch
+                # DistributedDataParallel averages over ranks, where a sum is wanted.
+                self.scaler.scale(loss * self.ranks.world_size).backward()
+            total = total + loss.detach()
+        return total
 
-    def pieces(self, images: Tensor, labels: Tensor | None) -> Iterator[tuple[Noised, bool]]:
+    def micro_batches(self, images: Tensor, labels: Tensor | None) -> Iterator[tuple[Noised, bool]]:
         """The micro-batches of a step, and whether each is the last.
 
-        Timesteps and noise are drawn for the whole batch and dealt out by place: however many processes and micro-batches
-        there are, an image meets the same. Transfers wait for no GPU.
+        Timesteps and noise are drawn for the whole batch, and each image takes those of its place in it: they do not depend
+        on the number of ranks and micro-batches. Transfers do not wait for the GPU.
         """
-        recipe, device = self.cfg.schedule, self.model.device
-        begin = self.ranks.rank * recipe.batch // self.ranks.size
-        cuts = [i * len(images) // recipe.accumulate for i in range(recipe.accumulate + 1)]
-        t, eps = draw(self.cfg.seed, self.place, recipe.batch, self.model.shape, len(self.alpha_bar))
+        size, count = self.recipe.batch, self.recipe.accumulate
+        first_row = self.ranks.rank * size // self.ranks.world_size
+        cuts = [i * len(images) // count for i in range(count + 1)]
+        all_t, eps = draw(self.seed, self.global_step, size, self.model.shape, len(self.alpha_bar))
         for low, high in pairwise(cuts):
-            rows = slice(begin + low, begin + high)
-            with self.accelerator.autocast():
-                x_0 = self.model.to_latent(sent(images[low:high], device))
+            rows = slice(first_row + low, first_row + high)
+            with self.execution.autocast():
+                x_0 = self.model.to_latent(to_device(images[low:high], self.device))
                 context = self.model.context(None if labels is None else labels[low:high])
-            self.masks.begin(self.cfg.seed, self.place, recipe.batch, rows)
-            there = sent(t[rows], device)
-            yield Noised(x_0, sent(eps[rows], device), there, self.alpha_bar[there], context), high == len(images)
+            self.masks.begin(self.seed, self.global_step, size, rows)
+            t = to_device(all_t[rows], self.device)
+            yield Noised(x_0, to_device(eps[rows], self.device), t, self.alpha_bar[t], context), high == len(images)
 
-    def update(self, share: Tensor) -> None:
-        """The optimiser's step by the `gradients`, clipped to a total norm, then the average's; `share` is their loss."""
-        recipe = self.cfg.schedule
+    def update(self, loss: Tensor) -> None:
+        """The optimiser's step by the `gradients`, whose `loss` is given, and the step of the average."""
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, self.step)
-        if recipe.clip is not None:
-            self.accelerator.clip_grad_norm_(self.weights, recipe.clip)
-        self.optimiser.step()
-        ema.follow(self.ema, self.weights, ema.decay(recipe, self.step))
-        self.broken = torch.where((self.broken < 0) & ~torch.isfinite(share), self.step, self.broken)
-        self.last, self.step = share, self.step + 1
+            group["lr"] = learning_rate(self.recipe, self.step)
+        if self.recipe.clip is not None:
+            self.scaler.unscale_(self.optimiser)
+            clip_grad_norm_(self.weights, self.recipe.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        ema.follow(self.ema, self.weights, ema.decay(self.recipe, self.step))
+        is_bad = (self.first_bad_step < 0) & ~torch.isfinite(loss)
+        self.first_bad_step = torch.where(is_bad, self.step, self.first_bad_step)
+        self.last_loss, self.step = loss, self.step + 1
 
     def mean_loss(self) -> float:
-        """The last step's loss, mean over the whole batch; every process has to ask."""
-        return float(self.accelerator.reduce(self.last, "sum"))
+        """The last step's loss, mean over the whole batch; every rank has to call this."""
+        return float(self.ranks.all_reduce_sum(self.last_loss))
 
     def check(self) -> None:
-        """Raises UserError, in every process, when the loss of a step so far was no number, with the first such step."""
-        if (step := self.ranks.highest(int(self.broken))) >= 0:
-            raise broken_at(step)
+        """Raises UserError, in every rank, with the first step whose loss was NaN or infinite, if there was one."""
+        if (step := self.ranks.all_reduce_max(int(self.first_bad_step))) >= 0:
+            raise not_finite(step)
 
     def check_state(self) -> None:
-        """Raises UserError when a weight, its average or what the optimiser keeps of it is no number."""
-        sound = [tensor.isfinite().all().to(self.model.device) for tensor in self.tensors().values()]
-        if not bool(torch.stack(sound).all()):
-            raise broken_at(self.step - 1)
+        """Raises UserError when a weight, its average or a number of the optimiser's is NaN or infinite."""
+        finite = [tensor.isfinite().all().to(self.device) for tensor in self.tensors().values()]
+        if not bool(torch.stack(finite).all()):
+            raise not_finite(self.step - 1)
 
     def swap(self) -> None:
         """Exchanges the weights with their average, and back."""
         ema.swap(self.ema, self.weights)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What `restore` goes on from, on the CPU; raises UserError as `check_state` does."""
+        """What `restore` goes on from: tensors on the CPU, and numbers; raises UserError as `check_state` does."""
         self.check_state()
-        scaler = self.accelerator.scaler
-        return ({name: tensor.cpu() for name, tensor in self.tensors().items()},
-                {"step": self.step, "scaler": None if scaler is None else scaler.state_dict()})
+        tensors = {name: tensor.cpu() for name, tensor in self.tensors().items()}
+        return tensors, {"step": self.step, "scaler": self.scaler.state_dict()}
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, their average and what the optimiser keeps of each."""
@@ -143,25 +153,19 @@ class Training:
                           for name, tensor in entry.items()}
 
     @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Goes on where `state` was taken, bit for bit."""
         entries: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             kind, index, *name = key.split("/")
             if kind == "optimiser":
-                entries.setdefault(int(index), {})[name[0]] = laid_out_like(self.weights[int(index)], tensor)
+                entries.setdefault(int(index), {})[name[0]] = in_layout_of(self.weights[int(index)], tensor)
         for i, (p, average) in enumerate(zip(self.weights, self.ema, strict=True)):
             p.copy_(tensors[f"weight/{i}"])
             average.copy_(tensors[f"ema/{i}"])
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": entries})
-        if about["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(about["scaler"])
-        self.step = about["step"]
-
-
-def laid_out_like(weight: Tensor, tensor: Tensor) -> Tensor:
-    """`tensor` as `weight` lies in memory, which a fused optimiser takes for granted; a number, its step, as it is."""
-    return torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
+        self.scaler.load_state_dict(numbers["scaler"])
+        self.step = numbers["step"]
 
 
 def draw(seed: int, step: int, size: int, shape: tuple[int, ...], total: int) -> tuple[Tensor, Tensor]:
@@ -170,41 +174,41 @@ def draw(seed: int, step: int, size: int, shape: tuple[int, ...], total: int) ->
     return antithetic_timesteps(size, total, rng), torch.randn((size, *shape), generator=rng)
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; to a GPU from pinned memory, so that nothing waits for what the GPU is still doing."""
+def distributed(unet: torch.nn.Module, ranks: Ranks) -> torch.nn.Module:
+    """`unet`, or where there are several ranks `unet` in a wrapper whose backward pass averages their gradients."""
+    if ranks.world_size == 1:
+        return unet
+    ranks.barrier()         # connects them
+    return DistributedDataParallel(unet)
+
+
+def in_layout_of(weight: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor` in the memory layout of `weight`, as fused optimisers need it; a single number, the step, as it is."""
+    return torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; to a GPU from pinned memory, so that nothing waits for the work it has."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def accelerator_for(cfg: DictConfig, device: torch.device, ranks: Ranks) -> Accelerator:
-    """Accelerate on this process's `device`, with the precision asked for, and all processes of the run connected."""
-    if ranks.size > 1:
-        ranks.wait()        # connects them
-        # Else Accelerate takes the local rank for the GPU's number, which is 0 where Slurm shows each process its own alone.
-        os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
-    AcceleratorState._reset_state(reset_partial_state=True)     # it is one for the process: runs of a sweep have their own
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=cfg.precision,
-                       gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))
-
-
-def optimiser_for(weights: list[Tensor], recipe: DictConfig) -> torch.optim.Optimizer:
+def optimiser_for(weights: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     """Adam, or AdamW where weights decay; fused into few kernels where PyTorch can."""
     kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
-    return kind(weights, lr=recipe.lr, betas=tuple(recipe.betas), eps=recipe.eps, weight_decay=recipe.weight_decay,
+    return kind(weights, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay,
                 fused=True if weights[0].device.type in ("cpu", "cuda") else None)
 
 
-def check_split(recipe: DictConfig, ranks: Ranks) -> None:
-    """UserError where a process or a micro-batch would get no image."""
-    if recipe.batch // ranks.size < recipe.accumulate:
-        raise UserError(f"schedule.batch={recipe.batch} is too small for {ranks.size} processes with "
+def check_batch(recipe: Recipe, world_size: int) -> None:
+    """UserError where a rank or a micro-batch would get no image."""
+    if recipe.batch // world_size < recipe.accumulate:
+        raise UserError(f"schedule.batch={recipe.batch} is too small for {world_size} processes with "
                         f"schedule.accumulate={recipe.accumulate} micro-batches each: lower schedule.accumulate, or start "
-                        f"at most {math.floor(recipe.batch / recipe.accumulate)} processes")
+                        f"at most {recipe.batch // recipe.accumulate} processes")
 
 
-def broken_at(step: int) -> UserError:
-    return UserError(f"the loss or a weight is no number any more at step {step}; the state before it is kept: lower "
+def not_finite(step: int) -> UserError:
+    return UserError(f"the loss or a weight is NaN or infinite at step {step}; the state before it is kept: lower "
                      "schedule.lr or use precision=no, then repeat")

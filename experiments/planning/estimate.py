@@ -1,6 +1,5 @@
 """What a cell will take: from finished runs of the same model and data set where there are any, else from arithmetic."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from diffprune.config.schema import EVALUATIONS_PER_STEP, evaluations
+from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runtime.files import read_json
 from diffprune.runtime.progress import duration
@@ -92,9 +92,8 @@ class Past:
     @cached_property
     def steps(self) -> int:
         """Of training."""
-        if not self.run.progress.exists():
-            return 0
-        return json.loads(self.run.progress.read_text().splitlines()[-1])["step"]
+        lines = ProgressLog.read(self.run.progress)
+        return int(lines[-1]["step"]) if lines else 0
 
 
 def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], list[Past]]:

@@ -22,6 +22,7 @@ from typing import Any
 from safetensors import safe_open
 
 from diffprune.config.schema import STAGES
+from diffprune.runs.progress_log import ProgressLog
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
@@ -106,7 +107,7 @@ def content(file: Path) -> bytes:
     if file.suffix == ".json":
         return json.dumps(untimed(read_json(file)), sort_keys=True).encode()
     if file.suffix == ".jsonl":
-        return json.dumps([untimed(json.loads(line)) for line in file.read_text().splitlines()]).encode()
+        return json.dumps([untimed(line) for line in ProgressLog.read(file)]).encode()
     if file.name == "scores.safetensors":
         with safe_open(file, "np") as tensors:
             return b"".join(name.encode() + tensors.get_tensor(name).tobytes() for name in sorted(tensors.keys()))

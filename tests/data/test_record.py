@@ -11,7 +11,7 @@ from diffprune.data.loading import held as loading
 from diffprune.data.loading.images import ImageSet
 from diffprune.evaluation.features import load_extractor
 from diffprune.pipeline import stages
-from diffprune.runs.data_record import data_moved, list_skipped
+from diffprune.runs.data_record import data_moved, note_skipped
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import score
@@ -119,10 +119,10 @@ def test_all_that_was_left_out_is_listed_with_reasons(on, tmp_path: Path, images
 
 def test_a_list_of_what_was_left_out_grows(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    list_skipped({}, run)
+    note_skipped(run, {})
     assert not run.skipped.exists()
-    list_skipped({"b.png": "is cut off"}, run)
-    list_skipped({"a.png": "is too dark", "b.png": "is cut off"}, run)
+    note_skipped(run, {"b.png": "is cut off"})
+    note_skipped(run, {"a.png": "is too dark", "b.png": "is cut off"})
     assert run.skipped.read_text() == "a.png is too dark\nb.png is cut off\n"
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import os
 import random
 import shutil
@@ -22,10 +21,11 @@ from omegaconf import DictConfig
 from safetensors import SafetensorError
 
 from diffprune.config.naming import run_folder
-from diffprune.models.device import device_of
+from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
 from diffprune.pipeline import reproduce
+from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
@@ -34,9 +34,8 @@ from diffprune.stages import finetune
 from diffprune.tracking.tracker import Tracker
 from diffprune.training import state_files as state
 from diffprune.training.losses import NoisePrediction
-from diffprune.training.progress_log import Journal
 from diffprune.training.state_files import read_state
-from diffprune.training.trainer import Training
+from diffprune.training.trainer import Trainer
 from tests.conftest import tiny_unet, tuned
 
 STEPS = 8
@@ -127,7 +126,7 @@ def test_states_are_kept_by_the_clock_too(tmp_path: Path, whole: str, before_ste
 
 @pytest.mark.slow
 def test_requests_at_random_moments_cost_nothing(tmp_path: Path, whole: str) -> None:
-    """Whatever is being done then: a pass, the optimiser's step, a line of the journal, a state being written."""
+    """Whatever is being done then: a pass, the optimiser's step, a line of the progress log, a state being written."""
     rng, run, cfg, stopped = random.Random(0), pruned(tmp_path), tuned(*SHORT, "schedule.save_every=1"), 0
     for number in (signal.SIGUSR1, signal.SIGINT) * 6:
         timer = threading.Timer(0.05 + 0.3 * rng.random(), ask(number))
@@ -151,7 +150,7 @@ def test_a_run_stopped_at_every_single_step_ends_as_one_that_never_was(tmp_path:
         assert run.states[-1:] == ([run.state(step)] if step else [])
         assert len(run.states) <= 2
     assert heal(cfg, run) == whole
-    assert [json.loads(line)["step"] for line in run.progress.read_text().splitlines()] == [2, 4, 6, 8]
+    assert [line["step"] for line in ProgressLog.read(run.progress)] == [2, 4, 6, 8]
 
 
 @pytest.mark.slow
@@ -270,14 +269,14 @@ def test_a_full_disk_before_the_healing_is_one_sentence_too(config, until: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["state", "journal", "finetuned"])
+@pytest.mark.parametrize("where", ["state", "log", "finetuned"])
 def test_a_full_disk_is_one_sentence_and_costs_no_state(begun: tuple[DictConfig, Run], whole: str, where: str,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, run = begun
     before = {path: path.read_bytes() for path in run.states}
     assert run.state(4) in before
     with monkeypatch.context() as patched:
-        patched.setattr(*{"state": (state, "save_file", over_quota), "journal": (Journal, "write", full),
+        patched.setattr(*{"state": (state, "save_file", over_quota), "log": (ProgressLog, "write", full),
                           "finetuned": (safetensors.torch, "save_file", over_quota)}[where])
         with pytest.raises(UserError, match=r"the disk of .* is full: make room and repeat") as error:
             reproduce(cfg, run)
@@ -293,7 +292,7 @@ def test_a_disk_that_really_is_full(begun: tuple[DictConfig, Run], whole: str, s
     cfg, elsewhere = begun
     shutil.copytree(elsewhere.folder, small_disk / "run")
     run, filler = Run(small_disk / "run"), small_disk / "filler"
-    room = shutil.disk_usage(small_disk).free - 100_000       # for the journal, not for a state
+    room = shutil.disk_usage(small_disk).free - 100_000       # for the progress log, not for a state
     filler.write_bytes(bytes(room))
     kept = run.state(4).read_bytes()
     with pytest.raises(UserError, match="is full"):
@@ -319,7 +318,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("save_every", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_loss_that_is_no_number_stops_at_its_step_and_the_last_good_state_stays(
+def test_a_loss_that_is_nan_stops_at_its_step_and_the_last_good_state_stays(
         tmp_path: Path, save_every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run, usual, calls = pruned(tmp_path), NoisePrediction.__call__, []
 
@@ -336,18 +335,18 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_the_last_good_state_stay
 
 
 @pytest.mark.parametrize("which", ["weights", "ema"])
-def test_weights_that_are_no_numbers_after_the_last_step_are_not_saved(tmp_path: Path, whole: str, which: str,
+def test_weights_that_are_nan_after_the_last_step_are_not_saved(tmp_path: Path, whole: str, which: str,
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last step's loss is a number: it was taken before the step."""
-    run, usual = pruned(tmp_path), Training.update
+    """The last step's loss is finite: it was taken before the step."""
+    run, usual = pruned(tmp_path), Trainer.update
 
     @torch.no_grad()
-    def breaking(self: Training, share: torch.Tensor) -> None:
-        usual(self, share)
+    def breaking(self: Trainer, loss: torch.Tensor) -> None:
+        usual(self, loss)
         if self.step == STEPS:
             getattr(self, which)[3].view(-1)[0] = float("nan")
     with monkeypatch.context() as patched:
-        patched.setattr(Training, "update", breaking)
+        patched.setattr(Trainer, "update", breaking)
         with pytest.raises(UserError, match=f"at step {STEPS - 1}"):
             heal(tuned(*SHORT), run)
     assert not run.finetuned.exists()
@@ -379,13 +378,13 @@ def test_every_recipe_heals_resumes_and_has_a_result_of_its_own(tmp_path: Path, 
     with pytest.raises(Interrupted):
         heal(cfg, stopped)
     assert heal(cfg, stopped) == heal(cfg, straight) != whole
-    losses = [json.loads(line)["loss"] for line in straight.progress.read_text().splitlines()]
+    losses = [line["loss"] for line in ProgressLog.read(straight.progress)]
     assert all(0 < loss < 1000 for loss in losses)
 
 
 def test_half_precision_that_a_cpu_has_not_is_refused() -> None:
     with pytest.raises(UserError, match="precision=fp16 needs a GPU"):
-        device_of(tuned("precision=fp16", "device=cpu"))
+        Execution.of("cpu", "fp16", "contiguous")
 
 
 def test_how_a_batch_is_split_is_outside_the_name() -> None:

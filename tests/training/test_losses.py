@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from diffprune.config.validation import CHOICES
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.errors import UserError
-from diffprune.stages.options import load_dense
-from diffprune.training.losses import LOSSES, Noised, attention_map, min_snr
+from diffprune.stages.options import load_dense, load_teacher, recipe
+from diffprune.training.losses import LOSSES, Distillation, Loss, Noised, OutputDistillation, attention_map, min_snr
 from tests.conftest import tiny_unet, tuned
 
 rng = torch.Generator().manual_seed(0)
@@ -23,8 +23,9 @@ def student() -> DiffusionModel:
     return DiffusionModel(tiny_unet(), DDIMScheduler())
 
 
-def loss_of(kind: str, student: DiffusionModel, *overrides: str):
-    return LOSSES[kind](tuned(f"schedule.loss={kind}", *overrides), student.unet)
+def loss_of(kind: str, *overrides: str) -> Loss:
+    cfg = tuned(f"schedule.loss={kind}", *overrides)
+    return recipe(cfg).loss(load_teacher(cfg))
 
 
 def squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -34,19 +35,19 @@ def squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def test_noise_prediction_is_the_squared_error_per_image(student: DiffusionModel) -> None:
     a = NOISED.alpha_bar.view(-1, 1, 1, 1)
     predicted = student.unet(a.sqrt() * NOISED.x_0 + (1 - a).sqrt() * NOISED.eps, T).sample
-    torch.testing.assert_close(loss_of("noise", student)(student, NOISED), squared(predicted, NOISED.eps))
+    torch.testing.assert_close(loss_of("noise")(student, NOISED), squared(predicted, NOISED.eps))
 
 
 def test_output_distillation_is_mostly_the_teachers_opinion(config, student: DiffusionModel) -> None:
     cfg = config("schedule=distill")
     predicted, taught = NOISED.predicted(student), NOISED.predicted(load_dense(cfg))
-    loss = LOSSES[cfg.schedule.loss](cfg, student.unet)(student, NOISED)
+    loss = LOSSES[cfg.schedule.loss](load_teacher(cfg))(student, NOISED)
     torch.testing.assert_close(loss, 0.7 * squared(predicted, taught) + 0.3 * squared(predicted, NOISED.eps))
 
 
 @pytest.mark.parametrize("kind", ["distill", "features"])
 def test_the_student_alone_learns(student: DiffusionModel, kind: str) -> None:
-    loss = loss_of(kind, student)
+    loss = loss_of(kind)
     loss(student, NOISED).sum().backward()
     assert student.unet.conv_in.weight.grad.abs().sum() > 0
     assert not loss.teacher.unet.training
@@ -57,19 +58,19 @@ def test_features_of_any_width_are_compared_as_attention_maps(student: Diffusion
     features = torch.randn(2, 6, 4, 4, generator=rng)
     expected = torch.stack([(f**2).mean(0).flatten() / (f**2).mean(0).norm() for f in features])
     torch.testing.assert_close(attention_map(features), expected)
-    noise, both = loss_of("noise", student), loss_of("features", student)
+    noise, both = loss_of("noise"), loss_of("features")
     apart = both(student, NOISED) - noise(student, NOISED)
     assert ((apart > 0) & (apart < 2 * 64)).all()
 
 
 def test_a_student_like_its_teacher_has_nothing_to_learn_from_its_features() -> None:
     student = load_dense(tuned())
-    noise, both = loss_of("noise", student), loss_of("features", student)
+    noise, both = loss_of("noise"), loss_of("features")
     torch.testing.assert_close(both(student, NOISED), noise(student, NOISED))
 
 
 def test_features_are_watched_during_the_loss_alone(student: DiffusionModel) -> None:
-    loss = loss_of("features", student)
+    loss = loss_of("features")
     first = loss(student, NOISED)
     NOISED.predicted(student)       # as a preview does
     torch.testing.assert_close(loss(student, NOISED), first)
@@ -77,9 +78,27 @@ def test_features_are_watched_during_the_loss_alone(student: DiffusionModel) -> 
 
 
 @pytest.mark.parametrize("kind", ["distill", "features"])
-def test_a_teacher_with_random_weights_is_refused(student: DiffusionModel, kind: str) -> None:
+def test_a_teacher_with_random_weights_is_refused(kind: str) -> None:
     with pytest.raises(UserError, match=rf"schedule.loss={kind} learns from the dense model"):
-        loss_of(kind, student, "model.checkpoint=null")
+        loss_of(kind, "model.checkpoint=null")
+
+
+def test_a_loss_that_needs_a_teacher_is_refused_without_one() -> None:
+    with pytest.raises(ValueError, match="OutputDistillation needs a teacher"):
+        OutputDistillation()
+
+
+class HalfTaught(Distillation):
+    """An objective from outside the package."""
+
+    def __call__(self, student: DiffusionModel, noised: Noised) -> torch.Tensor:
+        return squared(noised.predicted(student), (noised.eps + noised.predicted(self.teacher)) / 2)
+
+
+def test_an_objective_from_elsewhere_is_one_class_whose_path_the_option_names(student: DiffusionModel) -> None:
+    loss = loss_of("tests.training.test_losses.HalfTaught")
+    assert type(loss).__name__ == "HalfTaught"
+    assert loss(student, NOISED).shape == (3,)
 
 
 def test_min_snr_bounds_the_weight_of_clean_images() -> None:

@@ -89,7 +89,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
 
 
 def reached(run: Run, step: int) -> None:
-    """Waits until the journal has come to `step`."""
+    """Waits until the progress log has come to `step`."""
     deadline = time.monotonic() + 200
     while not run.progress.exists() or run.progress.read_text().count("\n") < step:
         assert time.monotonic() < deadline

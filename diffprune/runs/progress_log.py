@@ -1,0 +1,45 @@
+"""How a training went, line by line."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from diffprune.runtime.files import atomic_file
+
+
+class ProgressLog:
+    """Writes `progress.jsonl`: a line {"step", "loss", "lr", "seconds"} for each logged step.
+
+    Within `with`, lines are appended after those up to `step`, from which a restart goes on: no line is repeated or lost.
+    `track` is given the numbers of each line and their step, counted on from the `previous_steps` of earlier rounds.
+    """
+
+    def __init__(self, path: Path, step: int = 0, track: Callable[[dict[str, float], int], None] | None = None,
+                 previous_steps: int = 0) -> None:
+        self.path, self.track, self.previous_steps = path, track, previous_steps
+        lines = [line for line in self.read(path) if line["step"] <= step]
+        self.previous_seconds = lines[-1]["seconds"] if lines else 0.0
+        with atomic_file(path) as partial:
+            partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, float]]:
+        """The logged steps, without a last line that is still being written; none where there is no file."""
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def __enter__(self) -> "ProgressLog":
+        self.file, self.start = self.path.open("a", buffering=1), time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, step: int, loss: float, lr: float) -> None:
+        """`loss`: summed over pixels, mean over the batch. Adds the `seconds` of training so far, restarts included."""
+        seconds = round(self.previous_seconds + time.monotonic() - self.start, 3)
+        numbers = {"loss": loss, "lr": lr, "seconds": seconds}
+        self.file.write(json.dumps({"step": step} | numbers) + "\n")
+        if self.track is not None:
+            self.track(numbers, self.previous_steps + step)
