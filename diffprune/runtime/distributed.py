@@ -5,9 +5,8 @@ SLURM_LOCALID. Rank 0 alone decides, writes and logs.
 """
 
 import os
-import subprocess
 import time
-from collections.abc import Generator, MutableMapping
+from collections.abc import Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,7 +36,7 @@ class Ranks:
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> "Ranks":
         """Reads the launcher's variables; what `srun` leaves out is added to `environment`, where torch reads it."""
-        if "RANK" not in environment and launched_by_srun(environment):
+        if "RANK" not in environment:
             environment.update(from_slurm(environment))
         return cls(*(int(environment.get(name, default))
                      for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))
@@ -106,32 +105,25 @@ def disconnect() -> None:
         distributed.destroy_process_group()
 
 
-def launched_by_srun(environment: MutableMapping[str, str]) -> bool:
-    """Whether this is one of several tasks of `srun`; a batch script itself has a job and no step."""
-    several = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", 1))) > 1
-    return several and "SLURM_PROCID" in environment and not ("SLURM_JOB_ID" in environment
-                                                             and "SLURM_STEP_ID" not in environment)
+def from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a launcher, for one of several tasks of `srun`; none for another process.
+
+    Ranks connect on the job's first machine, at a port of the step's own, unless MASTER_ADDR and MASTER_PORT are set.
+    """
+    world_size = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
+    is_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
+    if int(world_size) == 1 or is_batch_script or "SLURM_PROCID" not in environment:
+        return {}
+    job, step = int(environment.get("SLURM_JOB_ID", 0)), int(environment.get("SLURM_STEP_ID", 0))
+    port = 20_000 + (job + 101 * step) % 12_000     # below the ports that a system hands out
+    return {"RANK": environment["SLURM_PROCID"], "WORLD_SIZE": world_size,
+            "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"), "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
+            "MASTER_ADDR": environment.get("MASTER_ADDR") or first_machine()}
 
 
-def from_slurm(environment: MutableMapping[str, str]) -> dict[str, str]:
-    """RANK, WORLD_SIZE, LOCAL_RANK, and where the ranks connect: the job's first machine, at a port of the step's own."""
-    variables = {"RANK": environment["SLURM_PROCID"], "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
-                 "WORLD_SIZE": environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))}
-    if "MASTER_ADDR" not in environment:
-        variables["MASTER_ADDR"] = first_machine(environment.get("SLURM_JOB_NODELIST", ""))
-    if "MASTER_PORT" not in environment:
-        job, step = int(environment.get("SLURM_JOB_ID", 0)), int(environment.get("SLURM_STEP_ID", 0))
-        variables["MASTER_PORT"] = str(20_000 + (job + 101 * step) % 12_000)     # below the ports that a system hands out
-    return variables
-
-
-def first_machine(nodes: str) -> str:
-    """The first name in a Slurm node list such as `gpu[03-07]`."""
-    if not nodes:
+def first_machine() -> str:
+    """The first of the machines of the present Slurm job."""
+    if "SLURM_JOB_NODELIST" not in os.environ:
         return "localhost"
-    try:
-        names = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"scontrol does not say which machines {nodes} are: give MASTER_ADDR=<first machine> and "
-                        "MASTER_PORT in the environment") from error
-    return names.split()[0]
+    from submitit.slurm.slurm import SlurmJobEnvironment
+    return SlurmJobEnvironment().hostnames[0]

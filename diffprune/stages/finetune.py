@@ -17,19 +17,10 @@ from diffprune.runtime.files import remove
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.runtime.progress import progress
 from diffprune.sampling.preview import Preview
-from diffprune.stages.options import (
-    begin_data,
-    execution,
-    load_dense,
-    load_images,
-    load_teacher,
-    note_skipped,
-    recipe,
-    sampler_options,
-)
+from diffprune.stages import options
 from diffprune.tracking.tracker import Tracker
 from diffprune.training.learning_rate import learning_rate
-from diffprune.training.state_files import keep_last, newest_state, read_state, write_state
+from diffprune.training.state_files import newest_state, read_state, write_state
 from diffprune.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -42,21 +33,22 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     that they are in together.
     """
     ranks, previous_steps = current_ranks(), run.round.steps_before(cfg.schedule.steps)
-    own_recipe = replace(recipe(cfg), steps=run.round.steps(cfg.schedule.steps))
-    trainer = Trainer(load_model(run.pruned), own_recipe, execution(cfg), cfg.seed, ranks, previous_steps, load_teacher(cfg))
+    recipe = replace(options.recipe(cfg), steps=run.round.steps(cfg.schedule.steps))
+    trainer = Trainer(load_model(run.pruned), recipe, options.execution(cfg), cfg.seed, ranks, previous_steps,
+                      options.load_teacher(cfg))
     checkpoints = Checkpoints(cfg.schedule, run, trainer)
     checkpoints.resume()
     # Rank 0 compares the data with those that the run was begun with, before any rank trains on them.
-    images = load_images(cfg)
+    images = options.load_images(cfg)
     if ranks.is_rank0:
-        begin_data(cfg, run, images)
+        options.begin_data(cfg, run, images)
     ranks.barrier()
     with Interrupt(at_once=ranks.world_size == 1) as interrupt, ranks.lost_rank_as_user_error():
         with (ProgressLog(run.progress, trainer.step, tracker.log, previous_steps) if ranks.is_rank0
               else nullcontext()) as progress_log:
             train(cfg, trainer, images.to(trainer.device), checkpoints, interrupt, progress_log, tracker)
         if ranks.is_rank0:
-            note_skipped(run, images.skipped)
+            options.note_skipped(run, images.skipped)
             with interrupt.held():
                 finish(trainer, run)
 
@@ -69,9 +61,9 @@ def join(cfg: DictConfig, run: Run) -> None:
 def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Checkpoints", interrupt: Interrupt,
           progress_log: ProgressLog | None, tracker: Tracker) -> None:
     """Trains from `trainer.step` to the last step; a step depends on the state before and on (seed, global step) alone."""
-    options, ranks, steps = cfg.schedule, trainer.ranks, trainer.recipe.steps
-    preview = Preview(sampler_options(cfg), trainer.execution,
-                      None if cfg.model.checkpoint is None else partial(load_dense, cfg))
+    schedule, ranks, steps = cfg.schedule, trainer.ranks, trainer.recipe.steps
+    preview = Preview(options.sampler_options(cfg), trainer.execution,
+                      None if cfg.model.checkpoint is None else partial(options.load_dense, cfg))
     batches = images.batches(trainer.global_step, trainer.previous_steps + steps, trainer.recipe.batch, cfg.seed,
                              (ranks.rank, ranks.world_size))
     if ranks.is_rank0:
@@ -83,8 +75,8 @@ def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Che
             # From here on it waits until the step is finished, logged and kept.
             with interrupt.held():
                 trainer.update(loss)
-                log_step(options.log_every, trainer, progress_log)
-                preview_due = options.preview_every > 0 and trainer.step % options.preview_every == 0
+                log_step(schedule.log_every, trainer, progress_log)
+                preview_due = schedule.preview_every > 0 and trainer.step % schedule.preview_every == 0
                 if preview_due or (trainer.step < steps and checkpoints.due()):
                     checkpoints.save()
                 # A preview changes nothing, so it can be left at once again.
@@ -132,10 +124,10 @@ def finish(trainer: Trainer, run: Run) -> None:
 
 
 class Checkpoints:
-    """The states that a training keeps on the disk, as often as `options` (`cfg.schedule`) say; rank 0 alone writes."""
+    """The states that a training keeps on the disk, as often as `schedule` says; rank 0 alone writes."""
 
-    def __init__(self, options: DictConfig, run: Run, trainer: Trainer) -> None:
-        self.options, self.run, self.trainer, self.ranks = options, run, trainer, trainer.ranks
+    def __init__(self, schedule: DictConfig, run: Run, trainer: Trainer) -> None:
+        self.schedule, self.run, self.trainer, self.ranks = schedule, run, trainer, trainer.ranks
         self.saved_step, self.saved_at = 0, time.monotonic()
 
     def resume(self) -> None:
@@ -144,7 +136,7 @@ class Checkpoints:
         step = self.ranks.broadcast_from_rank0(0 if newest is None else newest[1]["step"])
         if self.ranks.is_rank0:
             for damaged in [path for path in self.run.states if path > self.run.state(step)]:
-                remove(damaged)     # else `keep_last` would take it for the newest
+                remove(damaged)     # else `save` would take it for the newest
         if step:
             self.trainer.restore(*(newest or read_state(self.run.state(step))))
             self.saved_step = step
@@ -152,8 +144,8 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether the present step is to be kept: every `save_every` steps, and `save_minutes` (rank 0's) after the last."""
-        minutes = self.options.save_minutes
-        return self.trainer.step % self.options.save_every == 0 or (minutes is not None and bool(
+        minutes = self.schedule.save_minutes
+        return self.trainer.step % self.schedule.save_every == 0 or (minutes is not None and bool(
             self.ranks.broadcast_from_rank0(time.monotonic() - self.saved_at >= 60 * minutes)))
 
     def save(self) -> None:
@@ -164,6 +156,7 @@ class Checkpoints:
         trainer.check()
         if self.ranks.is_rank0:
             write_state(self.run.state(trainer.step), *trainer.state())
-            keep_last(self.run.states, self.options.keep_last)
+            for older in self.run.states[:-self.schedule.keep_last]:
+                remove(older)
         self.saved_step, self.saved_at = trainer.step, time.monotonic()
         self.ranks.barrier()

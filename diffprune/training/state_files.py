@@ -1,4 +1,4 @@
-"""Files of training states: whole, checked, and no more of them than asked."""
+"""Files of training states: written atomically, and checked when they are read."""
 
 import hashlib
 import json
@@ -12,49 +12,43 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffprune.runtime.files import atomic_file, remove
+from diffprune.runtime.files import atomic_file
 
 log = logging.getLogger(__name__)
 
 
 class Damaged(Exception):
-    """The file is not what was written."""
+    """A file is unreadable, or not what was written."""
 
 
-def write_state(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes `tensors` (on the CPU) and `about` (JSON), with a SHA-256 of both, by rename; OSError for a full disk."""
-    tensors, text = {name: tensor.contiguous() for name, tensor in tensors.items()}, json.dumps(about)
+def write_state(path: Path, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    """Writes `tensors` (on the CPU) and `numbers` (JSON), with a SHA-256 of both, atomically; OSError for a full disk."""
+    tensors, text = {name: tensor.contiguous() for name, tensor in tensors.items()}, json.dumps(numbers)
     with atomic_file(path) as partial:
         save_file(tensors, partial, metadata={"about": text, "sha256": digest(tensors, text)})
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_state` was given; raises Damaged."""
+    """The tensors and numbers that `write_state` was given; raises Damaged."""
     try:
         with safe_open(path, "pt") as file:
             # Copies: the file's own tensors are not aligned in memory, and CPU kernels round differently on them.
-            tensors, about = {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors, metadata = {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise Damaged(f"{path} is not readable ({error})") from error
-    if about.get("sha256") != digest(tensors, about.get("about", "")):
+    if metadata.get("sha256") != digest(tensors, metadata.get("about", "")):
         raise Damaged(f"{path} differs from its checksum")
-    return tensors, json.loads(about["about"])
+    return tensors, json.loads(metadata["about"])
 
 
 def newest_state(paths: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The last of `paths` that is whole; the others are named in a warning."""
+    """The content of the last of `paths` that is not damaged, None where all are; a warning names each damaged one."""
     for path in reversed(paths):
         try:
             return read_state(path)
         except Damaged as error:
             log.warning("%s: going back to the state before it", error)
     return None
-
-
-def keep_last(paths: Sequence[Path], count: int) -> None:
-    """Deletes all but the last `count` of `paths`."""
-    for path in paths[:-count]:
-        remove(path)
 
 
 def digest(tensors: dict[str, Tensor], text: str) -> str:

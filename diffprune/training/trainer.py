@@ -25,13 +25,11 @@ from diffprune.training.recipe import Recipe
 
 
 class Trainer:
-    """Everything that changes while `model` trains by `recipe`. Randomness is not part of it: each step draws from (`seed`,
-    global step).
+    """Everything that changes while `model` trains by `recipe`; randomness does not: it follows from `seed` and global step.
 
-    `model` holds the plain network, which is saved and sampled; `student` the same one as it is trained, on several ranks
-    inside DistributedDataParallel. `execution` says where it runs (default: where the model is, in float32). `ranks` are the
-    processes that train together. The `previous_steps` of earlier rounds count into the global step, so that no draw is
-    repeated. `teacher` is the dense model, for losses that need it.
+    `execution`: where the model runs (default: where it is, in float32). `ranks`: the processes that train together. The
+    `previous_steps` of earlier rounds count into the global step. `teacher`: the dense model, for losses that need it.
+    `student` is the model as it is trained: on several ranks its network is wrapped in DistributedDataParallel.
     """
 
     def __init__(self, model: DiffusionModel, recipe: Recipe, execution: Execution | None = None, seed: int = 0,
@@ -41,7 +39,7 @@ class Trainer:
         check_batch(recipe, self.ranks.world_size)
         self.execution = execution or Execution(model.device)
         self.model = self.execution.place(model)
-        self.device = model.device
+        self.device = model.device      # with the number of the GPU
         if self.device.type == "cuda":      # else pinned memory and NCCL open a context on the first GPU too
             torch.cuda.set_device(self.device)
         self.masks = set_dropout(model.unet, recipe.dropout)
@@ -51,17 +49,15 @@ class Trainer:
         if self.device.type == "cpu":       # a backward pass without a Python hook would not let Python handle signals
             for p in self.weights:
                 p.register_post_accumulate_grad_hook(lambda p: None)
-        self.student = replace(model, unet=distributed(model.unet, self.ranks))
+        self.ranks.barrier()        # connects them
+        self.student = replace(model, unet=DistributedDataParallel(model.unet) if self.ranks.world_size > 1 else model.unet)
         self.optimiser = optimiser_for(self.weights, recipe)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.execution.precision == "fp16")
         self.alpha_bar, self.step = model.alpha_bar, 0
         self.last_loss = torch.zeros((), device=self.device)            # this rank's part of the last step's mean loss
         self.first_bad_step = torch.full((), -1, device=self.device)    # the first whose loss was NaN or infinite, else -1
 
-    @property
-    def global_step(self) -> int:
-        """The present step, counted through all rounds."""
-        return self.previous_steps + self.step
+    global_step = property(lambda self: self.previous_steps + self.step)     # counted through all rounds
 
     def advance(self, images: Tensor, labels: Tensor | None) -> None:
         """One step on this rank's `images` [n, C, H, W] of the step's batch, and their `labels` [n] if they have classes."""
@@ -93,18 +89,18 @@ class Trainer:
         Timesteps and noise are drawn for the whole batch, and each image takes those of its place in it: they do not depend
         on the number of ranks and micro-batches. Transfers do not wait for the GPU.
         """
-        size, count = self.recipe.batch, self.recipe.accumulate
+        size, device = self.recipe.batch, self.device
         first_row = self.ranks.rank * size // self.ranks.world_size
-        cuts = [i * len(images) // count for i in range(count + 1)]
+        cuts = [i * len(images) // self.recipe.accumulate for i in range(self.recipe.accumulate + 1)]
         all_t, eps = draw(self.seed, self.global_step, size, self.model.shape, len(self.alpha_bar))
         for low, high in pairwise(cuts):
             rows = slice(first_row + low, first_row + high)
             with self.execution.autocast():
-                x_0 = self.model.to_latent(to_device(images[low:high], self.device))
+                x_0 = self.model.to_latent(to_device(images[low:high], device))
                 context = self.model.context(None if labels is None else labels[low:high])
             self.masks.begin(self.seed, self.global_step, size, rows)
-            t = to_device(all_t[rows], self.device)
-            yield Noised(x_0, to_device(eps[rows], self.device), t, self.alpha_bar[t], context), high == len(images)
+            t = to_device(all_t[rows], device)
+            yield Noised(x_0, to_device(eps[rows], device), t, self.alpha_bar[t], context), high == len(images)
 
     def update(self, loss: Tensor) -> None:
         """The optimiser's step by the `gradients`, whose `loss` is given, and the step of the average."""
@@ -116,8 +112,7 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         ema.follow(self.ema, self.weights, ema.decay(self.recipe, self.step))
-        is_bad = (self.first_bad_step < 0) & ~torch.isfinite(loss)
-        self.first_bad_step = torch.where(is_bad, self.step, self.first_bad_step)
+        self.first_bad_step = torch.where((self.first_bad_step < 0) & ~loss.isfinite(), self.step, self.first_bad_step)
         self.last_loss, self.step = loss, self.step + 1
 
     def mean_loss(self) -> float:
@@ -172,14 +167,6 @@ def draw(seed: int, step: int, size: int, shape: tuple[int, ...], total: int) ->
     """Antithetic timesteps [size] below `total` and noise [size, *shape] of the whole batch of `step`, on the CPU."""
     rng = generator(seed, Stream.TRAINING, step)
     return antithetic_timesteps(size, total, rng), torch.randn((size, *shape), generator=rng)
-
-
-def distributed(unet: torch.nn.Module, ranks: Ranks) -> torch.nn.Module:
-    """`unet`, or where there are several ranks `unet` in a wrapper whose backward pass averages their gradients."""
-    if ranks.world_size == 1:
-        return unet
-    ranks.barrier()         # connects them
-    return DistributedDataParallel(unet)
 
 
 def in_layout_of(weight: Tensor, tensor: Tensor) -> Tensor:

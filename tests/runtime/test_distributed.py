@@ -1,12 +1,9 @@
 """Which of a run's processes this one is."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from diffprune.runtime.distributed import Ranks
-from diffprune.runtime.errors import UserError
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}
 
@@ -29,7 +26,8 @@ def test_the_variables_of_torchrun_come_first() -> None:
     assert (ranks.rank, ranks.world_size, ranks.local_rank, ranks.is_rank0) == (5, 8, 1, False)
 
 
-def test_the_variables_of_srun_count_where_there_are_no_others() -> None:
+def test_the_variables_of_srun_count_where_there_are_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
     environment = dict(SRUN)
     ranks = Ranks.from_environment(environment)
     assert (ranks.rank, ranks.world_size, ranks.local_rank) == (3, 4, 1)
@@ -48,27 +46,18 @@ def test_a_batch_script_is_one_process_whatever_its_job_may_start() -> None:
     assert shard(Ranks.from_environment(SRUN | {"SLURM_PROCID": "0", "SLURM_JOB_ID": "1"})) == (0, 1)
 
 
-def test_ranks_connect_on_the_first_machine_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames gpu[03-04]" ] && printf "gpu03\\ngpu04\\n"\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    step = SRUN | {"SLURM_JOB_NODELIST": "gpu[03-04]", "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2"}
+def test_ranks_connect_on_the_first_machine_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu[03-04,07],login1")
+    step = SRUN | {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2"}
     Ranks.from_environment(step)
     assert step["MASTER_ADDR"] == "gpu03"
     assert 20_000 <= int(step["MASTER_PORT"]) < 32_000
-    other = SRUN | {"SLURM_JOB_NODELIST": "gpu[03-04]", "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "3"}
+    other = SRUN | {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "3"}
     Ranks.from_environment(other)
     assert other["MASTER_PORT"] != step["MASTER_PORT"]
 
 
 def test_a_given_address_is_left_alone() -> None:
-    step = SRUN | {"SLURM_JOB_NODELIST": "gpu[03-04]", "MASTER_ADDR": "here", "MASTER_PORT": "1234"}
+    step = SRUN | {"MASTER_ADDR": "here", "MASTER_PORT": "1234"}
     Ranks.from_environment(step)
     assert (step["MASTER_ADDR"], step["MASTER_PORT"]) == ("here", "1234")
-
-
-def test_an_unreadable_machine_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(UserError, match="MASTER_ADDR"):
-        Ranks.from_environment(SRUN | {"SLURM_JOB_NODELIST": "gpu[03-04]"})

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from diffprune.training import state_files as state
-from diffprune.training.state_files import Damaged, keep_last, newest_state, read_state, write_state
+from diffprune.training.state_files import Damaged, newest_state, read_state, write_state
 
 TENSORS = {"weight/0": torch.arange(6.0).view(2, 3), "step": torch.tensor(3), "half": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -58,13 +58,6 @@ def test_without_a_whole_state_there_is_none(files: list[Path]) -> None:
         harm(path, "torn")
     assert newest_state(files) is None
     assert newest_state([]) is None
-
-
-def test_no_more_are_kept_than_asked(files: list[Path]) -> None:
-    keep_last(files, 2)
-    assert [path.exists() for path in files] == [False, True, True]
-    keep_last(files[1:], 2)
-    assert [path.exists() for path in files] == [False, True, True]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
