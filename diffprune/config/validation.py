@@ -95,7 +95,7 @@ def check_values(cfg: DictConfig) -> None:
     if unknown:
         raise UserError(f"{', '.join(unknown)} is no option: leave it out")
     for key, allowed in CHOICES.items():
-        if (value := OmegaConf.select(cfg, key)) not in allowed:
+        if (value := OmegaConf.select(cfg, key)) not in allowed and not (key == "schedule.loss" and "." in value):
             raise UserError(f"{key}={value} is not known: choose one of {', '.join(map(str, allowed))}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
         raise UserError(f"device={cfg.device} is not known: choose auto, cpu, cuda or cuda:N")

@@ -114,7 +114,11 @@ def pruning_target(cfg: DictConfig) -> tuple[str, float] | None:
 def recipe(cfg: DictConfig) -> Recipe:
     """How the run fine-tunes; `schedule.loss` is a name of LOSSES or the dotted path of a Loss."""
     options, loss = plain(cfg.schedule), cfg.schedule.loss
-    options |= {"loss": LOSSES.get(loss) or get_class(loss), "betas": tuple(options["betas"])}
+    try:
+        options |= {"loss": LOSSES.get(loss) or get_class(loss), "betas": tuple(options["betas"])}
+    except (ImportError, ValueError) as error:
+        raise UserError(f"schedule.loss={loss} is neither {', '.join(LOSSES)} nor the dotted path of a class: "
+                        f"{str(error).splitlines()[0]}") from error
     return Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
 
 

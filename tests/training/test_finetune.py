@@ -129,7 +129,7 @@ def test_requests_at_random_moments_cost_nothing(tmp_path: Path, whole: str) -> 
     """Whatever is being done then: a pass, the optimiser's step, a line of the progress log, a state being written."""
     rng, run, cfg, stopped = random.Random(0), pruned(tmp_path), tuned(*SHORT, "schedule.save_every=1"), 0
     for number in (signal.SIGUSR1, signal.SIGINT) * 6:
-        timer = threading.Timer(0.05 + 0.3 * rng.random(), ask(number))
+        timer = threading.Timer(0.05 + 0.15 * rng.random(), ask(number))
         with suppress(Interrupted), Interrupt():
             timer.start()
             finetune.stage(cfg, run, Tracker())

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
-from diffprune.config.validation import CHOICES
+from diffprune.config.validation import CHOICES, check
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.errors import UserError
 from diffprune.stages.options import load_dense, load_teacher, recipe
@@ -96,9 +96,17 @@ class HalfTaught(Distillation):
 
 
 def test_an_objective_from_elsewhere_is_one_class_whose_path_the_option_names(student: DiffusionModel) -> None:
-    loss = loss_of("tests.training.test_losses.HalfTaught")
+    path = "tests.training.test_losses.HalfTaught"
+    check(tuned(f"schedule.loss={path}"))
+    loss = loss_of(path)
     assert type(loss).__name__ == "HalfTaught"
     assert loss(student, NOISED).shape == (3,)
+
+
+@pytest.mark.parametrize("path", ["tests.training.test_losses.Absent", "nowhere.Absent", "tests.training.test_losses"])
+def test_a_path_without_a_class_is_refused(path: str) -> None:
+    with pytest.raises(UserError, match=rf"schedule.loss={path} is neither noise, distill, features nor"):
+        recipe(tuned(f"schedule.loss={path}"))
 
 
 def test_min_snr_bounds_the_weight_of_clean_images() -> None:

@@ -136,6 +136,7 @@ def test_a_whole_run_of_two_processes_is_that_of_one_with_two_micro_batches(tmp_
 def test_accelerate_s_launcher_starts_a_run_and_its_environment_changes_nothing(tmp_path: Path) -> None:
     """What the launcher writes into the environment (here bf16) has no say beside the run's own options."""
     _, run = ready(tmp_path)
+    pytest.importorskip("accelerate")
     launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "bf16", "-m", "diffprune")
     code, said = ended(start(*launch, *options(tmp_path)))
     assert code == 0, said
