@@ -2,67 +2,67 @@
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from diffprune.models.cost import true_macs
-
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from torch import nn
 
-
-def skeleton(cfg: "DictConfig") -> nn.Module:
-    """The network of `model=` without weights; one that only its checkpoint describes is read from there."""
-    from hydra.utils import instantiate
-
-    from diffprune.models.dense import load_dense
-    if "_target_" not in cfg.model.unet:
-        return load_dense(cfg).unet
-    with torch.device("meta"):
-        return instantiate(cfg.model.unet, _convert_="all")
+    from diffprune.models.dense import DenseModel
+    from diffprune.pruning.allocation import Allocation
 
 
 def sizes(overrides: list[str]) -> dict[str, int]:
-    """Params and MACs, dense and pruned, of the model and pruner that `overrides` choose; no weight is needed or read.
+    """Parameters and MACs, dense and pruned, of the model and pruner that `overrides` choose; no weight is needed or read.
 
-    Which channels go changes the sizes of gated feed-forwards alone, so they are drawn at random, on tensors without
-    storage.
+    Which channels are removed changes only the sizes of gated feed-forwards, so that they are drawn at random.
     """
     from diffprune.config.compose import composed
     from diffprune.config.validation import check_pruner, check_values
     cfg = composed(overrides)
     check_values(cfg)
     check_pruner(cfg.pruner)
-    from diffprune.pruning.criteria import Random  # seconds of imports: a mistake is told before them
-    from diffprune.pruning.surgery import asked, cut
-    unet = skeleton(cfg)
-    dense = true_macs(unet)
-    report = cut(unet, Random(), nominal_ratio(cfg, unet), **asked(cfg))
+    # These imports take seconds: a mistake is reported before them.
+    from diffprune.models.cost import true_macs
+    from diffprune.pruning.criteria import Random
+    from diffprune.pruning.surgery import cut
+    from diffprune.stages import options
+    unet = skeleton(options.dense_model(cfg))
+    dense, allocation = true_macs(unet), options.allocation(cfg)
+    report = cut(unet, Random(), with_target(allocation, options.pruning_target(cfg), unet, cfg.seed), seed=cfg.seed)
     return {"params": report.params, "macs": report.macs, "params_dense": report.params_dense,
             "macs_dense": report.macs_dense, "true_macs": true_macs(unet), "true_macs_dense": dense}
 
 
-def nominal_ratio(cfg: "DictConfig", unet: nn.Module) -> float:
-    """The ratio that is asked for, or that a target finds; UserError where it takes more than the network's shape."""
+def skeleton(model: "DenseModel") -> "nn.Module":
+    """The model's denoiser on the meta device; one that only its checkpoint describes is read from there."""
+    import torch
+    if "_target_" not in model.architecture["unet"]:
+        return model.load().unet
+    with torch.device("meta"):
+        return model.blank().unet
+
+
+def with_target(allocation: "Allocation", target: tuple[str, float] | None, unet: "nn.Module", seed: int) -> "Allocation":
+    """The allocation, with the ratio that reaches the target (quantity, fraction kept) if there is one.
+
+    Raises UserError where the network's shape does not decide the widths.
+    """
     from diffprune.pruning.criteria import Random
-    from diffprune.pruning.surgery import asked
-    from diffprune.pruning.target import distinct_ratios, find, size_share
+    from diffprune.pruning.target import distinct_ratios, search, size_kept
     from diffprune.runtime.errors import UserError
-    if cfg.pruner.scope != "local":
-        raise UserError(f"pruner.scope={cfg.pruner.scope} decides widths by scores: run python -m diffprune … until=prune")
-    if cfg.pruner.target.latency is not None:
+    if allocation.scope != "local":
+        raise UserError(f"pruner.scope={allocation.scope} decides widths by scores: run python -m diffprune … until=prune")
+    if target is None:
+        return allocation
+    if target[0] == "latency":
         raise UserError("pruner.target.latency is measured on the model itself: run python -m diffprune … until=prune")
-    for quantity in ("macs", "params"):
-        if (share := cfg.pruner.target[quantity]) is not None:
-            ratios = distinct_ratios(unet, asked(cfg)["selection"])
-            return find(quantity, share, size_share(quantity, unet, Random(), {}, asked(cfg)), ratios).ratio
-    return cfg.pruner.ratio
+    fraction_kept = size_kept(target[0], unet, Random(), allocation, {}, seed)
+    return replace(allocation, ratio=search(*target, fraction_kept, distinct_ratios(unet, allocation)).ratio)
 
 
 def table(numbers: dict[str, int]) -> str:
-    """Two lines, dense and pruned, with what is left in percent."""
+    """A table with a line for the dense and one for the pruned model, and percentages of the dense model."""
     from tabulate import tabulate
 
     def line(name: str, suffix: str) -> list[str]:
@@ -76,16 +76,16 @@ def table(numbers: dict[str, int]) -> str:
 
 def main() -> None:
     from diffprune.runtime.command_line import one_sentence
+    from diffprune.runtime.errors import UserError
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print("usage: python -m diffprune.cost [GROUP=CHOICE] [OPTION=VALUE] … [format=table|json]\n\n" + __doc__)
+        print("usage: python -m diffprune.cost [GROUP=CHOICE] [OPTION=VALUE] … [format=table|json]\n\n" + (__doc__ or ""))
         return
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("format=")]
-    asked = [argument.removeprefix("format=") for argument in sys.argv[1:] if argument.startswith("format=")]
+    formats = [argument.removeprefix("format=") for argument in sys.argv[1:] if argument.startswith("format=")]
     with one_sentence():
-        show = {"table": table, "json": json.dumps}.get(asked[-1] if asked else "table")
+        show = {"table": table, "json": json.dumps}.get(formats[-1] if formats else "table")
         if show is None:
-            from diffprune.runtime.errors import UserError
-            raise UserError(f"format={asked[-1]} is not known: choose table or json")
+            raise UserError(f"format={formats[-1]} is not known: choose table or json")
         print(show(sizes(overrides)))
 
 

@@ -1,15 +1,11 @@
-"""What one network evaluation costs."""
+"""What one evaluation of a network costs: parameters and multiply-accumulates."""
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    pass
-
 
 
 @dataclass(frozen=True)
@@ -21,27 +17,33 @@ class Cost:
 
 def example_inputs(unet: nn.Module) -> dict[str, Tensor]:
     """Arguments of one evaluation on one image, in the order of the network's signature, on its device."""
-    device, config = next(unet.parameters()).device, unet.config
+    device, config = next(unet.parameters()).device, configuration(unet)
     image = "hidden_states" if "patch_size" in config else "sample"     # diffusers' names in transformers and in UNets
-    inputs = {image: torch.zeros(1, config.in_channels, config.sample_size, config.sample_size, device=device),
+    side = config["sample_size"]
+    inputs = {image: torch.zeros(1, config["in_channels"], side, side, device=device),
               "timestep": torch.ones(1, dtype=torch.long, device=device)}
     if "cross_attention_dim" in config:
-        inputs["encoder_hidden_states"] = torch.zeros(1, 1, config.cross_attention_dim, device=device)
+        inputs["encoder_hidden_states"] = torch.zeros(1, 1, config["cross_attention_dim"], device=device)
     if config.get("num_class_embeds") or config.get("num_embeds_ada_norm"):
         inputs["class_labels"] = torch.zeros(1, dtype=torch.long, device=device)
     return inputs
 
 
+def configuration(unet: nn.Module) -> dict[str, Any]:
+    """The arguments that a diffusers network was built with."""
+    return dict(vars(unet)["_internal_dict"])
+
+
 def measure(unet: nn.Module) -> Cost:
-    """Counts as Torch-Pruning does: convolutions, linear layers, norms and biases; no products inside attention."""
+    """Counts as Torch-Pruning does: convolutions, linear layers, norms and biases, but no products inside attention."""
     import torch_pruning as tp
-    shapes = weightless(unet)
-    macs, params = tp.utils.count_ops_and_params(shapes, tuple(example_inputs(shapes).values()))
+    meta_copy = weightless(unet)
+    macs, params = tp.utils.count_ops_and_params(meta_copy, tuple(example_inputs(meta_copy).values()))
     return Cost(int(params), int(macs))
 
 
 def weightless(unet: nn.Module) -> nn.Module:
-    """A copy on the meta device: all shapes and no number, so that an evaluation computes nothing."""
+    """A copy on the meta device, which has all shapes and no storage, so that evaluating it computes nothing."""
     tensors = [*unet.parameters(), *unet.buffers()]
     bare = {id(tensor): tensor.detach().to("meta") for tensor in tensors}
     bare |= {id(weight): nn.Parameter(bare[id(weight)], weight.requires_grad) for weight in unet.parameters()}

@@ -1,4 +1,4 @@
-"""How much goes from a dependency group, and in what portions."""
+"""How many channels each dependency group loses, and in what portions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from diffprune.pruning.selection import (
     Fits,
     PaperSelection,
     Selection,
-    anything,
+    any_width,
     first_portions,
     head_portions,
     whole_heads,
@@ -23,31 +23,31 @@ HEADS = ("equal", "whole")
 
 
 @dataclass(frozen=True)
-class Past:
-    """Earlier rounds: the nominal `ratio` they came to, and how many `channels` and `heads` each root had before them."""
+class PreviousRounds:
+    """The nominal `ratio` after the rounds before this one, and each root's `channels` and `heads` before the first."""
     ratio: float
     channels: Mapping[str, int]
     heads: Mapping[str, int]
 
     @classmethod
-    def of(cls, report: PruneReport) -> "Past":
+    def of(cls, report: PruneReport) -> "PreviousRounds":
         return cls(report.ratio, {entry["root"]: entry["before"] for entry in report.groups},
                    {entry["root"]: entry.get("heads", {"before": 1})["before"] for entry in report.groups})
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A nominal `ratio` in [0, 1), the `selection` that it is applied by, and two limits to that.
+class Allocation:
+    """A nominal `ratio` in [0, 1), the `selection` rule that turns it into channels, and their limits.
 
-    `heads`: from attention with several heads go `equal` parts of each, or `whole` ones. (With one head both mean its
-    channels.) `round_to`: kept widths are multiples of it, rounded up, and a group's blocks stay equally long. A gated
-    hidden unit goes when its own channel or its gate's is chosen: about 1 - (1 - r)² of them do (PAPER: LDM-4's size).
+    `heads`: attention with several heads loses `equal` parts of each, or `whole` ones. `round_to`: kept widths are rounded
+    up to multiples of it. A gated hidden unit is removed when its own channel or its gate's is chosen, so that about
+    1 - (1 - r)² of them are (PAPER: the size of LDM-4).
 
-    `scope`: the ratio is that of each group, or of all that are ranked together (`scope.SCOPES`), where at least the share
-    `floor` of a group stays and a gated hidden unit is ranked with its gate.
+    `scope`: the ratio is that of each group (`local`), or of all channels that are ranked together (`scope.SCOPES`). Then
+    at least the fraction `floor` of each group is kept, and a gated hidden unit is ranked with its gate.
 
-    `past`: what earlier rounds did; groups then end as wide as `ratio` leaves them in one go. In local scope alone. Raises
-    ValueError for a value outside its range.
+    `previous`: what earlier rounds removed; groups then end as wide as one round would leave them. In local scope only.
+    Raises ValueError for a value outside its range.
     """
     ratio: float
     selection: Selection = field(default_factory=PaperSelection)
@@ -55,7 +55,7 @@ class Rule:
     round_to: int | None = None
     scope: str = "local"
     floor: float = 0.1
-    past: Past | None = None
+    previous: PreviousRounds | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
@@ -68,93 +68,96 @@ class Rule:
             raise ValueError(f"scope {self.scope!r} is not known: choose one of {', '.join(SCOPES)}")
         if not 0 <= self.floor < 1:
             raise ValueError(f"floor {self.floor} is outside [0, 1)")
-        if self.past is not None and self.scope != "local":
+        if self.previous is not None and self.scope != "local":
             raise ValueError(f"scope {self.scope} has no rounds: choose local")
 
     @property
-    def eager(self) -> bool:
-        """Whether all groups are scored on the dense model, not each when its turn comes."""
+    def scores_dense(self) -> bool:
+        """Whether all groups are scored on the dense model, instead of each after the cuts before it."""
         return self.scope != "local" or not self.selection.lazy
 
-    def allot(self, groups: Sequence[Group], scores: Mapping[str, Tensor | None]) -> dict[str, int]:
-        """{root: how many portions go}, ranked over all `groups` with their `scores` {root: [C]}; none in local scope."""
-        if self.scope == "local":
+    def portion_counts(self, groups: Sequence[Group], scores: Mapping[str, Tensor | None]) -> dict[str, int]:
+        """{root: portions to remove}, ranked over all `groups` with their `scores` {root: [C]}; empty in local scope."""
+        scope, ranked = SCOPES[self.scope], []
+        if scope is None:
             return {}
-        ranked = []
         for group in groups:
-            if not self.obstacle(group):
-                portions = self.portions(group, scores[group.root])
-                worth = torch.stack([scores[group.root][portion].double().mean() for portion in portions])
-                ranked.append(Ranked(group.root, group.channels, len(portions[0]), worth, group.topology))
-        return portions_to_remove(ranked, SCOPES[self.scope](), self.ratio, self.floor)
+            if (score := scores[group.root]) is not None and not self.obstacle(group):
+                portions = self.portions(group, score)
+                means = torch.stack([score[portion].double().mean() for portion in portions])
+                ranked.append(Ranked(group.root, group.channels, len(portions[0]), means, group.topology))
+        return portions_to_remove(ranked, scope(), self.ratio, self.floor)
 
     def choose(self, group: Group, scores: Tensor | None, count: int | None = None) -> tuple[list[int], str]:
-        """The root's channels to remove, ascending, for `scores` [C]; where there are none, the reason.
+        """The root's channels to remove, ascending, for `scores` [C]; if there are none, also the reason.
 
-        `count` portions beyond the local scope. A group with an obstacle needs no scores.
+        Beyond the local scope `count` portions are removed. A group with an obstacle needs no scores.
         """
         if obstacle := self.obstacle(group):
             return [], obstacle
-        wanted = self.pick(group, scores, anything, count)
-        if not wanted and count is not None:
+        assert scores is not None
+        unrounded = self.select(group, scores, any_width, count)
+        if not unrounded and count is not None:
             return [], f"in {self.scope} scope ratio {self.ratio:g} takes none of its channels"
-        if not wanted:
+        if not unrounded:
             portion = "one" if self.by_head(group) else "one channel in each"
             return [], f"ratio {self.ratio:g} is less than {portion} of {group.described_blocks}"
-        if chosen := self.pick(group, scores, self.fits(group), count):
+        if chosen := self.select(group, scores, self.fits(group), count):
             return chosen, ""
-        least = group.units - len(group.lost_units(wanted))
-        return [], f"no width from {least} to below {group.units} is a multiple of {self.round_to}"
+        least = group.unit_count - len(group.removed_units(unrounded))
+        return [], f"no width from {least} to below {group.unit_count} is a multiple of {self.round_to}"
 
-    def pick(self, group: Group, scores: Tensor, fits: Fits, count: int | None) -> list[int]:
+    def select(self, group: Group, scores: Tensor, fits: Fits, count: int | None) -> list[int]:
         if count is not None:
             return first_portions(self.portions(group, scores), count, fits)
-        return self.take(scores, self.ratio_of(group), group, group.heads, fits)
+        return self.select_locally(scores, self.ratio_left(group), group, group.heads, fits)
 
-    def take(self, scores: Tensor, ratio: float, group: Group, heads: int, fits: Fits = anything) -> list[int]:
-        """The local choice among `scores` [C] in blocks like the group's, or in `heads` whole ones."""
+    def select_locally(self, scores: Tensor, ratio: float, group: Group, heads: int, fits: Fits = any_width) -> list[int]:
+        """Selects among `scores` [C], divided into the group's blocks, or into `heads` if whole ones are removed."""
         if self.by_head(group):
             return whole_heads(scores, ratio, heads, fits)
         return self.selection.choose(scores, ratio, group.blocks, fits)
 
-    def ratio_of(self, group: Group) -> float:
-        """The ratio that brings this group, as narrow as it is by now, to the width of `ratio` in one go.
+    def ratio_left(self, group: Group) -> float:
+        """The ratio that brings the group, as narrow as it is now, to the width that `ratio` gives in one round.
 
-        For a gated unit, of which (1 - r)² stay whichever they are, that is what is left between the rounds' ratios.
+        Of gated units (1 - r)² are kept in either case, so that their ratio is what is left between the rounds' ratios.
         """
-        if self.past is None:
+        if self.previous is None:
             return self.ratio
-        if group.units < group.channels:
-            return 1 - (1 - self.ratio) / (1 - self.past.ratio)
-        dense = self.past.channels[group.root]
-        count = len(self.take(torch.zeros(dense), self.ratio, group, self.past.heads[group.root])) - (dense - group.channels)
+        if group.gated:
+            return 1 - (1 - self.ratio) / (1 - self.previous.ratio)
+        dense = self.previous.channels[group.root]
+        chosen = self.select_locally(torch.zeros(dense), self.ratio, group, self.previous.heads[group.root])
+        count = len(chosen) - (dense - group.channels)
         return max(count - 0.5, 0) / group.channels     # C - int(C (1 - r)) is the count at this r, far from any rounding
 
     def portions(self, group: Group, scores: Tensor) -> list[list[int]]:
-        """The portions that go together beyond the local scope, least important first, for `scores` [C]."""
-        if group.units < group.channels:
-            halves = scores.view(-1, group.units)
-            return [list(range(unit, group.channels, group.units)) for unit in halves.mean(0).argsort(stable=True).tolist()]
+        """The portions in which channels are removed beyond the local scope, least important first, for `scores` [C]."""
+        if group.gated:
+            by_unit = scores.view(-1, group.unit_count).mean(0).argsort(stable=True).tolist()
+            return [list(range(unit, group.channels, group.unit_count)) for unit in by_unit]
         if self.by_head(group):
             return head_portions(scores, group.heads)
         return self.selection.portions(scores, group.blocks)
 
     def obstacle(self, group: Group) -> str | None:
-        """Why no channel of this group can go under this rule."""
-        if self.scope != "local" and group.units < group.channels and group.blocks > 1:
+        """Why no channel of this group can be removed under this allocation; None where that is possible."""
+        if self.scope != "local" and group.gated and group.blocks > 1:
             return f"a gated feed-forward whose channels are divided among {group.described_blocks} needs the local scope"
         return group.obstacle
 
     def by_head(self, group: Group) -> bool:
-        heads = group.heads if self.past is None else self.past.heads[group.root]
+        heads = group.heads if self.previous is None else self.previous.heads[group.root]
         return self.heads == "whole" and heads > 1
 
     def fits(self, group: Group) -> Fits:
-        """Whether a choice leaves a multiple of `round_to`, and at least one."""
-        if self.round_to is None:
-            return anything
+        """The test whether a choice leaves a positive multiple of `round_to`."""
+        step = self.round_to
+        if step is None:
+            return any_width
 
-        def multiple(chosen: list[int]) -> bool:
-            kept = group.units - len(group.lost_units(chosen))
-            return kept > 0 and kept % self.round_to == 0
-        return multiple
+        def is_multiple(chosen: list[int]) -> bool:
+            kept = group.unit_count - len(group.removed_units(chosen))
+            return kept > 0 and kept % step == 0
+        return is_multiple

@@ -1,37 +1,37 @@
-"""Pruning a denoiser that one already holds."""
+"""`diffprune.prune`: pruning a denoiser that one already holds."""
 
-import torch
-from diffusers import SchedulerMixin
+from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from diffprune.diffusion.randomness import Stream, generator
-from diffprune.models.model_folder import DiffusionModel
-from diffprune.pruning import criteria
-from diffprune.pruning.criteria import Criterion
-from diffprune.pruning.importance import layer_terms, walk
+from diffprune.models.device import Execution
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.pruning.allocation import Allocation
+from diffprune.pruning.criteria import Criterion, DiffPruning
+from diffprune.pruning.gradients import CalibrationBatch
+from diffprune.pruning.importance import score
 from diffprune.pruning.prune_report import PruneReport
-from diffprune.pruning.selection import Selection
 from diffprune.pruning.surgery import cut
+from diffprune.pruning.timesteps import Policy
 
 
-def prune(unet: nn.Module, ratio: float, criterion: Criterion | None = None, images: Tensor | None = None,
-          scheduler: SchedulerMixin | None = None, threshold: float = 0.05, seed: int = 0,
-          selection: Selection | None = None, heads: str = "equal", round_to: int | None = None, scope: str = "local",
-          floor: float = 0.1) -> PruneReport:
-    """Prunes a UNet in place, scores included: Diff-Pruning at `threshold` unless another `criterion` is given.
+def prune(unet: nn.Module, ratio: float | None = None, criterion: Criterion | None = None, images: Tensor | None = None,
+          scheduler: DDIMScheduler | None = None, *, context: Tensor | None = None, timesteps: Policy | None = None,
+          execution: Execution | None = None, seed: int = 0, allocation: Allocation | None = None) -> PruneReport:
+    """Prunes the denoiser `unet` in place and returns the sizes that were reached.
 
-    `ratio` in [0, 1) is nominal: read the sizes that were reached from the result. A criterion that needs gradients
-    takes `images`, a batch [B, C, H, W] in [-1, 1], and the `scheduler` whose alpha_bar the UNet was trained with.
-    Raises ValueError where one of them is missing or `ratio` is out of range.
+    `ratio` in [0, 1) is the nominal ratio; for other options give an `allocation`, which contains it, instead. The criterion
+    is Diff-Pruning unless given. One that needs gradients takes a batch of `images` [B, C, H, W] in [-1, 1] (latents of a
+    latent model), the noise `scheduler` that the UNet was trained with, the `context` [B, L, D] of a conditional model, and
+    a timestep policy (the paper's at threshold 0.05 unless given). `execution` says where and how precisely to compute,
+    `seed` draws the noise and a random criterion's scores. Raises ValueError where one of them is missing or out of range.
     """
-    criterion = criterion or criteria.DiffPruning()
-    if not criterion.gradient:
-        return cut(unet, criterion, ratio, layer_terms(unet, criterion.terms), seed, selection, heads, round_to, scope,
-                   floor)
-    if images is None or scheduler is None:
+    if (ratio is None) == (allocation is None):
+        raise ValueError("give either a ratio or an allocation")
+    allocation = allocation or Allocation(ratio or 0.0)
+    criterion = criterion or DiffPruning()
+    if criterion.gradient and (images is None or scheduler is None):
         raise ValueError(f"{type(criterion).__name__} needs gradients: give a batch of images and the noise scheduler")
-    eps = torch.randn(images.shape, generator=generator(seed, Stream.CALIBRATION)).to(images.device)
-    terms = walk(DiffusionModel(unet, scheduler), images, eps, [threshold], criterion.mean_loss,
-                 criterion.inclusive).terms[threshold]
-    unet.zero_grad()
-    return cut(unet, criterion, ratio, terms, seed, selection, heads, round_to, scope, floor)
+    model = DiffusionModel(unet, scheduler or DDIMScheduler())
+    batch = None if images is None else CalibrationBatch.with_noise(images, seed, context)
+    terms = score(model, criterion, batch, timesteps, execution).terms if allocation.ratio else {}
+    return cut(unet, criterion, allocation, terms, seed)

@@ -1,6 +1,6 @@
-"""Dependency groups: which slices of which layers go together when a channel goes.
+"""Dependency groups: which slices of which layers must be removed together with a channel.
 
-Built on Torch-Pruning's dependency graph, the only place where that library is touched for pruning.
+Built on Torch-Pruning's dependency graph; nothing else here uses that library for pruning.
 """
 
 import math
@@ -22,7 +22,7 @@ PROJECTIONS = ("to_q", "to_k", "to_v")
 
 @dataclass(frozen=True)
 class Member:
-    """One layer's part in a group: `indices` of its out-channels, in-channels (`of_input`) or norm channels."""
+    """A layer that a group reaches: the `indices` of its out-channels, in-channels (`of_input`) or norm channels."""
     layer: str
     module: nn.Module
     of_input: bool
@@ -43,7 +43,7 @@ class Member:
 
 
 class Group:
-    """All channels of one root layer with everything that must go with each of them, on the model as it is now."""
+    """All out-channels of a root layer with everything that must be removed with each of them, on the model as it is now."""
 
     def __init__(self, graph: "Graph", items: tp.dependency.Group) -> None:
         self._graph, self._items = graph, items
@@ -74,33 +74,37 @@ class Group:
         return " and ".join(named + [f"the {self.heads} heads"] * (self.heads > 1))
 
     @cached_property
-    def units(self) -> int:
-        """How many parts of the root can go: its channels, or half of them where one half gates the other.
+    def unit_count(self) -> int:
+        """How many units can be removed one by one: the channels, or the hidden units of a gated feed-forward.
 
-        A gated feed-forward splits its root's channels in two; a hidden unit is channel i with channel i + C/2.
+        That splits its root's channels into two halves; a hidden unit is channel i with its gate, channel i + C/2.
         """
         return self.channels // len(self._graph.subgroup(self._items, [0])[0].idxs)
 
     @property
+    def gated(self) -> bool:
+        """Whether the root is a gated feed-forward's."""
+        return self.unit_count < self.channels
+
+    @property
     def obstacle(self) -> str | None:
-        """Why no channel of this group can go, whichever it is; None where that is possible."""
-        if self.heads > 1 and not self.plain_attention:
+        """Why no channel of this group can be removed; None where that is possible."""
+        if self.attention and self.heads > 1 and not self.is_plain(self.attention):
             return "only attention whose queries, keys and values are equally wide and not normalised can be narrowed"
         if self.channels % self.blocks:
             return f"{self.channels} channels do not fall into {self.described_blocks}"
         return None
 
-    @property
-    def plain_attention(self) -> bool:
+    def is_plain(self, attention: Attention) -> bool:
         """Whether channel i is one query, key and value component, seen by nothing else but the output projection."""
         tied = {m.module for m in self.members if len(m.indices) == self.channels}
-        projections = {getattr(self.attention, name) for name in PROJECTIONS}
-        extras = (self.attention.norm_q, self.attention.norm_k, self.attention.add_k_proj)
+        projections = {getattr(attention, name) for name in PROJECTIONS}
+        extras = (attention.norm_q, attention.norm_k, attention.add_k_proj)
         return projections <= tied and all(extra is None for extra in extras)
 
     @property
     def topology(self) -> tuple[tuple[str, bool, bool], ...]:
-        """The kinds of its member layers: type, whether its in-channels, whether as many as the root's; widths aside."""
+        """The kinds of its member layers whatever their widths: type, whether in-channels, whether as many as the root's."""
         return tuple(sorted((type(m.module).__name__, m.of_input, len(m.indices) == self.channels) for m in self.members))
 
     @property
@@ -108,21 +112,21 @@ class Group:
         """The layers whose out-channels these are: the root first, then those that are tied to it."""
         return [m.layer for m in self.members if not m.of_input and not isinstance(m.module, NORMS)]
 
-    def lost_units(self, channels: list[int]) -> set[int]:
-        """The units that go when the root's `channels` go: a gated one with either of its halves."""
-        return {channel % self.units for channel in channels}
+    def removed_units(self, channels: list[int]) -> set[int]:
+        """The units that are removed with the root's `channels`: a gated one with either of its two."""
+        return {channel % self.unit_count for channel in channels}
 
     def slices(self, terms: Mapping[str, Mapping[str, Tensor]]) -> list[Slice]:
-        """Per member its part of `terms` ({term: {layer: tensor}}); members of another length than the root are left out."""
+        """The slice of `terms` {term: {layer: tensor}} of each member that has as many channels as the root."""
         return [Slice(isinstance(m.module, NORMS), isinstance(m.module, nn.GroupNorm),
                       {name: m.cut(layers[m.layer]) for name, layers in terms.items()})
                 for m in self.members if len(m.indices) == self.channels]
 
     def remove(self, channels: list[int]) -> list[Member]:
-        """Cuts the root's `channels` and their dependents out of the model; returns what each layer lost, the root first.
+        """Removes the root's `channels` and all that depends on them from the model.
 
-        Heads that lose all their channels go. An empty list comes back, and nothing is cut, where a layer would be left
-        without channels.
+        Returns what each layer lost, the root first. Heads that lose all their channels are removed. Where a layer would be
+        left without channels nothing is removed, and the list is empty.
         """
         items = self._graph.subgroup(self._items, channels)
         if not self._graph.cuttable(items):
@@ -137,25 +141,27 @@ class Group:
 
 
 class Graph:
-    """The dependency graph of a UNet; `output_head` layers keep their channels."""
+    """The dependency graph of a denoiser; the layers `fixed` keep their out-channels."""
 
-    def __init__(self, unet: nn.Module, inputs: dict[str, Tensor], output_head: list[nn.Module]) -> None:
+    def __init__(self, unet: nn.Module, inputs: dict[str, Tensor], fixed: list[nn.Module]) -> None:
         self._names = {module: name for name, module in unet.named_modules()}
         self._attentions = {getattr(module, name): module for module in unet.modules() if isinstance(module, Attention)
                             for name in PROJECTIONS}
-        self._head = output_head
+        self._fixed = fixed
         with torch.enable_grad():
             # A fresh dict each time: the library's default is one shared dict that keeps every model alive.
             self._graph = tp.DependencyGraph().build_dependency(unet, example_inputs=inputs, customized_pruners={})
 
     def groups(self) -> Iterator[Group]:
-        """One group after the other, each built when it is asked for: after the cuts made in those before."""
-        for items in self._graph.get_all_groups(ignored_layers=self._head, root_module_types=[nn.Conv2d, nn.Linear]):
+        """The groups in turn, each built when it is asked for, on the model as cut until then."""
+        for items in self._graph.get_all_groups(ignored_layers=self._fixed, root_module_types=[nn.Conv2d, nn.Linear]):
             yield Group(self, self.rooted(items))
 
     def rooted(self, items: tp.dependency.Group) -> tp.dependency.Group:
-        """The same group, whose root is its narrowest out-layer: of the one that makes a scale and a shift for each
-        channel of another the other is the root."""
+        """The same group with its narrowest out-layer as the root.
+
+        (A layer that makes a scale and a shift for each channel of another is twice as wide; the other is the root.)
+        """
         outs = [(dep, indices) for dep, indices in items
                 if (member := self.member(dep, indices)) and not member.of_input and not isinstance(member.module, NORMS)]
         dep, indices = min(outs, key=lambda out: len(out[1]))
@@ -172,7 +178,7 @@ class Graph:
         return Member(self._names[module], module, of_input, list(indices))
 
     def attention(self, module: nn.Module) -> Attention | None:
-        """The attention that `module` makes queries, keys or values for."""
+        """The attention whose queries, keys or values `module` makes; None for another layer."""
         return self._attentions.get(module)
 
     def subgroup(self, items: tp.dependency.Group, channels: list[int]) -> tp.dependency.Group:

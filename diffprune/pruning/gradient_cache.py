@@ -1,4 +1,4 @@
-"""A walk over the timesteps on disk: the loss at every t, and sums of gradients from which any later sum goes on."""
+"""The gradient cache: a scoring pass on disk, which any later timestep policy goes on from."""
 
 import hashlib
 import logging
@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffprune.pruning.gradients import NOTHING, Calibration, GradientSum, trimmed
+from diffprune.pruning.gradients import EMPTY, GradientSum, ScoringPass, trimmed
 from diffprune.pruning.timesteps import Policy
 from diffprune.runtime.files import atomic_file, remove, sweep_partials
 
@@ -19,50 +19,52 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class StoredWalk:
-    """The walk in `folder`, at most `limit` of its sums; only the holder of its lock may use it.
+class GradientCache:
+    """The losses and at most `limit` sums of gradients of one scoring pass in `folder`, whose lock the user must hold.
 
-    Every policy shares it: a sum is filed under its alpha, and serves each policy that weighs these timesteps alike.
+    All policies share it: a sum is filed under its weights alpha, and serves every policy that gives these. The policies
+    `later` are expected too, and their sums are made in the same pass.
     """
     folder: Path
-    limit: int
+    limit: int = 8
+    later: Sequence[Policy] = ()
 
-    def serve(self, calibration: Calibration, policy: Policy, others: Sequence[Policy] = ()) -> tuple[Tensor, GradientSum]:
-        """L_t [T] and the sum of `policy`. What is not there of it and of `others` is walked, in one walk, and kept."""
+    def sum(self, scoring_pass: ScoringPass, policy: Policy) -> tuple[Tensor, GradientSum]:
+        """L_t [T] and the sum of `policy`, as `ScoringPass.sum` gives them; only what the cache lacks is computed."""
         sweep_partials(self.folder)
-        loss, policies = self.loss(), [policy, *others]
-        if loss is None:
-            loss, _ = calibration.explore([p for p in policies if type(p) is type(policy) and not p.needs_all], self.keep)
-            with atomic_file(self.folder / "loss.safetensors") as partial:
-                save_file({"loss": loss}, partial)
-        wanted = [trimmed(policy.weights(loss)) for policy in policies]
-        for alpha in sorted(wanted, key=len):      # the shorter first: a longer one may go on from it
-            if len(alpha) and not self.place(alpha).exists():
-                self.keep(self.continued(calibration, alpha))
-        self.thin(wanted)
-        return loss, self.read(self.place(wanted[0])) if len(wanted[0]) else NOTHING
-
-    def loss(self) -> Tensor | None:
+        policies = [policy, *self.later]
+        # One pass over all timesteps gives the losses, and the sums of all policies of one kind.
         file = self.folder / "loss.safetensors"
-        return load_file(file)["loss"] if file.exists() else None
+        if not file.exists():
+            alike = [p for p in policies if type(p) is type(policy) and not p.needs_all_losses]
+            loss = scoring_pass.run(alike, self.keep)
+            with atomic_file(file) as partial:
+                save_file({"loss": loss}, partial)
+        loss = load_file(file)["loss"]
+        # Sums that are still missing continue from kept ones; the shorter first, since a longer one may continue from it.
+        needed = [trimmed(policy.weights(loss)) for policy in policies]
+        for alpha in sorted(needed, key=len):
+            if len(alpha) and not self.path(alpha).exists():
+                self.keep(self.continued(scoring_pass, alpha))
+        self.evict(needed)
+        return loss, self.read(self.path(needed[0])) if len(needed[0]) else EMPTY
 
-    def continued(self, calibration: Calibration, alpha: Tensor) -> GradientSum:
-        """The sum with weights `alpha`, walked on from the longest stored one that it begins with."""
-        starts = [start for start in self.alphas().values()
-                  if calibration.continues(alpha, GradientSum(start, {}))]
-        longest = max(starts, key=len, default=NOTHING.alpha)
-        log.info("the gradients of %d timesteps are there, those up to t = %d are added", len(longest), len(alpha) - 1)
-        return calibration.accumulate(alpha, self.read(self.place(longest)) if len(longest) else NOTHING)
+    def continued(self, scoring_pass: ScoringPass, alpha: Tensor) -> GradientSum:
+        """The sum with weights `alpha`, continued from the longest kept one that it begins with."""
+        starts = [kept for kept in self.kept().values() if scoring_pass.can_continue(GradientSum(kept, {}), alpha)]
+        longest = max(starts, key=len, default=EMPTY.alpha)
+        log.info("continuing from the gradients of %d timesteps, up to t = %d", len(longest), len(alpha) - 1)
+        return scoring_pass.accumulate(alpha, self.read(self.path(longest)) if len(longest) else EMPTY)
 
-    def alphas(self) -> dict[Path, Tensor]:
-        """The weights of every stored sum, by file; no gradient is read."""
-        found = {}
+    def kept(self) -> dict[Path, Tensor]:
+        """The weights of every sum that is kept, by file; no gradient is read."""
+        weights = {}
         for path in sorted(self.folder.glob("sum-*.safetensors")):
             with safe_open(path, "pt") as file:
-                found[path] = file.get_tensor("alpha")
-        return found
+                weights[path] = file.get_tensor("alpha")
+        return weights
 
-    def place(self, alpha: Tensor) -> Path:
+    def path(self, alpha: Tensor) -> Path:
         digest = hashlib.sha256(alpha.numpy().tobytes()).hexdigest()[:8]
         return self.folder / f"sum-{len(alpha):04d}-{digest}.safetensors"
 
@@ -71,21 +73,21 @@ class StoredWalk:
         return GradientSum(tensors.pop("alpha"), {name.removeprefix("gradient/"): g for name, g in tensors.items()})
 
     def keep(self, total: GradientSum) -> None:
-        if len(total.alpha) and not self.place(total.alpha).exists():
+        if len(total.alpha) and not self.path(total.alpha).exists():
             gradients = {f"gradient/{layer}": g.contiguous() for layer, g in total.gradients.items()}
-            with atomic_file(self.place(total.alpha)) as partial:
+            with atomic_file(self.path(total.alpha)) as partial:
                 save_file({"alpha": total.alpha.contiguous()} | gradients, partial)
 
-    def thin(self, needed: Sequence[Tensor]) -> None:
-        """Deletes sums beyond the limit, none of those `needed` now; first the one that is walked again the fastest."""
-        kept, asked = self.alphas(), {self.place(alpha) for alpha in needed}
-        while len(kept) > self.limit and (spare := [path for path in kept if path not in asked]):
-            cheapest = min(spare, key=lambda path: missing(kept[path], [a for p, a in kept.items() if p != path]))
+    def evict(self, needed: Sequence[Tensor]) -> None:
+        """Deletes sums beyond the limit, those first that take the fewest timesteps to make again, and none of `needed`."""
+        kept, protected = self.kept(), {self.path(alpha) for alpha in needed}
+        while len(kept) > self.limit and (removable := [path for path in kept if path not in protected]):
+            cheapest = min(removable, key=lambda path: missing(kept[path], [a for p, a in kept.items() if p != path]))
             remove(cheapest)
             del kept[cheapest]
 
 
 def missing(alpha: Tensor, others: Sequence[Tensor]) -> int:
-    """How many timesteps a walk from the longest of `others` that `alpha` begins with would take."""
-    starts = [other for other in others if GradientSum(other, {}).begins(alpha)]
+    """How many timesteps the sum with weights `alpha` takes when continued from the longest of `others` it begins with."""
+    starts = [other for other in others if GradientSum(other, {}).starts(alpha)]
     return int(torch.count_nonzero(alpha[max(map(len, starts), default=0):]))

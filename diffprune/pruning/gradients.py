@@ -1,4 +1,4 @@
-"""Sums of gradients over timesteps, each of which any longer sum that begins like it can be continued from."""
+"""The scoring pass: one pass over the timesteps that sums the gradients of the loss."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,36 @@ import torch
 from torch import Tensor, nn
 
 from diffprune.diffusion.process import add_noise
+from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.dependency import SCORED
 from diffprune.pruning.timesteps import Policy
 from diffprune.runtime.progress import progress
 
-Gradients = dict[str, Tensor]       # {layer: gradient of its weight}, float32; a layer without gradient is left out
+Gradients = dict[str, Tensor]       # {layer: gradient of its weight}, float32; layers without gradient are left out
 
-IMAGES_PER_PASS = 128   # small calibration batches share a pass between several timesteps,
-PIXELS_PER_PASS = 128 * 32 * 32     # as far as memory reaches: fewer of larger images
+IMAGES_PER_EVALUATION = 128                     # small calibration batches are evaluated at several timesteps at once,
+PIXELS_PER_EVALUATION = 128 * 32 * 32           # at fewer for larger images, whose activations need more memory
+
+
+@dataclass(frozen=True)
+class CalibrationBatch:
+    """What a model is scored on, the same at every timestep: images or latents `x_0` and noise `eps`, [B, C, H, W].
+
+    A conditional model also takes a `context` [B, L, D].
+    """
+    x_0: Tensor
+    eps: Tensor
+    context: Tensor | None = None
+
+    @classmethod
+    def with_noise(cls, x_0: Tensor, seed: int, context: Tensor | None = None) -> "CalibrationBatch":
+        """The batch with noise drawn from `seed` on the CPU, the same on every device."""
+        return cls(x_0, torch.randn(x_0.shape, generator=generator(seed, Stream.CALIBRATION)), context)
+
+    def to(self, device: torch.device) -> "CalibrationBatch":
+        context = None if self.context is None else self.context.to(device)
+        return CalibrationBatch(self.x_0.to(device), self.eps.to(device), context)
 
 
 @dataclass(frozen=True)
@@ -24,12 +45,12 @@ class GradientSum:
     alpha: Tensor
     gradients: Gradients
 
-    def begins(self, alpha: Tensor) -> bool:
-        """Whether a sum with weights `alpha` [m] begins with this one."""
+    def starts(self, alpha: Tensor) -> bool:
+        """Whether this is the beginning of a sum with weights `alpha` [m]."""
         return len(self.alpha) <= len(alpha) and torch.equal(self.alpha, alpha[:len(self.alpha)])
 
 
-NOTHING = GradientSum(torch.empty(0), {})
+EMPTY = GradientSum(torch.empty(0), {})
 
 
 def trimmed(alpha: Tensor) -> Tensor:
@@ -38,119 +59,128 @@ def trimmed(alpha: Tensor) -> Tensor:
     return alpha[:int(counted[-1]) + 1 if len(counted) else 0]
 
 
-class Calibration:
-    """A model with one fixed batch `x_0` and noise `eps` [B, C, H, W], the same at every t, and its classes' `context`.
+class ScoringPass:
+    """Sums gradients of `model` on a calibration batch over its timesteps.
 
-    L_t is the squared error summed over C, H, W (`mean_loss`: their mean), mean over B. `per_pass` timesteps share a
-    pass, always the same ones, so that what is summed depends on alpha alone and not on where a sum was continued from.
+    L_t is the squared error summed over C, H, W (averaged with `mean_loss`) and averaged over the batch. The network is
+    evaluated at `per_evaluation` timesteps at once, always at the same ones, so that a sum depends on its weights alone and
+    not on where it was continued from. By default these are as many as the memory of 128 images of 32x32 pixels allows.
     """
 
-    def __init__(self, model: DiffusionModel, x_0: Tensor, eps: Tensor, context: Tensor | None = None,
-                 mean_loss: bool = False, per_pass: int | None = None) -> None:
-        self.model, self.x_0, self.eps, self.context = model, x_0, eps, context
-        self.divisor = x_0[0].numel() if mean_loss else 1
-        fitting = min(IMAGES_PER_PASS, PIXELS_PER_PASS // x_0[0, 0].numel()) // len(x_0)
-        self.per_pass = per_pass or max(1, fitting)
+    def __init__(self, model: DiffusionModel, batch: CalibrationBatch, mean_loss: bool = False,
+                 per_evaluation: int | None = None) -> None:
+        self.model, self.batch = model, batch
+        self.divisor = batch.x_0[0].numel() if mean_loss else 1
+        fitting = min(IMAGES_PER_EVALUATION, PIXELS_PER_EVALUATION // batch.x_0[0, 0].numel()) // len(batch.x_0)
+        self.per_evaluation = per_evaluation or max(1, fitting)
         self.timesteps = len(model.alpha_bar)
         model.unet.eval().requires_grad_(True)
 
-    def explore(self, policies: Sequence[Policy],
-                keep: Callable[[GradientSum], None] | None = None) -> tuple[Tensor, list[GradientSum]]:
-        """L_t [T] and each policy's sum, in one walk over all timesteps; once all policies are over, without gradients.
+    def sum(self, policy: Policy) -> tuple[Tensor, GradientSum]:
+        """L_t [T] of every timestep, and the sum whose weights the `policy` gives."""
+        if policy.needs_all_losses:
+            loss = self.run([], lambda total: None)
+            return loss, self.accumulate(policy.weights(loss))
+        sums: list[GradientSum] = []
+        return self.run([policy], sums.append), sums[0]
 
-        The `policies` must agree on every timestep until one is over: gates with several thresholds do. With `keep` every
-        sum, which is as large as the model, is handed to it once it is complete, and none is held or returned.
+    def run(self, policies: Sequence[Policy], keep: Callable[[GradientSum], None]) -> Tensor:
+        """Evaluates every timestep once, hands each policy's sum to `keep` when it is complete, and returns L_t [T].
+
+        The policies must agree on every timestep until one is finished, as thresholds do, and must not need all losses.
+        Once all are finished no gradients are computed. A sum is as large as the model, and none is held here.
         """
-        loss, sums, passes = torch.empty(0), [NOTHING] * len(policies), self.passes()
-        live = list(range(len(policies)))
+        loss, pending, slices = torch.empty(0), list(policies), self.slices()
         self.restore({})
-        for timesteps in progress(passes, "scoring", len(passes)):
-            with torch.set_grad_enabled(bool(live)):
+        for timesteps in progress(slices, "scoring", len(slices)):
+            with torch.set_grad_enabled(bool(pending)):
                 losses = self.losses(timesteps)
             loss = torch.cat([loss, losses.detach().float().cpu()])
-            ending = [i for i in live if policies[i].over(loss) or len(loss) == self.timesteps]
-            live = [i for i in live if i not in ending]
-            for i, total in zip(ending, self.branches(losses, loss, [policies[i] for i in ending], bool(live)), strict=True):
-                if keep is None:
-                    sums[i] = total
-                else:
-                    keep(total)
-            if live:
-                self.add(losses, policies[live[0]].weights(loss)[-len(losses):])
-        return loss, sums if keep is None else []
+            finished = [policy for policy in pending if policy.finished(loss) or len(loss) == self.timesteps]
+            pending = [policy for policy in pending if policy not in finished]
+            for number, policy in enumerate(finished, 1):
+                keep(self.branch(losses, trimmed(policy.weights(loss)), len(loss), bool(pending) or number < len(finished)))
+            if pending:
+                self.add(losses, pending[0].weights(loss)[-len(losses):])
+        return loss
 
-    def branches(self, losses: Tensor, loss: Tensor, ending: Sequence[Policy], goes_on: bool) -> list[GradientSum]:
-        """The sums that end within the present pass; where the walk goes on, gradients are left as they were before it."""
-        asked = [trimmed(policy.weights(loss)) for policy in ending]
-        distinct = list({tuple(alpha.tolist()): alpha for alpha in asked}.values())
-        begun = len(loss) - len(losses)
-        rows = [nn.functional.pad(alpha[begun:], (0, len(loss) - max(len(alpha), begun))) for alpha in distinct]
-        before = self.snapshot() if any(row.any() for row in rows) and (goes_on or len(rows) > 1) else {}
-        sums = []
-        for number, (alpha, row) in enumerate(zip(distinct, rows, strict=True)):
-            self.add(losses, row, retain_graph=goes_on or any(later.any() for later in rows[number + 1:]))
-            sums.append(GradientSum(alpha, self.snapshot()))
-            if row.any() and (goes_on or number + 1 < len(rows)):
-                self.restore(before)
-        return [next(total for total in sums if torch.equal(total.alpha, alpha)) for alpha in asked]
+    def branch(self, losses: Tensor, alpha: Tensor, end: int, goes_on: bool) -> GradientSum:
+        """The sum with weights `alpha` that ends among the `losses`, those of the timesteps up to `end`.
 
-    def accumulate(self, alpha: Tensor, start: GradientSum = NOTHING) -> GradientSum:
-        """The sum with weights `alpha` [n]; walks what `start` lacks of it.
+        If the pass `goes_on`, the gradients are left as they were before.
+        """
+        row = alpha[end - len(losses):]
+        if not len(row):
+            return GradientSum(alpha, self.snapshot())
+        before = self.snapshot() if goes_on else {}
+        self.add(losses, nn.functional.pad(row, (0, len(losses) - len(row))), retain_graph=goes_on)
+        total = GradientSum(alpha, self.snapshot())
+        if goes_on:
+            self.restore(before)
+        return total
 
-        Raises ValueError where it cannot be continued from `start` (`continues` tells).
+    def accumulate(self, alpha: Tensor, start: GradientSum = EMPTY) -> GradientSum:
+        """The sum with weights `alpha` [n], continued from the sum `start`.
+
+        Raises ValueError if it cannot be continued from there (see `can_continue`).
         """
         alpha = trimmed(alpha)
-        if not self.continues(alpha, start):
-            raise ValueError(f"a sum over {len(alpha)} timesteps does not go on from one over {len(start.alpha)}, in passes "
-                             f"of {self.per_pass}")
+        if not self.can_continue(start, alpha):
+            raise ValueError(f"a sum over {len(alpha)} timesteps cannot be continued from one over {len(start.alpha)} with "
+                             f"{self.per_evaluation} timesteps per evaluation")
         self.restore(start.gradients)
-        passes = [t for t in self.passes() if len(start.alpha) <= int(t[0]) < len(alpha) and alpha[t[0]:t[-1] + 1].any()]
-        for timesteps in progress(passes, "scoring", len(passes)):
+        slices = [t for t in self.slices() if len(start.alpha) <= int(t[0]) < len(alpha) and alpha[t[0]:t[-1] + 1].any()]
+        for timesteps in progress(slices, "scoring", len(slices)):
             row = alpha[timesteps[0]:timesteps[-1] + 1]
             self.add(self.losses(timesteps), nn.functional.pad(row, (0, len(timesteps) - len(row))))
         return GradientSum(alpha, self.snapshot())
 
-    def continues(self, alpha: Tensor, start: GradientSum) -> bool:
-        """Whether the sum with weights `alpha` can be continued from `start`: it begins so, up to the end of a pass."""
-        return start.begins(alpha) and len(start.alpha) % self.per_pass == 0
+    def can_continue(self, start: GradientSum, alpha: Tensor) -> bool:
+        """Whether the sum with weights `alpha` begins with `start`, which ends where an evaluation ends."""
+        return start.starts(alpha) and len(start.alpha) % self.per_evaluation == 0
 
-    def passes(self) -> Sequence[Tensor]:
-        return torch.arange(self.timesteps).split(self.per_pass)
+    def slices(self) -> Sequence[Tensor]:
+        """The timesteps, in tensors of those that are evaluated at once."""
+        return torch.arange(self.timesteps).split(self.per_evaluation)
 
     def losses(self, timesteps: Tensor) -> Tensor:
-        """L_t of `timesteps` [K], in one pass."""
-        return timestep_losses(self.model, self.x_0, self.eps, timesteps, self.context) / self.divisor
+        """L_t of `timesteps` [K], by one evaluation of the network."""
+        return timestep_losses(self.model, self.batch, timesteps) / self.divisor
 
     def add(self, losses: Tensor, row: Tensor, retain_graph: bool = False) -> None:
-        """Adds the gradient of the `losses` [K], weighted by `row` [K]."""
+        """Adds the gradient of the `losses` [K], weighted by `row` [K], to those that lie in the model."""
         if row.any():
             (losses * row.to(losses.device)).sum().backward(retain_graph=retain_graph)
 
     def snapshot(self) -> Gradients:
-        """A copy of the gradients as they are now, on the CPU."""
-        return {name: module.weight.grad.detach().to("cpu", torch.float32, copy=True)
-                for name, module in scored(self.model.unet).items() if module.weight.grad is not None}
+        """A copy of the gradients that lie in the model, on the CPU."""
+        return {layer: gradient.to("cpu", torch.float32, copy=True)
+                for layer, gradient in present_gradients(self.model.unet).items()}
 
     def restore(self, gradients: Gradients) -> None:
-        """Puts the gradients to those given, or to none."""
+        """Replaces the gradients that lie in the model."""
         self.model.unet.zero_grad()
-        for name, module in scored(self.model.unet).items():
+        for name, weight in scored_weights(self.model.unet).items():
             if name in gradients:
-                module.weight.grad = gradients[name].to(module.weight, copy=True)
+                weight.grad = gradients[name].to(weight, copy=True)
 
 
-def scored(unet: nn.Module) -> dict[str, nn.Module]:
-    """The layers whose weights are scored."""
-    return {name: module for name, module in unet.named_modules()
+def scored_weights(unet: nn.Module) -> dict[str, Tensor]:
+    """The weight of every convolution, linear layer and norm."""
+    return {name: module.weight for name, module in unet.named_modules()
             if isinstance(module, SCORED) and module.weight is not None}
 
 
-def timestep_losses(model: DiffusionModel, x_0: Tensor, eps: Tensor, timesteps: Tensor,
-                    context: Tensor | None = None) -> Tensor:
-    """L_t for each of `timesteps` [K], in one pass over K * B images."""
+def present_gradients(unet: nn.Module) -> Gradients:
+    """The gradients that lie in the network's scored weights, not copied."""
+    return {name: weight.grad for name, weight in scored_weights(unet).items() if weight.grad is not None}
+
+
+def timestep_losses(model: DiffusionModel, batch: CalibrationBatch, timesteps: Tensor) -> Tensor:
+    """L_t for each of `timesteps` [K], by one evaluation of K * B images."""
+    x_0, eps, context = batch.x_0, batch.eps, batch.context
     t = timesteps.to(x_0.device).repeat_interleave(len(x_0))
-    repeated = (len(timesteps), 1, 1, 1)
-    noise = eps.repeat(repeated)
-    given = None if context is None else context.repeat(len(timesteps), 1, 1)
-    error = model.denoise(add_noise(x_0.repeat(repeated), noise, model.alpha_bar[t]), t, given).float() - noise
+    x_0, eps = (images.repeat(len(timesteps), 1, 1, 1) for images in (x_0, eps))
+    context = None if context is None else context.repeat(len(timesteps), 1, 1)
+    error = model.denoise(add_noise(x_0, eps, model.alpha_bar[t]), t, context).float() - eps
     return error.square().flatten(1).sum(1).view(len(timesteps), -1).mean(1)

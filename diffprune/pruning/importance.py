@@ -1,55 +1,104 @@
-"""How much the loss depends on every weight: one walk over the timesteps, reduced to terms per channel pair."""
+"""From a model to its scores: a scoring pass where the criterion needs gradients, reduced to importance terms."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffprune.models.model_folder import DiffusionModel
-from diffprune.pruning.criteria import reduce_term
-from diffprune.pruning.gradients import Calibration, Gradients, scored
-from diffprune.pruning.timesteps import Gate
+from diffprune.models.device import Execution
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.pruning.criteria import Criterion, Term, reduce_term
+from diffprune.pruning.gradient_cache import GradientCache
+from diffprune.pruning.gradients import (
+    CalibrationBatch,
+    Gradients,
+    GradientSum,
+    ScoringPass,
+    present_gradients,
+    scored_weights,
+)
+from diffprune.pruning.scores import Scores, Terms
+from diffprune.pruning.timesteps import Policy, Threshold, timesteps_kept
+from diffprune.runs.score_file import TimestepLosses
+from diffprune.runtime.errors import UserError
 
-Terms = dict[str, dict[str, Tensor]]    # {term: {layer: [O, I] or [C]}}
+log = logging.getLogger(__name__)
 
-GRADIENT_TERMS = ("wg", "wg2", "abs_wg")
-
-
-@dataclass(frozen=True)
-class Walk:
-    """`loss` [T]: L_t of every timestep. Per threshold how many timesteps' gradients were summed, and the sum's terms."""
-    loss: Tensor
-    kept: dict[float, int]
-    terms: dict[float, Terms]
+THRESHOLDS = (0.2, 0.1, 0.05, 0.04, 0.03, 0.02, 0.01, 0.005, 0.001)     # those that the paper's authors studied
+DEFAULT_THRESHOLD = 0.05
 
 
-def walk(model: DiffusionModel, x_0: Tensor, eps: Tensor, thresholds: Sequence[float], mean_loss: bool = False,
-         inclusive: bool = False, context: Tensor | None = None) -> Walk:
-    """Sums grad L_t over t = 0, 1, … and keeps the terms of the sum each time a threshold's gate closes.
+def score(model: DiffusionModel, criterion: Criterion, batch: CalibrationBatch | None = None, policy: Policy | None = None,
+          execution: Execution | None = None, per_evaluation: int | None = None, cache: GradientCache | None = None,
+          name: str | None = None) -> Scores:
+    """The importance terms that `criterion` reads, of every layer of `model`, and the loss at every timestep.
 
-    `x_0`, `eps` [B, C, H, W] and the `context` [B, 1, D] of a class-conditional model are the same at every t. L_t is
-    the squared error summed over C, H, W (`mean_loss`: their mean), mean over B. With `inclusive` the timestep at which
-    a gate closes counts as well. Once every gate is closed the walk goes on without gradients, for the rest of the curve.
+    A criterion that needs gradients takes a `batch`, a timestep `policy` (the paper's threshold unless given) and where to
+    compute (`execution`; on the model's device in float32 unless given, to which model and batch are moved). Gradients come
+    from the `cache` as far as it has them. `name` is the criterion's in the file. Raises ValueError without a batch and
+    UserError for a policy that counts no timestep.
     """
-    loss, sums = Calibration(model, x_0, eps, context, mean_loss).explore([Gate(T, inclusive) for T in thresholds])
-    return Walk(loss, {T: len(total.alpha) for T, total in zip(thresholds, sums, strict=True)},
-                {T: layer_terms(model.unet, GRADIENT_TERMS, total.gradients)
-                 for T, total in zip(thresholds, sums, strict=True)})
+    name = name or type(criterion).__name__
+    if not criterion.gradient:
+        return Scores(name, terms=layer_terms(model.unet, criterion.terms, {}))
+    if batch is None:
+        raise ValueError(f"{type(criterion).__name__} needs gradients: give a batch of images and the noise scheduler")
+    policy = policy or Threshold(DEFAULT_THRESHOLD, criterion.inclusive)
+    execution = execution or Execution(model.device)
+    # Sum the gradients; the memory format is left alone, since the cache does not tell one from another.
+    mean_loss, factor = loss_scaling(model, criterion, execution.precision)
+    scoring_pass = ScoringPass(model.to(execution.device), batch.to(execution.device), mean_loss, per_evaluation)
+    with execution.autocast():
+        loss, total = cache.sum(scoring_pass, policy) if cache else scoring_pass.sum(policy)
+    model.unet.zero_grad()
+    if not len(total.alpha):
+        raise UserError(f"{policy} counts none of the model's {len(loss)} timesteps: choose others with pruner.timesteps")
+    # Reduce them to terms.
+    terms = layer_terms(model.unet, criterion.terms, {layer: g * factor for layer, g in total.gradients.items()})
+    return Scores(name, losses=summary(loss * factor, total, policy), terms=terms)
 
 
-def layer_terms(unet: nn.Module, names: Sequence[str], gradients: Gradients | None = None) -> Terms:
-    """The terms `names` of every scored layer, on the CPU, from `gradients` or else from what lies in `.grad`.
+def loss_scaling(model: DiffusionModel, criterion: Criterion, precision: str) -> tuple[bool, float]:
+    """Whether the scoring pass is made with the mean loss, and the factor that its loss and gradients are multiplied by.
 
-    A layer without gradient counts as zero.
+    Where the mean divides by a power of two, which rounds nothing, it is the pass with the summed loss that is scaled, so
+    that all criteria share one pass (not in fp16, which underflows).
     """
-    layers = scored(unet)
-    if gradients is None:
-        gradients = {layer: module.weight.grad for layer, module in layers.items() if module.weight.grad is not None}
+    if not criterion.mean_loss:
+        return False, 1.0
+    numbers = model.shape[0] * model.shape[1] * model.shape[2]
+    shared = numbers & (numbers - 1) == 0 and precision != "fp16"
+    return not shared, 1.0 / numbers if shared else 1.0
+
+
+def summary(loss: Tensor, total: GradientSum, policy: Policy) -> TimestepLosses:
+    """What the scores file says of the scoring pass; the weights alpha are listed where the policy is not a threshold."""
+    kept, studied = int(torch.count_nonzero(total.alpha)), set(THRESHOLDS)
+    log.info("%s keeps %d of %d timesteps", policy, kept, len(loss))
+    if isinstance(policy, Threshold):
+        return TimestepLosses(loss.numpy(), policy.threshold, kept, stops(loss, studied | {policy.threshold}))
+    alpha = np.pad(total.alpha.numpy(), (0, len(loss) - len(total.alpha)))
+    return TimestepLosses(loss.numpy(), 0.0, kept, stops(loss, studied), str(policy), alpha)
+
+
+def stops(loss: Tensor, thresholds: set[float]) -> dict[str, int]:
+    """{threshold as text: how many timesteps it keeps}"""
+    return {f"{T:g}": timesteps_kept(loss, T) for T in sorted(thresholds)}
+
+
+def layer_terms(unet: nn.Module, terms: Mapping[str, Term], gradients: Gradients | None = None) -> Terms:
+    """The `terms` of every scored layer's weight, on the CPU, from `gradients`, or else from those that lie in `unet`.
+
+    A layer without gradient counts as one with gradient zero.
+    """
+    weights = scored_weights(unet)
+    gradients = present_gradients(unet) if gradients is None else gradients
     with torch.no_grad():
-        return {name: {layer: layer_term(name, module.weight, gradients.get(layer)) for layer, module in layers.items()}
-                for name in names}
+        return {name: {layer: layer_term(term, weight, gradients.get(layer)) for layer, weight in weights.items()}
+                for name, term in terms.items()}
 
 
-def layer_term(name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
-    return reduce_term(name, weight, torch.zeros_like(weight) if gradient is None else gradient.to(weight.device)).cpu()
+def layer_term(term: Term, weight: Tensor, gradient: Tensor | None) -> Tensor:
+    return reduce_term(term, weight, torch.zeros_like(weight) if gradient is None else gradient.to(weight.device)).cpu()

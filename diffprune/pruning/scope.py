@@ -1,7 +1,8 @@
-"""Over what channels are ranked beyond the paper's local rule: all groups at once, or those of one topology.
+"""Scopes: over which channels the ranking goes beyond the paper's local rule, all groups at once or those of one topology.
 
-Every group is scored on the dense model. What must go together is one *portion* (a channel, one of each norm group, a
-head, a gated hidden unit), worth the mean of its channels' scores, and whole portions go, the least worth first.
+Every group is scored on the dense model. What must be removed together is a *portion*: a channel, one from each norm group,
+a head, or a gated hidden unit. A portion is worth the mean score of its channels. Whole portions are removed, those of the
+least worth first.
 """
 
 import math
@@ -16,28 +17,29 @@ from diffprune.pruning.selection import removal_count
 
 @dataclass(frozen=True)
 class Ranked:
-    """A group's `worth` [P] of its portions, ascending, each of `size` of its `channels`; `topology` tells its kind."""
+    """A group's portions: their `worth` [P], ascending, and the `size` of each; `topology` is the group's kind."""
     root: str
     channels: int
     size: int
     worth: Tensor
     topology: Hashable
 
-    def spare(self, floor: float) -> int:
-        """How many portions may go, so that at least the share `floor` of the channels stays, and never all."""
+    def removable(self, floor: float) -> int:
+        """How many portions may be removed if the fraction `floor` of the channels, and at least one portion, is kept."""
         return min(int((self.channels - math.ceil(floor * self.channels)) // self.size), len(self.worth) - 1)
 
 
 class Scope(Protocol):
-    """`relative`: a group's worths count relative to their mean, as Torch-Pruning's global ranking has it."""
+    """`relative`: whether worth is divided by its mean over the group, as in Torch-Pruning's global ranking."""
     relative: ClassVar[bool]
 
     def together(self, group: Ranked) -> Hashable:
-        """Groups for which this is equal are ranked together."""
+        """A key; groups with equal keys are ranked together."""
+        ...
 
 
 class Global:
-    """All groups at once. Relative, since unlike layers' scores have unlike scales: what is expendable in its own group."""
+    """All groups at once. Worth is relative to the group's mean, since scores of unlike layers have unlike scales."""
     relative: ClassVar[bool] = True
 
     def together(self, group: Ranked) -> Hashable:
@@ -45,7 +47,7 @@ class Global:
 
 
 class Isomorphic:
-    """Groups whose member layers are of the same kinds (Fang et al. 2024): like scores compare as they are."""
+    """Groups whose member layers are of the same kinds, with scores as they are (Isomorphic Pruning, Fang et al. 2024)."""
     relative: ClassVar[bool] = False
 
     def together(self, group: Ranked) -> Hashable:
@@ -53,31 +55,32 @@ class Isomorphic:
 
 
 def portions_to_remove(groups: Sequence[Ranked], scope: Scope, ratio: float, floor: float) -> dict[str, int]:
-    """{root: how many of its portions go}: of the N channels ranked together N - int(N (1 - ratio)), in whole portions.
+    """{root: how many of its portions are removed}.
 
-    A larger ratio takes the same portions and more. Where floors bind fewer go than were asked for.
+    Of the N channels that are ranked together N - int(N (1 - ratio)) are removed, in whole portions; fewer where floors
+    bind. A larger ratio removes the same portions and more.
     """
-    found: dict[str, int] = {}
-    for kind in dict.fromkeys(map(scope.together, groups)):
-        found |= counts([group for group in groups if scope.together(group) == kind], scope.relative, ratio, floor)
-    return found
+    counts: dict[str, int] = {}
+    for key in dict.fromkeys(map(scope.together, groups)):
+        counts |= count_portions([group for group in groups if scope.together(group) == key], scope.relative, ratio, floor)
+    return counts
 
 
-def counts(groups: Sequence[Ranked], relative: bool, ratio: float, floor: float) -> dict[str, int]:
-    """The same for groups that are ranked together."""
-    left, found = removal_count(sum(group.channels for group in groups), ratio), {group.root: 0 for group in groups}
+def count_portions(groups: Sequence[Ranked], relative: bool, ratio: float, floor: float) -> dict[str, int]:
+    """`portions_to_remove` for groups that are all ranked together."""
+    left, counts = removal_count(sum(group.channels for group in groups), ratio), {group.root: 0 for group in groups}
     for _, number in sorted((worth, number) for number, group in enumerate(groups)
-                            for worth in spare_worths(group, relative, floor)):
+                            for worth in removable_worths(group, relative, floor)):
         left -= groups[number].size
-        if left < 0:        # not the next smaller portion instead: what goes at one ratio must go at every larger one
+        if left < 0:        # a smaller portion may still fit, but would not be removed at every larger ratio
             break
-        found[groups[number].root] += 1
-    return found
+        counts[groups[number].root] += 1
+    return counts
 
 
-def spare_worths(group: Ranked, relative: bool, floor: float) -> list[float]:
+def removable_worths(group: Ranked, relative: bool, floor: float) -> list[float]:
     mean = float(group.worth.mean()) if relative else 1.0
-    return (group.worth[:group.spare(floor)] / (mean or 1.0)).tolist()
+    return (group.worth[:group.removable(floor)] / (mean or 1.0)).tolist()
 
 
 SCOPES: dict[str, Callable[[], Scope] | None] = {"local": None, "global": Global, "isomorphic": Isomorphic}

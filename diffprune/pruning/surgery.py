@@ -1,95 +1,91 @@
-"""Cutting channels out of a denoiser, one dependency group after the other."""
+"""Removing channels from a denoiser, one dependency group after the other."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers.models.embeddings import PatchEmbed
-from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.cost import example_inputs, measure
 from diffprune.models.widths import synchronise
-from diffprune.pruning.allocation import Past, Rule
+from diffprune.pruning.allocation import Allocation, PreviousRounds
 from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.dependency import SCORED, Graph, Group
-from diffprune.pruning.importance import Terms
 from diffprune.pruning.prune_report import PruneReport
-from diffprune.pruning.selection import SELECTIONS, PaperSelection, Selection
+from diffprune.pruning.scores import Terms
 
 OUTPUT_HEADS = ("conv_out", "proj_out_2")
 
 
-def cut(unet: nn.Module, criterion: Criterion, ratio: float, terms: Terms | None = None, seed: int = 0,
-        selection: Selection | None = None, heads: str = "equal", round_to: int | None = None, scope: str = "local",
-        floor: float = 0.1, earlier: PruneReport | None = None) -> PruneReport:
-    """Prunes `unet` in place to nominal `ratio` in [0, 1), all that can be, and says what came of it.
+def cut(unet: nn.Module, criterion: Criterion, allocation: Allocation, terms: Terms | None = None, seed: int = 0,
+        earlier: PruneReport | None = None) -> PruneReport:
+    """Prunes `unet` in place as `allocation` says, and reports what was reached.
 
-    `terms` are the importance terms that `criterion.terms` names, per layer; `selection` is the paper's unless given;
-    `heads`, `round_to`, `scope` and `floor` are those of `Rule`. After an `earlier` pruning of the same network `ratio` is
-    still that of the dense one's widths, to which the report compares. Raises ValueError for a value outside its range and
-    KeyError for a missing term.
+    `terms` are the importance terms of every layer that `criterion` reads; `seed` is for criteria that draw at random. After
+    an `earlier` pruning of the same network the ratio is still that of the dense widths, to which the report compares.
+    Raises KeyError for a missing term and ValueError for a network whose output head is not known.
     """
-    past = Past.of(earlier) if earlier else None
-    rule = Rule(ratio, selection or PaperSelection(), heads, round_to, scope, floor, past)
+    if earlier:
+        allocation = replace(allocation, previous=PreviousRounds.of(earlier))
     unet.requires_grad_(True).eval()
-    rng, untouched = generator(seed, Stream.CHANNELS, *([len(earlier.rounds)] if earlier else [])), keeping_all(unet)
-    terms = {name: dict((terms or {})[name]) for name in criterion.terms} if ratio else {}
-    before, dense, report = shapes(unet), measure(unet), []
-    graph = Graph(unet, example_inputs(unet), [unet.get_submodule(name) for name in untouched]) if ratio else None
+    fixed, before, dense = fixed_layers(unet), shapes(unet), measure(unet)
+    rng = generator(seed, Stream.CHANNELS, *([len(earlier.rounds)] if earlier else []))
+    # A copy of the terms, which are cut together with the model.
+    remaining = {name: dict((terms or {})[name]) for name in criterion.terms} if allocation.ratio else {}
+    outcomes = cut_groups(unet, fixed, criterion, allocation, remaining, rng) if allocation.ratio else []
+    synchronise(unet)
+    cost, after = measure(unet), shapes(unet)
+    reasons = fixed | {entry["root"]: reason for entry, reason in outcomes if reason}
+    report = PruneReport(
+        allocation.ratio, cost.params, cost.macs, dense.params, dense.macs,
+        {name: {"before": before[name], "after": after[name]} for name in before}, [entry for entry, _ in outcomes],
+        [{"layer": layer, "reason": reason} for layer, reason in reasons.items()],
+        [{"ratio": allocation.ratio, "params": cost.params, "macs": cost.macs}])
+    return report.following(earlier) if earlier else report
+
+
+def cut_groups(unet: nn.Module, fixed: Mapping[str, str], criterion: Criterion, allocation: Allocation, terms: Terms,
+               rng: Generator) -> list[tuple[dict[str, Any], str]]:
+    """Cuts every group but those of the layers `fixed`; gives for each what `cut_group` does."""
+    graph = Graph(unet, example_inputs(unet), [unet.get_submodule(name) for name in fixed])
 
     def score(group: Group) -> Tensor | None:
         return None if group.obstacle else criterion.score(group.slices(terms), group.channels, rng)
 
-    dense_groups = list(graph.groups()) if graph and rule.eager else []
+    # A ranking over several groups needs all scores before the first cut; otherwise each group is scored in its turn.
+    dense_groups = list(graph.groups()) if allocation.scores_dense else []
     scores = {group.root: score(group) for group in dense_groups}
-    allotted = rule.allot(dense_groups, scores)
-    for group in graph.groups() if graph else ():
-        report.append(cut_group(group, scores[group.root] if scores else score(group), rule, terms,
-                                allotted.get(group.root)))
-    synchronise(unet)
-    cost, after = measure(unet), shapes(unet)
-    layers = {name: {"before": before[name], "after": after[name]} for name in before}
-    skipped = [*({"layer": name, "reason": reason} for name, reason in untouched.items()),
-               *({"layer": entry["root"], "reason": entry.pop("reason")} for entry in report if "reason" in entry)]
-    this = PruneReport(ratio, cost.params, cost.macs, dense.params, dense.macs, layers, report, skipped,
-                       [{"ratio": ratio, "params": cost.params, "macs": cost.macs}])
-    return this.since(earlier) if earlier else this
+    counts = allocation.portion_counts(dense_groups, scores)
+    return [cut_group(group, scores[group.root] if scores else score(group), allocation, terms, counts.get(group.root))
+            for group in graph.groups()]
 
 
-def asked(cfg: DictConfig) -> dict[str, Any]:
-    """The arguments of `cut` that the configuration gives, the ratio aside."""
-    pruner = cfg.pruner
-    return {"seed": cfg.seed, "selection": SELECTIONS[pruner.selection](), "heads": pruner.heads,
-            "round_to": pruner.round_to, "scope": pruner.scope, "floor": pruner.floor}
+def cut_group(group: Group, score: Tensor | None, allocation: Allocation, terms: Terms,
+              count: int | None = None) -> tuple[dict[str, Any], str]:
+    """Removes the channels that `allocation` chooses by `score` [C] from the model and from `terms`.
 
-
-def cut_group(group: Group, score: Tensor | None, rule: Rule, terms: Terms, count: int | None = None) -> dict:
-    """Cuts what `rule` chooses out of the model and of `terms` alike; returns what was done, or the reason why not.
-
-    `score` [C] may be None where the group has an obstacle; `count` portions go beyond the local scope.
+    `score` may be None where the group has an obstacle; `count` is the number of portions beyond the local scope. Returns
+    the group's entry in the report, and if nothing was removed the reason.
     """
-    entry = {"root": group.root, "before": group.channels, "after": group.channels, "norm_groups": group.norm_groups,
-             "layers": group.outputs, "removed": []}
-    if group.heads > 1:
-        entry["heads"] = {"before": group.heads, "after": group.heads}
-    chosen, reason = rule.choose(group, score, count)
-    if reason:
-        return entry | {"reason": reason}
-    lost = group.remove(chosen)
-    if not lost:
-        return entry | {"reason": "a layer would be left without channels"}
+    heads = group.heads
+    chosen, reason = allocation.choose(group, score, count)
+    lost = group.remove(chosen) if chosen else []
     for layers in terms.values():
         for member in lost:
             layers[member.layer] = member.drop(layers[member.layer])
-    if "heads" in entry:
-        entry["heads"]["after"] = group.heads
-    removed = sorted(lost[0].indices)
-    return entry | {"after": group.channels - len(removed), "removed": removed}
+    removed = sorted(lost[0].indices) if lost else []
+    entry = {"root": group.root, "before": group.channels, "after": group.channels - len(removed),
+             "norm_groups": group.norm_groups, "layers": group.outputs, "removed": removed}
+    if heads > 1:
+        entry["heads"] = {"before": heads, "after": group.heads}
+    return entry, "" if lost else reason or "a layer would be left without channels"
 
 
-def keeping_all(unet: nn.Module) -> dict[str, str]:
-    """The layers whose out-channels stay, and why; raises ValueError for a network whose output head is not known."""
+def fixed_layers(unet: nn.Module) -> dict[str, str]:
+    """{layer whose out-channels are all kept: the reason}; raises ValueError for a network of an unknown output head."""
     layers = {name: "the output head keeps the image's channels" for name in OUTPUT_HEADS if hasattr(unet, name)}
     if not layers:
         raise ValueError(f"{type(unet).__name__} has no output head of a known name ({', '.join(OUTPUT_HEADS)})")
@@ -98,15 +94,15 @@ def keeping_all(unet: nn.Module) -> dict[str, str]:
 
 
 def shapes(unet: nn.Module) -> dict[str, list[int]]:
-    """Weight shape of every conv, linear and norm layer."""
+    """The weight shape of every convolution, linear layer and norm."""
     return {name: list(module.weight.shape) for name, module in unet.named_modules()
             if isinstance(module, SCORED) and module.weight is not None}
 
 
 def reinitialise(unet: nn.Module, seed: int) -> None:
-    """Fresh weights for every layer, PyTorch's default initialisation, from `seed`."""
+    """Gives every layer PyTorch's default initialisation, drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, Stream.WEIGHTS).initial_seed())
         for module in unet.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()

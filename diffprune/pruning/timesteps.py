@@ -1,6 +1,6 @@
-"""Which timesteps' gradients count, and how much: one small class per policy, all with the same signature.
+"""Timestep policies: which timesteps' gradients count, and how much, one small class per policy.
 
-A policy gives alpha_t, the factor of grad L_t in the sum that scores the weights (PAPER: 0 or 1).
+A policy gives alpha_t, the factor of grad L_t in the sum that scores the weights (in the paper 0 or 1).
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,36 @@ from torch import Tensor
 
 
 class Policy(Protocol):
-    """`needs_all`: whether no alpha_t is known before every L_t is; else each follows from L_0 … L_t."""
-    needs_all: ClassVar[bool]
+    """`needs_all_losses`: whether every L_t must be known before any alpha_t is; else alpha_t follows from L_0 … L_t."""
+    needs_all_losses: ClassVar[bool]
 
     def weights(self, loss: Tensor) -> Tensor:
-        """alpha_t [n] of the first n timesteps, whose L_t are in `loss` [n] (all of them where `needs_all`)."""
+        """alpha_t [n] of the first n timesteps, from their L_t in `loss` [n]; of all timesteps if it needs all losses."""
+        ...
 
-    def over(self, loss: Tensor) -> bool:
-        """Whether alpha is 0 at every timestep that comes after those of `loss` [n]."""
+    def finished(self, loss: Tensor) -> bool:
+        """Whether alpha is 0 at every timestep after the first n, whose L_t are in `loss` [n]."""
+        ...
 
 
 @dataclass(frozen=True)
-class Gate:
-    """The paper's: all before the first t with L_t < T * max(L_0 … L_t), T the `threshold`; with `inclusive` it too."""
+class Threshold:
+    """The paper's policy: all timesteps before the first with L_t < T max(L_0 … L_t), where T is the `threshold`.
+
+    With `inclusive` that timestep counts too.
+    """
     threshold: float
     inclusive: bool = False
-    needs_all: ClassVar[bool] = False
+    needs_all_losses: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return f"threshold {self.threshold:g}"
 
     def weights(self, loss: Tensor) -> Tensor:
-        return (torch.arange(len(loss)) < gate(loss, self.threshold) + self.inclusive).float()
+        return (torch.arange(len(loss)) < timesteps_kept(loss, self.threshold) + self.inclusive).float()
 
-    def over(self, loss: Tensor) -> bool:
-        return gate(loss, self.threshold) < len(loss)
+    def finished(self, loss: Tensor) -> bool:
+        return timesteps_kept(loss, self.threshold) < len(loss)
 
 
 @dataclass(frozen=True)
@@ -45,35 +50,35 @@ class Window:
     """The timesteps `first` … `last`, both included."""
     first: int
     last: int
-    needs_all: ClassVar[bool] = False
+    needs_all_losses: ClassVar[bool] = False
 
     def weights(self, loss: Tensor) -> Tensor:
         t = torch.arange(len(loss))
         return ((t >= self.first) & (t <= self.last)).float()
 
-    def over(self, loss: Tensor) -> bool:
+    def finished(self, loss: Tensor) -> bool:
         return len(loss) > self.last
 
 
 @dataclass(frozen=True)
 class Largest:
-    """The `count` timesteps with the largest L_t (of equal ones the earlier): where the model errs most."""
+    """The `count` timesteps with the largest L_t, of equal ones the earlier."""
     count: int
-    needs_all: ClassVar[bool] = True
+    needs_all_losses: ClassVar[bool] = True
 
     def weights(self, loss: Tensor) -> Tensor:
         chosen = torch.argsort(loss, descending=True, stable=True)[:self.count]
         return torch.zeros(len(loss)).index_fill(0, chosen, 1.0)
 
-    def over(self, loss: Tensor) -> bool:
+    def finished(self, loss: Tensor) -> bool:
         return False
 
 
 @dataclass(frozen=True)
 class Weights:
-    """alpha_t along straight lines between `points` (t, alpha), ascending in t; 0 before the first and after the last."""
+    """alpha_t on straight lines between `points` (t, alpha), and 0 outside them. ValueError unless t ascends."""
     points: Sequence[Sequence[float]]
-    needs_all: ClassVar[bool] = False
+    needs_all_losses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         places = [point[0] for point in self.points]
@@ -84,11 +89,11 @@ class Weights:
         t, alpha = zip(*self.points, strict=True)
         return torch.from_numpy(np.interp(np.arange(len(loss)), t, alpha, left=0.0, right=0.0)).float()
 
-    def over(self, loss: Tensor) -> bool:
+    def finished(self, loss: Tensor) -> bool:
         return len(loss) > self.points[-1][0]
 
 
-def gate(loss: Tensor, threshold: float) -> int:
-    """How many timesteps come before the first t with L_t < T * max(L_0 … L_t); all of them where none is."""
-    closed = loss < threshold * loss.cummax(0).values
-    return int(closed.nonzero()[0]) if closed.any() else len(loss)
+def timesteps_kept(loss: Tensor, threshold: float) -> int:
+    """How many timesteps precede the first with L_t < threshold * max(L_0 … L_t), `loss` [n]; n if there is none."""
+    below = loss < threshold * loss.cummax(0).values
+    return int(below.nonzero()[0]) if below.any() else len(loss)

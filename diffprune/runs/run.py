@@ -1,12 +1,10 @@
 """Every file name of one run."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import safe_open
-
 from diffprune.runs.progress_log import ProgressLog
+from diffprune.runs.score_file import ScoreHeader
 from diffprune.runtime.files import atomic_file, read_json, remove, sweep_partials
 
 
@@ -116,10 +114,8 @@ class Run:
         return total | {"sample": read_json(self.samples_report)["seconds"]}
 
     def own_seconds(self) -> dict[str, float]:
-        """Those of scoring, pruning and healing in this folder."""
-        with safe_open(self.scores, "np") as file:
-            seconds = {"score": json.loads(file.metadata()["about"])["seconds"]}
-        seconds["prune"] = read_json(self.prune_report)["seconds"]
+        """Those of scoring, pruning and fine-tuning in this folder."""
+        seconds = {"score": ScoreHeader.read(self.scores).seconds, "prune": read_json(self.prune_report)["seconds"]}
         if self.progress.exists():
             seconds["finetune"] = ProgressLog.read(self.progress)[-1]["seconds"]
         return seconds

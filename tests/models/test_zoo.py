@@ -10,6 +10,7 @@ from diffprune.models.formats import compvis_config, ddim
 from diffprune.models.formats.compvis import build
 from diffprune.models.model_folder import DiffusionModel
 from diffprune.pruning import criteria
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.surgery import cut
 from diffprune.stages.options import dense_model
 from tests.models.test_formats_compvis import IMAGENET
@@ -36,7 +37,7 @@ def skeleton(config):
 @pytest.mark.parametrize("name", SIZES)
 def test_a_ddpm_has_the_papers_sizes_dense_and_pruned(skeleton, name: str) -> None:
     params_dense, macs_dense, params, macs = SIZES[name]
-    report = cut(skeleton(name).unet, criteria.Random(), 0.3)
+    report = cut(skeleton(name).unet, criteria.Random(), Allocation(0.3))
     assert (report.params_dense, report.params) == (params_dense, params)
     assert report.macs_dense == pytest.approx(macs_dense, rel=1e-3)
     assert report.macs == pytest.approx(macs, rel=1e-3)
@@ -44,7 +45,7 @@ def test_a_ddpm_has_the_papers_sizes_dense_and_pruned(skeleton, name: str) -> No
 
 @pytest.mark.slow
 def test_the_latent_model_has_the_papers_sizes_dense_and_pruned(skeleton) -> None:
-    report = cut(skeleton("ldm_imagenet").unet, criteria.Random(), 0.3)
+    report = cut(skeleton("ldm_imagenet").unet, criteria.Random(), Allocation(0.3))
     assert report.params_dense == 400_920_579
     assert report.macs_dense == pytest.approx(99.82e9, rel=1e-3)
     assert report.params == pytest.approx(189.43e6, rel=5e-3)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Random
 from diffprune.pruning.surgery import cut
 from tests.models.test_model_folder import digests
@@ -40,7 +41,7 @@ def test_saving_loading_and_saving_again_is_bit_equal_at_every_ratio(config, tmp
     sizes = []
     for tenths in range(1, 9):
         model = small(cfg)
-        sizes.append(cut(model.unet, Random(), tenths / 10, {}).params)
+        sizes.append(cut(model.unet, Random(), Allocation(tenths / 10)).params)
         save_model(model, tmp_path / "first")
         save_model(load_model(tmp_path / "first"), tmp_path / "again")
         assert digests(tmp_path / "again") == digests(tmp_path / "first")

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from diffprune.diffusion.randomness import generator
 from diffprune.pruning.criteria import (
+    TERMS,
     DiffPruning,
     DiffusersScript,
     FirstOrderTaylor,
@@ -22,8 +23,8 @@ NORM_W, NORM_G = torch.tensor([1.0, 2.0]), torch.tensor([-3.0, 0.5])
 
 
 def slices(*terms: str) -> list[Slice]:
-    weight = {name: reduce_term(name, W, G) for name in terms}
-    norm = {name: reduce_term(name, NORM_W, NORM_G)[:, None] for name in terms}
+    weight = {name: reduce_term(TERMS[name], W, G) for name in terms}
+    norm = {name: reduce_term(TERMS[name], NORM_W, NORM_G)[:, None] for name in terms}
     return [Slice(False, False, weight), Slice(True, True, norm)]
 
 
@@ -32,9 +33,9 @@ def scores(criterion) -> Tensor:
 
 
 def test_a_term_is_kept_per_channel_pair_summed_over_the_kernel() -> None:
-    assert reduce_term("wg", W, G).tolist() == [[-1.0, 3.0], [-1.5, 0.0]]
-    assert reduce_term("wg2", W, G).tolist() == [[5.0, 9.0], [4.25, 8.0]]
-    assert reduce_term("w2", W, None).tolist() == [[5.0, 9.0], [2.0, 8.0]]
+    assert reduce_term(TERMS["wg"], W, G).tolist() == [[-1.0, 3.0], [-1.5, 0.0]]
+    assert reduce_term(TERMS["wg2"], W, G).tolist() == [[5.0, 9.0], [4.25, 8.0]]
+    assert reduce_term(TERMS["w2"], W, G).tolist() == [[5.0, 9.0], [2.0, 8.0]]
 
 
 def test_diff_pruning_adds_squared_weight_terms_and_unsquared_norm_terms() -> None:

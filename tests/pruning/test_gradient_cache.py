@@ -1,4 +1,4 @@
-"""One walk over the timesteps serves every threshold, policy, criterion and ratio, in every process."""
+"""One scoring pass serves every threshold, policy, criterion and ratio, in every process."""
 
 import subprocess
 import sys
@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from diffprune.config.naming import run_folder
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
-from diffprune.pruning.gradient_cache import StoredWalk
-from diffprune.pruning.gradients import Calibration, GradientSum, trimmed
-from diffprune.pruning.timesteps import Gate, Largest, Weights, Window
+from diffprune.pruning.gradient_cache import GradientCache
+from diffprune.pruning.gradients import CalibrationBatch, GradientSum, ScoringPass, trimmed
+from diffprune.pruning.timesteps import Largest, Threshold, Weights, Window
 from diffprune.runs.run import Run
 from diffprune.stages import score
 from tests.conftest import ROOT, tiny_unet
@@ -27,22 +27,26 @@ def small_model() -> DiffusionModel:
     return DiffusionModel(tiny_unet((4, 8)), DDIMScheduler(num_train_timesteps=TIMESTEPS, beta_start=1e-3, beta_end=0.4))
 
 
-def small_calibration(per_pass: int | None = 1, mean_loss: bool = False, seed: int = 1) -> Calibration:
+def small_pass(per_evaluation: int | None = 1, mean_loss: bool = False, seed: int = 1) -> ScoringPass:
     rng = torch.Generator().manual_seed(seed)
     x_0, eps = torch.rand(2, 1, 8, 8, generator=rng) * 2 - 1, torch.randn(2, 1, 8, 8, generator=rng)
-    return Calibration(small_model(), x_0, eps, None, mean_loss, per_pass)
+    return ScoringPass(small_model(), CalibrationBatch(x_0, eps), mean_loss, per_evaluation)
+
+
+def drop(total: GradientSum) -> None:
+    pass
 
 
 class Counted:
-    """How many timesteps the networks of all calibrations were evaluated at."""
+    """How many timesteps the networks of all scoring passes were evaluated at."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.timesteps, losses = 0, Calibration.losses
+        self.timesteps, losses = 0, ScoringPass.losses
 
-        def counting(calibration: Calibration, timesteps: torch.Tensor) -> torch.Tensor:
+        def counting(scoring_pass: ScoringPass, timesteps: torch.Tensor) -> torch.Tensor:
             self.timesteps += len(timesteps)
-            return losses(calibration, timesteps)
-        monkeypatch.setattr(Calibration, "losses", counting)
+            return losses(scoring_pass, timesteps)
+        monkeypatch.setattr(ScoringPass, "losses", counting)
 
     def since(self) -> int:
         seen, self.timesteps = self.timesteps, 0
@@ -54,18 +58,18 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     return Counted(monkeypatch)
 
 
-def closing_at(stop: int) -> Gate:
-    """A gate that closes at the timestep `stop` of the small calibration."""
-    loss, _ = small_calibration().explore([])
+def reached_at(stop: int) -> Threshold:
+    """The threshold that is reached at the timestep `stop` of the small scoring_pass."""
+    loss = small_pass().run([], drop)
     below = loss / loss.cummax(0).values
     threshold = float(below[stop]) + 1e-6
     assert int((below < threshold).nonzero()[0]) == stop, "choose a timestep with a loss below all before it"
-    return Gate(threshold)
+    return Threshold(threshold)
 
 
 def stops() -> list[int]:
-    """The timesteps at which some gate closes, ascending."""
-    loss, _ = small_calibration().explore([])
+    """The timesteps at which some threshold is reached, ascending."""
+    loss = small_pass().run([], drop)
     below = loss / loss.cummax(0).values
     return [t for t in range(1, TIMESTEPS) if below[t] < below[:t].min() - 1e-5]
 
@@ -75,112 +79,114 @@ def same(one: GradientSum, other: GradientSum) -> bool:
         torch.equal(one.gradients[layer], other.gradients[layer]) for layer in one.gradients)
 
 
-@pytest.mark.parametrize("per_pass", [1, 3])
-def test_a_later_threshold_goes_on_from_a_stored_stop_bit_equal_to_a_fresh_walk(tmp_path: Path, counted: Counted,
-                                                                               per_pass: int) -> None:
-    early, late = (closing_at(stops()[i]) for i in (0, -1))
-    calibration, walk = small_calibration(per_pass), StoredWalk(tmp_path, 8)
-    for gate in (late, early, Gate(0.0)):
-        (loss, fresh), = [(loss, sums[0]) for loss, sums in [calibration.explore([gate])]]
+@pytest.mark.parametrize("per_evaluation", [1, 3])
+def test_a_later_threshold_goes_on_from_a_kept_sum_bit_equal_to_a_fresh_pass(tmp_path: Path, counted: Counted,
+                                                                               per_evaluation: int) -> None:
+    early, late = (reached_at(stops()[i]) for i in (0, -1))
+    scoring_pass, cache = small_pass(per_evaluation), GradientCache(tmp_path, 8)
+    for policy in (late, early, Threshold(0.0)):
+        loss, fresh = scoring_pass.sum(policy)
         counted.since()
-        stored_loss, served = walk.serve(calibration, gate)
+        stored_loss, served = cache.sum(scoring_pass, policy)
         walked = counted.since()
         assert torch.equal(stored_loss, loss)
         assert same(served, fresh)
-        assert walk.serve(calibration, gate)[1].alpha.equal(fresh.alpha)
+        assert cache.sum(scoring_pass, policy)[1].alpha.equal(fresh.alpha)
         assert counted.since() == 0
-        if gate == Gate(0.0) and per_pass == 1:
+        if policy == Threshold(0.0) and per_evaluation == 1:
             assert walked == TIMESTEPS - stops()[-1]      # only what the nearest stop lacks
 
 
-def test_several_thresholds_in_one_walk_get_what_each_gets_alone(counted: Counted) -> None:
-    gates = [Gate(0.0), *(closing_at(stop) for stop in stops()[:2])]
-    for per_pass in (1, 3, None):
+def test_several_thresholds_in_one_pass_get_what_each_gets_alone(counted: Counted) -> None:
+    thresholds = [Threshold(0.0), *(reached_at(stop) for stop in stops()[:2])]
+    for per_evaluation in (1, 3, None):
         counted.since()
-        _, together = small_calibration(per_pass).explore(gates)
+        scoring_pass, together = small_pass(per_evaluation), []
+        loss = scoring_pass.run(thresholds, together.append)
         assert counted.since() == TIMESTEPS
-        for gate, total in zip(gates, together, strict=True):
-            assert same(total, small_calibration(per_pass).explore([gate])[1][0])
+        assert len(together) == len(thresholds)
+        for policy in thresholds:
+            (total,) = [total for total in together if torch.equal(total.alpha, trimmed(policy.weights(loss)))]
+            assert same(total, small_pass(per_evaluation).sum(policy)[1])
 
 
 def test_each_sum_is_handed_over_when_it_is_complete(counted: Counted) -> None:
-    gates, handed = [Gate(0.0), *(closing_at(stop) for stop in stops()[:2])], []
-    _, together = small_calibration(1).explore(gates)
+    thresholds, handed = [Threshold(0.0), *(reached_at(stop) for stop in stops()[:2])], []
+    together = [small_pass(1).sum(policy)[1] for policy in thresholds]
     counted.since()
-    _, held = small_calibration(1).explore(gates, lambda total: handed.append((counted.since(), total)))
-    assert held == []
+    small_pass(1).run(thresholds, lambda total: handed.append((counted.since(), total)))
     evaluated = [sum(since for since, _ in handed[:i + 1]) for i in range(len(handed))]
     assert evaluated == sorted(len(total.alpha) + (len(total.alpha) < TIMESTEPS) for total in together)
     assert all(any(same(total, other) for _, other in handed) for total in together)
 
 
-def test_named_thresholds_cost_no_walk_of_their_own(tmp_path: Path, counted: Counted) -> None:
-    gates = [closing_at(stop) for stop in stops()[:2]]
-    calibration, walk = small_calibration(), StoredWalk(tmp_path, 8)
+def test_named_thresholds_cost_no_pass_of_their_own(tmp_path: Path, counted: Counted) -> None:
+    thresholds = [reached_at(stop) for stop in stops()[:2]]
+    scoring_pass, cache = small_pass(), GradientCache(tmp_path, 8)
     counted.since()
-    walk.serve(calibration, Gate(0.0), gates)
-    for gate in gates:
-        walk.serve(calibration, gate)
+    GradientCache(tmp_path, 8, thresholds).sum(scoring_pass, Threshold(0.0))
+    for policy in thresholds:
+        cache.sum(scoring_pass, policy)
     assert counted.since() == TIMESTEPS
 
 
 def test_policies_that_weigh_a_beginning_alike_share_it(tmp_path: Path, counted: Counted) -> None:
-    calibration, walk = small_calibration(), StoredWalk(tmp_path, 8)
-    walk.serve(calibration, Window(0, 9))
+    scoring_pass, cache = small_pass(), GradientCache(tmp_path, 8)
+    cache.sum(scoring_pass, Window(0, 9))
     counted.since()
     for policy, walked in ((Window(0, 14), 5), (Weights([[0, 1.0], [9, 1.0]]), 0), (Window(5, 9), 5), (Window(5, 11), 2),
-                           (Largest(3), 3), (Gate(0.0), TIMESTEPS - 15)):
-        loss, served = walk.serve(calibration, policy)
+                           (Largest(3), 3), (Threshold(0.0), TIMESTEPS - 15)):
+        loss, served = cache.sum(scoring_pass, policy)
         assert counted.since() == walked, policy
-        assert same(served, calibration.accumulate(policy.weights(loss)))
+        assert same(served, scoring_pass.accumulate(policy.weights(loss)))
         counted.since()
 
 
 def test_a_sum_that_ends_within_a_pass_is_no_start() -> None:
-    calibration = small_calibration(4)
-    within, whole = (calibration.accumulate(torch.ones(stop)) for stop in (3, 4))
-    with pytest.raises(ValueError, match="over 8 timesteps does not go on from one over 3, in passes of 4"):
-        calibration.accumulate(torch.ones(8), within)
-    with pytest.raises(ValueError, match="does not go on"):
-        calibration.accumulate(torch.zeros(8), whole)
-    assert same(calibration.accumulate(torch.ones(8), whole), calibration.accumulate(torch.ones(8)))
+    scoring_pass = small_pass(4)
+    within, whole = (scoring_pass.accumulate(torch.ones(stop)) for stop in (3, 4))
+    with pytest.raises(ValueError, match="over 8 timesteps cannot be continued from one over 3 with 4 t"):
+        scoring_pass.accumulate(torch.ones(8), within)
+    with pytest.raises(ValueError, match="cannot be continued"):
+        scoring_pass.accumulate(torch.zeros(8), whole)
+    assert same(scoring_pass.accumulate(torch.ones(8), whole), scoring_pass.accumulate(torch.ones(8)))
 
 
 def test_a_weighted_sum_is_what_its_formula_says() -> None:
-    calibration = small_calibration()
+    scoring_pass = small_pass()
     alpha = Weights([[2, 0.5], [6, 2.5]]).weights(torch.zeros(TIMESTEPS))
-    total = calibration.accumulate(alpha)
-    parts = [calibration.accumulate(torch.eye(TIMESTEPS)[t]) for t in range(2, 7)]
+    total = scoring_pass.accumulate(alpha)
+    parts = [scoring_pass.accumulate(torch.eye(TIMESTEPS)[t]) for t in range(2, 7)]
     for layer, gradient in total.gradients.items():
         expected = sum(float(alpha[2 + i]) * part.gradients[layer] for i, part in enumerate(parts))
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_mean_loss_of_a_power_of_two_pixels_is_the_same_walk() -> None:
-    (loss, (summed,)), (mean_loss, (mean,)) = (small_calibration(mean_loss=of).explore([Gate(0.0)]) for of in (False, True))
+def test_the_mean_loss_of_a_power_of_two_pixels_is_the_same_pass() -> None:
+    (loss, summed), (mean_loss, mean) = (small_pass(mean_loss=of).sum(Threshold(0.0)) for of in (False, True))
     assert torch.equal(loss / 64, mean_loss)
     assert all(torch.equal(g / 64, mean.gradients[layer]) for layer, g in summed.gradients.items())
 
 
 def test_no_more_sums_than_the_limit_stay_and_the_cheapest_goes_first(tmp_path: Path) -> None:
-    calibration = small_calibration()
+    scoring_pass = small_pass()
     for last in (3, 4, 10):
-        StoredWalk(tmp_path, 9).serve(calibration, Window(0, last))
-    walk = StoredWalk(tmp_path, 3)
-    walk.serve(calibration, Window(0, 15))
-    assert sorted(len(alpha) for alpha in walk.alphas().values()) == [4, 11, 16]     # 5 is one timestep from 4
-    StoredWalk(tmp_path, 1).serve(calibration, Window(0, 1), [Window(0, 2)])
-    assert sorted(len(alpha) for alpha in walk.alphas().values()) == [2, 3]          # what is asked for now stays
+        GradientCache(tmp_path, 9).sum(scoring_pass, Window(0, last))
+    cache = GradientCache(tmp_path, 3)
+    cache.sum(scoring_pass, Window(0, 15))
+    assert sorted(len(alpha) for alpha in cache.kept().values()) == [4, 11, 16]     # 5 is one timestep from 4
+    GradientCache(tmp_path, 1, [Window(0, 2)]).sum(scoring_pass, Window(0, 1))
+    assert sorted(len(alpha) for alpha in cache.kept().values()) == [2, 3]          # what is asked for now stays
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / ".sum-0004-x.safetensors.1.partial").write_bytes(b"half")
-    StoredWalk(tmp_path, 8).serve(small_calibration(), Window(0, 1))
+    GradientCache(tmp_path, 8).sum(small_pass(), Window(0, 1))
     assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.slow
-def test_a_grid_of_criteria_thresholds_and_ratios_is_one_walk(config, tmp_path: Path, counted: Counted) -> None:
+def test_a_grid_of_criteria_thresholds_and_ratios_is_one_scoring_pass(config, tmp_path: Path, counted: Counted) -> None:
     save_model(small_model(), tmp_path / "model")
     cfg = config(f"model.checkpoint={tmp_path}/model", "pruner.calibration_batch=2", "device=cpu",
                  "pruner.thresholds=[0,.5,.9,.99]")
@@ -206,19 +212,19 @@ PROCESS = """
 import sys
 from pathlib import Path
 from diffprune.runs.cache import Cache
-from diffprune.pruning.gradient_cache import StoredWalk
-from tests import test_stored_walk as t
+from diffprune.pruning.gradient_cache import GradientCache
+from tests.pruning import test_gradient_cache as t
 import pytest
 counted = t.Counted(pytest.MonkeyPatch())
 with Cache(Path(sys.argv[1])).entry("walks", "it", "") as folder:
-    StoredWalk(folder, 8).serve(t.small_calibration(), t.Window(0, int(sys.argv[2])))
+    GradientCache(folder, 8).sum(t.small_pass(), t.Window(0, int(sys.argv[2])))
 print(counted.since())
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("lasts", "walked"), [((9, 9), {TIMESTEPS}), ((4, 9), {TIMESTEPS + 5})])
-def test_two_processes_make_one_walk(tmp_path: Path, lasts: tuple[int, int], walked: set[int]) -> None:
+def test_two_processes_make_one_pass(tmp_path: Path, lasts: tuple[int, int], walked: set[int]) -> None:
     """Whoever comes second adds what is missing: from 4 to 9 five timesteps, from 9 to 4 all five of the shorter sum."""
     both = [subprocess.Popen([sys.executable, "-c", PROCESS, tmp_path, str(last)], cwd=ROOT, stdout=subprocess.PIPE,
                              text=True) for last in lasts]
@@ -226,7 +232,7 @@ def test_two_processes_make_one_walk(tmp_path: Path, lasts: tuple[int, int], wal
     assert all(process.returncode == 0 for process in both)
     assert sum(map(int, said)) in walked
     for last in lasts:
-        walk = StoredWalk(next((tmp_path / "walks").iterdir()), 8)
+        cache = GradientCache(next((tmp_path / "walks").iterdir()), 8)
         alpha = trimmed(Window(0, last).weights(torch.zeros(TIMESTEPS)))
-        assert same(walk.read(walk.place(alpha)), small_calibration().accumulate(alpha))
+        assert same(cache.read(cache.path(alpha)), small_pass().accumulate(alpha))
     assert not list(tmp_path.rglob("*.partial"))

@@ -21,14 +21,14 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, load_pipeline, save_model
 from diffprune.models.widths import synchronise
 from diffprune.pipeline import reproduce
-from diffprune.pruning.allocation import HEADS, Rule
+from diffprune.pruning.allocation import HEADS, Allocation
 from diffprune.pruning.api import prune
 from diffprune.pruning.criteria import Magnitude, Random
 from diffprune.pruning.dependency import Graph
 from diffprune.pruning.importance import layer_terms
 from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.selection import PaperSelection, TorchPruningSelection, removal_count, whole_heads
-from diffprune.pruning.surgery import cut, cut_group, keeping_all
+from diffprune.pruning.surgery import cut, cut_group, fixed_layers
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from tests.conftest import tiny_unet
@@ -84,11 +84,12 @@ def attentions(model: nn.Module) -> dict[str, Attention]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
 
 
-def cut_exactly(unet: nn.Module, rule: Rule) -> list[dict]:
+def cut_exactly(unet: nn.Module, allocation: Allocation) -> list[dict]:
     """Cuts only channels whose removal changes nothing once they are zero: no norm sees those of these layers."""
-    graph = Graph(unet, example_inputs(unet), [unet.get_submodule(name) for name in keeping_all(unet)])
+    graph = Graph(unet, example_inputs(unet), [unet.get_submodule(name) for name in fixed_layers(unet)])
     terms = layer_terms(unet, Magnitude.terms)
-    entries = [cut_group(group, Magnitude().score(group.slices(terms), group.channels, torch.Generator()), rule, terms)
+    entries = [cut_group(group, Magnitude().score(group.slices(terms), group.channels, torch.Generator()), allocation,
+                         terms)[0]
                for group in graph.groups()
                if group.root.endswith(("to_q", "to_k", "to_v", "net.0.proj", "linear_1", "linear_2"))]
     synchronise(unet)
@@ -118,7 +119,7 @@ def silenced(dense: nn.Module, pruned: nn.Module, entries: list[dict]) -> nn.Mod
 def test_what_is_left_computes_what_the_dense_model_does_without_what_went(name: str, heads: str, ratio: float) -> None:
     dense = MODELS[name]()
     pruned = copy.deepcopy(dense)
-    entries = cut_exactly(pruned, Rule(ratio, heads=heads))
+    entries = cut_exactly(pruned, Allocation(ratio, heads=heads))
     assert all(entry["removed"] for entry in entries)
     expected, out = run(silenced(dense, pruned, entries)), run(pruned.double())
     torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
@@ -144,7 +145,7 @@ def test_all_that_goes_from_a_transformer_could_have_been_zero() -> None:
 def test_a_pruned_model_runs_trains_and_outlasts_its_folder(tmp_path: Path, name: str, ratio: float, heads: str,
                                                             round_to: int | None) -> None:
     model = MODELS[name]()
-    report = prune(model, ratio, Random(), heads=heads, round_to=round_to)
+    report = prune(model, criterion=Random(), allocation=Allocation(ratio, heads=heads, round_to=round_to))
     out = run(model)
     out.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -165,7 +166,7 @@ def test_a_pruned_model_runs_trains_and_outlasts_its_folder(tmp_path: Path, name
 def test_heads_stay_equally_wide_and_keep_what_the_rule_says(ratio: float, head_dim: int, heads: str, selection: type,
                                                              round_to: int | None) -> None:
     model = headed_unet(head_dim)
-    report = cut(model, Random(), ratio, selection=selection(), heads=heads, round_to=round_to)
+    report = cut(model, Random(), Allocation(ratio, selection(), heads, round_to))
     run(model)
     for group in report.groups:
         count = group.get("heads", {"before": 1, "after": 1})
@@ -202,13 +203,14 @@ def test_the_head_that_matters_least_goes() -> None:
     with torch.no_grad():
         for projection in (attention.to_q, attention.to_k, attention.to_v):
             projection.weight[16:24] *= 1e-3
-    report = prune(model, 0.3, Magnitude(), heads="whole")
+    report = prune(model, criterion=Magnitude(), allocation=Allocation(0.3, heads="whole"))
     assert {g["root"]: g["removed"] for g in report.groups}[f"{name}.to_v"] == list(range(16, 24))
     assert (attention.heads, attention.to_q.out_features) == (3, 24)
 
 
 def test_with_one_head_both_ways_are_the_same() -> None:
-    reports = [prune(tiny_unet(), 0.5, Magnitude(), heads=heads) for heads in ("equal", "whole")]
+    reports = [prune(tiny_unet(), criterion=Magnitude(), allocation=Allocation(0.5, heads=heads))
+               for heads in ("equal", "whole")]
     assert reports[0] == reports[1]
     assert not any("heads" in group for group in reports[0].groups)
 
@@ -267,7 +269,8 @@ def test_the_least_important_half_decides_over_a_hidden_unit() -> None:
 @pytest.mark.parametrize("heads", ["equal", "whole"])
 @pytest.mark.parametrize("name", MODELS)
 def test_widths_are_rounded_up_to_multiples(name: str, heads: str) -> None:
-    plain, rounded = (prune(MODELS[name](), 0.3, Magnitude(), heads=heads, round_to=n) for n in (None, 8))
+    plain, rounded = (prune(MODELS[name](), criterion=Magnitude(), allocation=Allocation(0.3, heads=heads, round_to=n))
+                      for n in (None, 8))
     reasons = {entry["layer"]: entry["reason"] for entry in rounded.skipped}
     for free, group in zip(plain.groups, rounded.groups, strict=True):
         before, after, count = group["before"], group["after"], group.get("heads", {"before": 1})["before"]
@@ -281,7 +284,7 @@ def test_widths_are_rounded_up_to_multiples(name: str, heads: str) -> None:
 
 
 def test_a_width_that_no_multiple_lies_below_stays_and_is_reported() -> None:
-    report = prune(tiny_unet((8, 16)), 0.5, Magnitude(), round_to=8)
+    report = prune(tiny_unet((8, 16)), criterion=Magnitude(), allocation=Allocation(0.5, round_to=8))
     reasons = {entry["layer"]: entry["reason"] for entry in report.skipped}
     assert reasons["conv_in"] == "no width from 4 to below 8 is a multiple of 8"
     assert all(group["after"] % 8 == 0 for group in report.groups)
@@ -290,7 +293,7 @@ def test_a_width_that_no_multiple_lies_below_stays_and_is_reported() -> None:
 @pytest.mark.parametrize(("option", "message"), [({"heads": "half"}, "heads 'half'"), ({"round_to": 0}, "round_to 0")])
 def test_limits_outside_their_range_are_refused(option: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        prune(tiny_unet(), 0.3, Random(), **option)
+        prune(tiny_unet(), criterion=Random(), allocation=Allocation(0.3, **option))
 
 
 def test_scale_and_shift_follow_the_channels_they_belong_to() -> None:
@@ -312,7 +315,7 @@ def test_the_latent_models_size_is_the_published_one() -> None:
             sample_size=64, in_channels=3, out_channels=3, block_out_channels=(192, 384, 576, 960), layers_per_block=2,
             down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * 3), cross_attention_dim=512,
             up_block_types=(*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"), attention_head_dim=(1, 1, 1, 1))
-    report = cut(unet, Random(), 0.3)
+    report = cut(unet, Random(), Allocation(0.3))
     assert report.params == pytest.approx(189.43e6, rel=5e-3)
     assert report.macs == pytest.approx(52.71e9, rel=5e-3)
 
@@ -346,7 +349,7 @@ def test_a_run_prunes_whole_heads_to_round_widths(config) -> None:
 
 def headed_folder(tmp_path: Path, heads: str = "whole") -> Path:
     model = headed_unet()
-    prune(model, 0.5, Magnitude(), heads=heads)
+    prune(model, criterion=Magnitude(), allocation=Allocation(0.5, heads=heads))
     save_model(DiffusionModel(model, DDIMScheduler()), tmp_path / "model")
     return tmp_path / "model"
 
@@ -395,7 +398,7 @@ def test_a_transformers_folder_is_diffusers_own(tmp_path: Path) -> None:
     save_model(DiffusionModel(model, DDIMScheduler()), tmp_path / "dense")
     assert torch.equal(run(DiTTransformer2DModel.from_pretrained(tmp_path / "dense" / "transformer")), run(model))
     assert isinstance(load_pipeline(tmp_path / "dense"), DiTPipeline)
-    prune(model, 0.5, Magnitude(), heads="whole")
+    prune(model, criterion=Magnitude(), allocation=Allocation(0.5, heads="whole"))
     save_model(DiffusionModel(model, DDIMScheduler()), tmp_path / "pruned")
     with pytest.raises((ValueError, RuntimeError), match=r"shape|size mismatch"):
         DiTTransformer2DModel.from_pretrained(tmp_path / "pruned" / "transformer")

@@ -1,13 +1,17 @@
-"""The walk over timesteps and the terms it ends in."""
+"""The scoring pass and the importance terms that it is reduced to."""
+
+from typing import ClassVar
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
 
 from diffprune.diffusion.process import add_noise
-from diffprune.models.model_folder import DiffusionModel
-from diffprune.pruning.criteria import reduce_term
-from diffprune.pruning.importance import layer_terms, walk
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.pruning.criteria import TERMS, Criterion, DiffPruning, Magnitude, reduce_term
+from diffprune.pruning.gradients import CalibrationBatch, ScoringPass
+from diffprune.pruning.importance import score
+from diffprune.pruning.timesteps import Largest, Threshold, timesteps_kept
 from tests.conftest import tiny_unet
 
 
@@ -17,12 +21,12 @@ def model() -> DiffusionModel:
 
 
 @pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
+def batch() -> CalibrationBatch:
     rng = torch.Generator().manual_seed(1)
-    return torch.rand(6, 1, 8, 8, generator=rng) * 2 - 1, torch.randn(6, 1, 8, 8, generator=rng)
+    return CalibrationBatch(torch.rand(6, 1, 8, 8, generator=rng) * 2 - 1, torch.randn(6, 1, 8, 8, generator=rng))
 
 
-def plain_walk(model: DiffusionModel, x_0: torch.Tensor, eps: torch.Tensor, threshold: float) -> tuple[list[float], int]:
+def plain_pass(model: DiffusionModel, x_0: torch.Tensor, eps: torch.Tensor, threshold: float) -> tuple[list[float], int]:
     """One timestep after the other, as PAPER words it; gradients end up in `.grad`."""
     model.unet.zero_grad()
     losses: list[float] = []
@@ -38,28 +42,54 @@ def plain_walk(model: DiffusionModel, x_0: torch.Tensor, eps: torch.Tensor, thre
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.9, 0.97, 0.999])
-def test_the_batched_walk_equals_the_plain_loop(model: DiffusionModel, batch: tuple, threshold: float) -> None:
-    result = walk(model, *batch, [threshold])
-    losses, kept = plain_walk(model, *batch, threshold)
-    assert result.kept[threshold] == kept
-    torch.testing.assert_close(result.loss[:len(losses)], torch.tensor(losses))
-    assert len(result.loss) == 40
+def test_the_batched_pass_equals_the_plain_loop(model: DiffusionModel, batch: CalibrationBatch, threshold: float) -> None:
+    result = score(model, DiffPruning(), batch, Threshold(threshold))
+    assert all(p.grad is None for p in model.unet.parameters())
+    losses, kept = plain_pass(model, batch.x_0, batch.eps, threshold)
+    assert result.losses.kept == kept
+    torch.testing.assert_close(torch.from_numpy(result.losses.loss[:len(losses)]), torch.tensor(losses))
+    assert len(result.losses.loss) == 40
     for name, module in model.unet.named_modules():
-        if name in result.terms[threshold]["wg"] and module.weight.grad is not None:
+        if name in result.terms["wg"] and module.weight.grad is not None:
             for term in ("wg", "wg2"):
-                expected = reduce_term(term, module.weight.detach(), module.weight.grad)
-                torch.testing.assert_close(result.terms[threshold][term][name], expected, rtol=1e-3, atol=1e-4)
+                expected = reduce_term(TERMS[term], module.weight.detach(), module.weight.grad)
+                torch.testing.assert_close(result.terms[term][name], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_one_walk_serves_several_thresholds(model: DiffusionModel, batch: tuple) -> None:
-    together = walk(model, *batch, [0.0, 0.97])
-    alone = walk(model, *batch, [0.97])
-    assert together.kept == {0.0: 40, 0.97: alone.kept[0.97]}
-    for layer, term in alone.terms[0.97]["wg"].items():
-        torch.testing.assert_close(together.terms[0.97]["wg"][layer], term, rtol=1e-4, atol=1e-5)
+def test_one_pass_serves_several_thresholds(model: DiffusionModel, batch: CalibrationBatch) -> None:
+    together = []
+    loss = ScoringPass(model, batch).run([Threshold(0.0), Threshold(0.97)], together.append)
+    _, alone = ScoringPass(model, batch).sum(Threshold(0.97))
+    assert [len(total.alpha) for total in together] == [timesteps_kept(loss, 0.97), 40]
+    for layer, gradient in alone.gradients.items():
+        torch.testing.assert_close(together[0].gradients[layer], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_policy_may_need_all_losses_first(model: DiffusionModel, batch: CalibrationBatch) -> None:
+    result = score(model, DiffPruning(), batch, Largest(3))
+    assert result.losses.kept == 3
+    assert sorted(result.losses.alpha.nonzero()[0]) == sorted(result.losses.loss.argsort()[-3:])
+
+
+def test_a_criterion_may_bring_terms_of_its_own(model: DiffusionModel, batch: CalibrationBatch) -> None:
+    class Cubic(Criterion):
+        gradient = True
+        terms: ClassVar = {"wg3": lambda w, g: (w * g).abs() ** 3}
+
+        def score(self, slices: list, channels: int, rng: torch.Generator) -> torch.Tensor:
+            return torch.stack([s.sum("wg3") for s in slices]).sum(0)
+
+    terms = score(model, Cubic(), batch).terms
+    wg = score(model, DiffPruning(), batch).terms["wg"]["time_embedding.linear_1"]
+    torch.testing.assert_close(terms["wg3"]["time_embedding.linear_1"], wg.abs() ** 3)
+
+
+def test_gradients_need_a_batch(model: DiffusionModel) -> None:
+    with pytest.raises(ValueError, match="DiffPruning needs gradients"):
+        score(model, DiffPruning())
 
 
 def test_every_conv_linear_and_norm_layer_has_terms(model: DiffusionModel) -> None:
-    terms = layer_terms(model.unet, ["w2"])["w2"]
+    terms = score(model, Magnitude()).terms["w2"]
     assert {name for name, m in model.unet.named_modules() if getattr(m, "weight", None) is not None} == set(terms)
     assert all(term.dim() <= 2 for term in terms.values())

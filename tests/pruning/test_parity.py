@@ -12,12 +12,16 @@ from torch import Tensor
 from diffprune.diffusion.process import ddim, quad_timesteps, uniform_timesteps
 from diffprune.diffusion.randomness import generator
 from diffprune.models.cost import example_inputs
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.formats.read import read_model
-from diffprune.models.model_folder import DiffusionModel
 from diffprune.pruning import criteria
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.dependency import Graph
-from diffprune.pruning.importance import Walk, layer_terms, walk
+from diffprune.pruning.gradients import CalibrationBatch
+from diffprune.pruning.importance import score
+from diffprune.pruning.scores import Scores
 from diffprune.pruning.surgery import cut
+from diffprune.pruning.timesteps import Threshold
 
 pytestmark = pytest.mark.slow
 
@@ -47,9 +51,13 @@ def model(oracle: Path) -> DiffusionModel:
 
 
 @pytest.fixture(scope="module")
-def walked(model: DiffusionModel, expected: dict[str, Tensor]) -> Walk:
-    """One walk, and the terms of each threshold of the reference."""
-    return walk(model, expected["images"].float(), expected["noise"].float(), [0.0, 0.05, 0.1])
+def scored(model: DiffusionModel, expected: dict[str, Tensor]) -> dict[float, Scores]:
+    """Every gradient term at each threshold of the reference."""
+    class AllTerms(criteria.DiffPruning):
+        terms = criteria.TERMS
+
+    batch = CalibrationBatch(expected["images"].float(), expected["noise"].float())
+    return {T: score(model, AllTerms(), batch, Threshold(T)) for T in (0.0, 0.05, 0.1)}
 
 
 def test_forward(model: DiffusionModel, expected: dict[str, Tensor]) -> None:
@@ -65,18 +73,20 @@ def test_samples(model: DiffusionModel, expected: dict[str, Tensor], spacing, na
     assert relative(images, expected[f"ddim_{name}_20"]) < 1e-3
 
 
-def test_loss_per_timestep(walked: Walk, expected: dict[str, Tensor]) -> None:
-    assert relative(walked.loss, expected["loss_per_timestep"]) < 1e-5
-    torch.testing.assert_close(walked.loss, expected["loss_per_timestep"], rtol=1e-4, atol=0)
+def test_loss_per_timestep(scored: dict[float, Scores], expected: dict[str, Tensor]) -> None:
+    loss = torch.from_numpy(scored[0.0].losses.loss)
+    assert relative(loss, expected["loss_per_timestep"]) < 1e-5
+    torch.testing.assert_close(loss, expected["loss_per_timestep"], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("key", SETTINGS)
-def test_setting(key: str, model: DiffusionModel, walked: Walk, expected: dict[str, Tensor], settings: dict) -> None:
+def test_setting(key: str, model: DiffusionModel, scored: dict[float, Scores], expected: dict[str, Tensor],
+                 settings: dict) -> None:
     setting = settings[key]
     threshold = setting["threshold"] or 0.0
-    terms = walked.terms[threshold] | layer_terms(model.unet, ["w2"])
+    terms = scored[threshold].terms
     if setting["gradient_steps"]:
-        assert walked.kept[threshold] == setting["gradient_steps"]
+        assert scored[threshold].losses.kept == setting["gradient_steps"]
     pruned = DiffusionModel(copy.deepcopy(model.unet), model.scheduler)
     criterion, inverse = CRITERIA[setting["criterion"]](), originals(model)
 
@@ -85,7 +95,7 @@ def test_setting(key: str, model: DiffusionModel, walked: Walk, expected: dict[s
         reference = member_of(expected, f"{key}/importance/", [inverse[layer] for layer in group.outputs])
         assert reference is None or relative(scores, reference) < 1e-4, group.root
 
-    report = cut(pruned.unet, criterion, setting["ratio"], terms)
+    report = cut(pruned.unet, criterion, Allocation(setting["ratio"]), terms)
     removed = {name.removeprefix(f"{key}/removed/"): tensor.tolist() for name, tensor in expected.items()
                if name.startswith(f"{key}/removed/") and len(tensor)}
     ours = {}

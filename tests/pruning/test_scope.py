@@ -14,7 +14,7 @@ from diffprune.config.validation import CHOICES
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pruning import criteria
-from diffprune.pruning.allocation import Rule
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.scope import SCOPES, Global, Isomorphic, Ranked, portions_to_remove
 from diffprune.pruning.selection import PaperSelection, TorchPruningSelection
 from diffprune.pruning.surgery import cut
@@ -66,7 +66,7 @@ def test_any_criterion_scope_and_ratio_gives_a_model_that_runs_reloads_and_shrin
     terms = scored(dense, seed)
     for ratio in ratios:
         unet = copy.deepcopy(dense)
-        report = cut(unet, criterion(), ratio, terms, seed, selection(), scope=scope, floor=floor)
+        report = cut(unet, criterion(), Allocation(ratio, selection(), scope=scope, floor=floor), terms, seed)
         sizes.append(report.params)
         run(unet).sum().backward()
         for group in report.groups:
@@ -91,7 +91,7 @@ def test_heads_and_gates_are_ranked_whole(name: str, scope: str, heads: str) -> 
     terms, sizes = scored(dense, 0), []
     for ratio in (0.2, 0.4, 0.6):
         model = copy.deepcopy(dense)
-        report = cut(model, criteria.DiffPruning(), ratio, terms, heads=heads, scope=scope)
+        report = cut(model, criteria.DiffPruning(), Allocation(ratio, heads=heads, scope=scope), terms)
         run_any(model).sum().backward()
         sizes.append(report.params)
     assert report.params_dense > sizes[0] > sizes[1] > sizes[2]
@@ -107,7 +107,7 @@ def test_a_global_ranking_is_made_before_any_cut() -> None:
             return super().score(slices, channels, rng)
 
     dense = {size for m in unet.modules() if hasattr(m, "weight") and m.weight is not None for size in m.weight.shape}
-    cut(unet, Recording(), 0.5, scored(unet, 0), scope="global")
+    cut(unet, Recording(), Allocation(0.5, scope="global"), scored(unet, 0))
     assert set(widths) <= dense
 
 
@@ -115,7 +115,7 @@ def test_a_global_ranking_is_made_before_any_cut() -> None:
                                                ({"floor": 1.0}, "floor 1.0 is outside")])
 def test_what_is_no_scope_or_floor_is_refused(option: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Rule(0.3, **option)
+        Allocation(0.3, **option)
 
 
 def test_the_choices_are_the_scopes_there_are() -> None:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from diffprune.config.naming import run_folder, run_name, science
 from diffprune.config.validation import check
 from diffprune.models.model_folder import save_model
-from diffprune.report.finished import read_scoring
 from diffprune.runs.run import Run
+from diffprune.runs.score_file import ScoreHeader
 from diffprune.runtime.errors import UserError
 from diffprune.stages import score
 from tests.pruning.test_gradient_cache import TIMESTEPS, small_model
@@ -36,7 +36,7 @@ def about(path: Path) -> dict:
         return json.loads(file.metadata()["about"])
 
 
-def test_a_gate_leaves_the_file_as_it_always_was(tiny) -> None:
+def test_a_threshold_leaves_the_file_as_it_always_was(tiny) -> None:
     path = scores(tiny("pruner.threshold=0"))
     names = load_file(path).keys()
     assert {name.split("/")[0] for name in names} == {"terms", "loss"}
@@ -55,7 +55,7 @@ def test_a_policy_is_chosen_by_name_and_written_down(tiny, choice: list[str], ke
     tensors, told = load_file(path), about(path)
     assert told["kept"] == kept == int(torch.count_nonzero(tensors["alpha"]))
     assert len(tensors["alpha"]) == len(tensors["loss"]) == TIMESTEPS
-    assert read_scoring(path).alpha.tolist() == tensors["alpha"].tolist()
+    assert ScoreHeader.read(path).losses.alpha.tolist() == tensors["alpha"].tolist()
 
 
 def test_a_policy_that_counts_nothing_is_refused(tiny) -> None:
@@ -75,7 +75,7 @@ def test_a_policy_stands_in_the_name_where_the_threshold_did(config) -> None:
     assert "-largest250-" in run_name(config("pruner/timesteps=largest"))
 
 
-def test_how_a_walk_is_shared_is_outside_the_name_and_how_it_is_split_is_not(config) -> None:
+def test_how_a_scoring_pass_is_shared_is_outside_the_name_and_how_it_is_split_is_not(config) -> None:
     assert run_name(config("pruner.thresholds=[0,.05]", "pruner.stops_kept=2")) == run_name(config())
     assert run_name(config("pruner.timesteps_per_pass=4")) != run_name(config())
     assert run_name(config("pruner.floor=.2")) == run_name(config())

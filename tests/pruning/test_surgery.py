@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pruning import criteria
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.api import prune
 from diffprune.pruning.importance import layer_terms
 from diffprune.pruning.selection import removal_count
@@ -34,7 +35,7 @@ def scored(unet: torch.nn.Module, seed: int) -> dict:
     rng = torch.Generator().manual_seed(seed)
     for parameter in unet.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=rng)
-    terms = layer_terms(unet, tuple(criteria.TERMS))
+    terms = layer_terms(unet, criteria.TERMS)
     unet.zero_grad()
     return terms
 
@@ -45,7 +46,7 @@ def scored(unet: torch.nn.Module, seed: int) -> dict:
 def test_any_small_unet_pruned_follows_the_rule_runs_and_outlasts_its_folder(
         groups: int, layers: int, ratio: float, attention: bool, criterion: type, seed: int) -> None:
     unet = tiny_unet(groups=groups, layers=layers, attention=attention, seed=seed)
-    report = cut(unet, criterion(), ratio, scored(unet, seed), seed)
+    report = cut(unet, criterion(), Allocation(ratio), scored(unet, seed), seed)
     run(unet).sum().backward()
     for group in report.groups:
         blocks = group["norm_groups"]
@@ -150,9 +151,9 @@ def test_what_is_not_cut_is_reported_with_its_reason() -> None:
 
 def test_pruning_twice_from_the_same_terms_gives_the_same_model() -> None:
     unet = tiny_unet()
-    terms = layer_terms(unet, ["w2"])
-    first = cut(copy.deepcopy(unet), criteria.Magnitude(), 0.5, terms)
-    second = cut(copy.deepcopy(unet), criteria.Magnitude(), 0.5, terms)
+    terms = layer_terms(unet, criteria.Magnitude.terms)
+    first = cut(copy.deepcopy(unet), criteria.Magnitude(), Allocation(0.5), terms)
+    second = cut(copy.deepcopy(unet), criteria.Magnitude(), Allocation(0.5), terms)
     assert first == second
 
 

@@ -1,24 +1,26 @@
 """A target finds the nominal ratio whose model comes nearest to it."""
 
 import copy
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
-from diffprune.evaluation.latency import Latency, latency_share
 
 from diffprune.config.naming import run_folder, run_name, science
 from diffprune.config.validation import check
 from diffprune.cost import sizes
 from diffprune.evaluation import latency
+from diffprune.evaluation.latency import Latency, latency_share
 from diffprune.models.cost import measure
 from diffprune.models.model_folder import load_model, save_model
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import DiffPruning, Magnitude
 from diffprune.pruning.importance import layer_terms
 from diffprune.pruning.selection import PaperSelection, TorchPruningSelection
 from diffprune.pruning.surgery import cut
-from diffprune.pruning.target import distinct_ratios, find, short_decimal, size_share
+from diffprune.pruning.target import distinct_ratios, search, short_decimal, size_kept
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
@@ -28,7 +30,7 @@ from tests.pruning.test_gradient_cache import small_model
 from tests.pruning.test_surgery import scored
 
 
-def hollow() -> torch.nn.Module:
+def meta_unet() -> torch.nn.Module:
     return tiny_unet((8, 16)).to("meta")
 
 
@@ -39,7 +41,7 @@ def test_bisection_finds_the_nearest_of_all(target: float) -> None:
     def share(ratio: float) -> float:
         asked.append(ratio)
         return 1 - round(ratio * 13) / 13       # a staircase, as widths make it
-    found = find("macs", target, share, ratios)
+    found = search("macs", target, share, ratios)
     steps, reached = len(asked), found.reached
     assert steps <= 10
     assert [step["ratio"] for step in found.steps] == asked
@@ -49,7 +51,7 @@ def test_bisection_finds_the_nearest_of_all(target: float) -> None:
 
 def test_what_no_ratio_leaves_is_refused_with_what_one_does() -> None:
     with pytest.raises(UserError, match=r"pruner.target.macs=0.1 cannot be reached: the largest ratio leaves 0.5"):
-        find("macs", 0.1, lambda ratio: 1 - ratio, [0.0, 0.2, 0.5])
+        search("macs", 0.1, lambda ratio: 1 - ratio, [0.0, 0.2, 0.5])
 
 
 @pytest.mark.slow
@@ -58,18 +60,18 @@ def test_what_no_ratio_leaves_is_refused_with_what_one_does() -> None:
     ("params", "isomorphic", PaperSelection)])
 def test_no_other_ratio_gets_nearer(quantity: str, scope: str, selection: type) -> None:
     unet = tiny_unet((8, 16), groups=2)
-    terms, options = scored(unet, 0), {"selection": selection(), "scope": scope}
-    share = size_share(quantity, unet, DiffPruning(), terms, options)
-    ratios = distinct_ratios(copy.deepcopy(unet), selection(), scope)
-    found = find(quantity, 0.5, share, ratios)
+    terms, allocation = scored(unet, 0), Allocation(0, selection(), scope=scope)
+    share = size_kept(quantity, unet, DiffPruning(), allocation, terms)
+    ratios = distinct_ratios(copy.deepcopy(unet), allocation)
+    found = search(quantity, 0.5, share, ratios)
     grid = [i / 13 for i in range(13) if i / 13 <= ratios[-1]]
     assert abs(found.reached - 0.5) <= min(abs(share(ratio) - 0.5) for ratio in grid) + 1e-12
-    report = cut(unet, DiffPruning(), found.ratio, terms, **options)
+    report = cut(unet, DiffPruning(), replace(allocation, ratio=found.ratio), terms)
     assert getattr(report, quantity) / getattr(report, f"{quantity}_dense") == found.reached
 
 
 def test_every_ratio_gives_another_removal_and_none_is_left_out() -> None:
-    ratios = distinct_ratios(hollow(), PaperSelection())
+    ratios = distinct_ratios(meta_unet(), Allocation(0))
     assert ratios == sorted(set(ratios))
     widths = (8, 16, 32)        # of the tiny UNet's groups
     removals = [tuple(width - int(width * (1 - ratio)) for width in widths) for ratio in ratios]
@@ -87,7 +89,7 @@ def test_a_ratio_is_as_short_as_a_decimal_can_be() -> None:
 
 def test_sizes_are_counted_without_storage() -> None:
     unet = tiny_unet((8, 16))
-    share = size_share("params", unet, Magnitude(), layer_terms(unet, ["w2"]), {})
+    share = size_kept("params", unet, Magnitude(), Allocation(0), layer_terms(unet, Magnitude.terms))
     before = measure(unet)
     assert 0 < share(0.5) < 1
     assert measure(unet) == before

@@ -3,29 +3,29 @@
 import pytest
 import torch
 
-from diffprune.pruning.timesteps import Gate, Largest, Weights, Window, gate
+from diffprune.pruning.timesteps import Largest, Threshold, Weights, Window, timesteps_kept
 
 LOSS = torch.tensor([4.0, 10.0, 6.0, 0.9, 20.0])
 
 
-def test_the_gate_stops_at_the_first_loss_below_the_fraction_of_the_running_maximum() -> None:
-    assert gate(LOSS, 0.1) == 3         # 0.9 < .1 * 10
-    assert gate(LOSS, 0.05) == 5        # never below
-    assert gate(LOSS, 0.7) == 2         # 6 < .7 * 10
+def test_the_threshold_is_reached_at_the_first_loss_below_the_fraction_of_the_running_maximum() -> None:
+    assert timesteps_kept(LOSS, 0.1) == 3         # 0.9 < .1 * 10
+    assert timesteps_kept(LOSS, 0.05) == 5        # never below
+    assert timesteps_kept(LOSS, 0.7) == 2         # 6 < .7 * 10
 
 
 def test_the_running_maximum_includes_the_current_loss() -> None:
-    assert gate(torch.tensor([1.0, 5.0, 5.0]), 1.0) == 3     # a loss is never below itself
+    assert timesteps_kept(torch.tensor([1.0, 5.0, 5.0]), 1.0) == 3     # a loss is never below itself
 
 
 def test_threshold_zero_keeps_every_timestep() -> None:
-    assert gate(torch.zeros(7), 0.0) == 7
+    assert timesteps_kept(torch.zeros(7), 0.0) == 7
 
 
-def test_the_gate_counts_what_comes_before_it_and_inclusive_one_more() -> None:
-    assert Gate(0.7).weights(LOSS).tolist() == [1, 1, 0, 0, 0]
-    assert Gate(0.7, inclusive=True).weights(LOSS).tolist() == [1, 1, 1, 0, 0]
-    assert Gate(0.0, inclusive=True).weights(LOSS).tolist() == [1] * 5
+def test_a_threshold_counts_what_comes_before_it_and_inclusive_one_more() -> None:
+    assert Threshold(0.7).weights(LOSS).tolist() == [1, 1, 0, 0, 0]
+    assert Threshold(0.7, inclusive=True).weights(LOSS).tolist() == [1, 1, 1, 0, 0]
+    assert Threshold(0.0, inclusive=True).weights(LOSS).tolist() == [1] * 5
 
 
 def test_a_window_includes_both_ends() -> None:
@@ -48,10 +48,11 @@ def test_points_that_make_no_curve_are_refused(points: list) -> None:
         Weights(points)
 
 
-@pytest.mark.parametrize("policy", [Gate(0.1), Gate(0.7, inclusive=True), Window(1, 3), Weights([[1, 1.0], [3, 0.5]])])
+@pytest.mark.parametrize("policy", [Threshold(0.1), Threshold(0.7, inclusive=True), Window(1, 3),
+                                    Weights([[1, 1.0], [3, 0.5]])])
 def test_what_is_known_early_stays_and_nothing_counts_after_the_end(policy: object) -> None:
     whole = policy.weights(LOSS)
     for n in range(1, len(LOSS) + 1):
         assert policy.weights(LOSS[:n]).tolist() == whole[:n].tolist()
-        if policy.over(LOSS[:n]):
+        if policy.finished(LOSS[:n]):
             assert not whole[n:].any()

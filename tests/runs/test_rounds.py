@@ -19,7 +19,7 @@ from diffprune.models.dense import SHIPPED
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pipeline import reproduce
-from diffprune.pruning.allocation import Past, Rule
+from diffprune.pruning.allocation import Allocation, PreviousRounds
 from diffprune.pruning.criteria import Magnitude
 from diffprune.pruning.importance import layer_terms
 from diffprune.pruning.prune_report import PruneReport
@@ -44,8 +44,8 @@ def cut_in(unet: nn.Module, ratio: float, rounds: int, change: float = .01, **ho
     """Prunes `unet` in that many rounds, after each of which its weights change somewhat, as healing has it."""
     rng, report = torch.Generator().manual_seed(0), None
     for index in range(1, rounds + 1):
-        report = cut(unet, Magnitude(), Round(index, rounds).ratio(ratio), layer_terms(unet, Magnitude().terms), **how,
-                     earlier=report)
+        allocation = Allocation(Round(index, rounds).ratio(ratio), **how)
+        report = cut(unet, Magnitude(), allocation, layer_terms(unet, Magnitude.terms), earlier=report)
         for p in unet.parameters():
             p.data += change * torch.randn(p.shape, generator=rng)
     return report
@@ -106,20 +106,20 @@ def test_so_it_is_with_heads_and_about_so_with_gates(name: str, heads: str) -> N
 @pytest.mark.parametrize(("channels", "blocks", "heads"), [(64, 4, 1), (96, 32, 1), (24, 8, 1), (64, 8, 8)])
 def test_no_rounding_adds_up(selection: str, channels: int, blocks: int, heads: int) -> None:
     """64 channels in 4 blocks keep 44 at ratio .3; a ratio of a ratio would leave 48 in two rounds."""
-    def left(ratio: float, width: int, past: Past | None) -> int:
-        now = SimpleNamespace(root="x", channels=width, units=width, obstacle=None, blocks=blocks,
+    def left(ratio: float, width: int, previous: PreviousRounds | None) -> int:
+        now = SimpleNamespace(root="x", channels=width, unit_count=width, gated=False, obstacle=None, blocks=blocks,
                               heads=heads * width // channels if kind == "whole" else heads)
-        rule = Rule(ratio, SELECTIONS[selection](), kind, past=past)
-        return width - len(rule.pick(now, torch.rand(width), lambda chosen: True, None))
+        allocation = Allocation(ratio, SELECTIONS[selection](), kind, previous=previous)
+        return width - len(allocation.select(now, torch.rand(width), lambda chosen: True, None))
 
     for kind in ("equal", "whole"):
         for ratio in TENTHS:
             for rounds in (2, 5):
-                width, past = channels, None
+                width, previous = channels, None
                 for index in range(1, rounds + 1):
                     asked = Round(index, rounds).ratio(ratio)
-                    width = left(asked, width, past)
-                    past = Past(asked, {"x": channels}, {"x": heads})
+                    width = left(asked, width, previous)
+                    previous = PreviousRounds(asked, {"x": channels}, {"x": heads})
                 assert width == left(ratio, channels, None), (ratio, rounds, kind)
 
 
@@ -260,6 +260,6 @@ def test_one_round_leaves_older_names_alone() -> None:
     assert "-finetune_digits-rounds2-s0-" in run_name(tuned("schedule.rounds=2"))
 
 
-def test_rules_beyond_the_local_one_know_no_rounds() -> None:
+def test_scopes_beyond_the_local_one_know_no_rounds() -> None:
     with pytest.raises(ValueError, match="scope global"):
-        Rule(.3, scope="global", past=Past(.1, {}, {}))
+        Allocation(.3, scope="global", previous=PreviousRounds(.1, {}, {}))

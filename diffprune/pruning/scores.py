@@ -1,0 +1,40 @@
+"""What scoring a model gives: importance terms of every layer, and the loss at every timestep."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffprune.runs import score_file
+from diffprune.runs.score_file import ScoreHeader
+from diffprune.runtime.files import atomic_file
+
+Terms = dict[str, dict[str, Tensor]]    # {term: {layer: [O, I] or [C]}}
+
+
+@dataclass(frozen=True)
+class Scores(ScoreHeader):
+    """The `terms` from which every channel can be scored, with the name of the criterion, the losses and the seconds."""
+    terms: Terms = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Writes the scores to `path`, by rename."""
+        tensors = {name: torch.from_numpy(array) for name, array in self.arrays().items()}
+        tensors |= {f"{score_file.TERMS}{term}/{layer}": tensor.contiguous()
+                    for term, layers in self.terms.items() for layer, tensor in layers.items()}
+        with atomic_file(path) as partial:
+            save_file(tensors, partial, self.metadata())
+
+    @classmethod
+    def read(cls, path: Path) -> "Scores":
+        """Reads all that `write` wrote."""
+        terms: Terms = {}
+        with safe_open(path, "pt") as file:
+            for key in file.keys():     # noqa: SIM118  (a safetensors handle is no mapping)
+                if key.startswith(score_file.TERMS):
+                    term, layer = key.removeprefix(score_file.TERMS).split("/", 1)
+                    terms.setdefault(term, {})[layer] = file.get_tensor(key)
+        return cls(**vars(ScoreHeader.read(path)), terms=terms)
