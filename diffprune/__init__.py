@@ -1,13 +1,20 @@
-"""Structural pruning of diffusion models: prune, heal, sample, score, compare."""
+"""Structural pruning of diffusion models: prune, fine-tune, sample, score, compare."""
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_PUBLIC = {"load_pipeline": "diffprune.models.model_folder", "prune": "diffprune.pruning.api"}
+if TYPE_CHECKING:
+    from diffprune.models.model_folder import load_pipeline
+    from diffprune.pruning.api import prune
+
+__all__ = ["load_pipeline", "prune"]
 
 
 def __getattr__(name: str) -> Any:
-    """The public functions, imported when first used: configuration and reports need no torch."""
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+    """The public functions, imported when first used, since configuration and reports need no torch."""
+    if name == "load_pipeline":
+        from diffprune.models.model_folder import load_pipeline
+        return load_pipeline
+    if name == "prune":
+        from diffprune.pruning.api import prune
+        return prune
     raise AttributeError(f"module 'diffprune' has no attribute {name!r}")

@@ -51,14 +51,15 @@ class Line:
 
 def lines(case: str, timings: dict[str, Timing], baseline: str, notes: dict[str, str] | None = None,
           times: float = 1) -> Iterator[Line]:
-    """One line per way of `case`, beside the way called `baseline`, whose measured work is done `times` in the whole case."""
+    """One line per way of `case`, compared with the `baseline`, whose measured work the whole case does `times`."""
     for way, timing in timings.items():
         scale = times if way == baseline else 1
         ratio = 1.0 if way == baseline else timing.speedup_over(timings[baseline]) * times
         first_call = pays_from = None
         if "compiled" in way:
             first_call, pays_from = timing.first, timing.pays_from(timings[way.replace("compiled", "channels_last")])
-        yield Line(case, way, timing.median * scale, ratio, timing.extra_mb, (notes or {}).get(way, ""), first_call, pays_from)
+        note = (notes or {}).get(way, "")
+        yield Line(case, way, timing.median * scale, ratio, timing.extra_mb, note, first_call, pays_from)
 
 
 def rate(macs: int, timing: Timing) -> str:
@@ -76,7 +77,7 @@ def table(records: Sequence[dict[str, Any]], style: str = "simple") -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """Every case on one setting; `rounds` measurements of each way, `steps` of the sampler, `images` for feature networks."""
+    """Every case on one setting: `rounds` measurements of each way, `steps` of sampling, `images` for feature networks."""
     setting: Setting
     rounds: int
     steps: int

@@ -30,7 +30,7 @@ SEED = 0
 class Setting:
     """One model on one device, and how it is trained, pruned and sampled; `shape` (C, H, W) is that of its images.
 
-    `every` says once in how many steps a step is logged and its state kept; `compiled` adds the ways that torch.compile makes.
+    `every` says once in how many steps a step is logged and its state kept; `compiled` adds what torch.compile makes.
     """
     model: DenseModel
     shape: tuple[int, int, int]
@@ -49,7 +49,8 @@ class Setting:
         check_values(cfg)
         return cls(options.dense_model(cfg), options.image_shape(cfg), options.recipe(cfg), options.allocation(cfg),
                    cfg.sampler.spacing, cfg.evaluate.ssim_window,
-                   {"log": cfg.schedule.log_every, "state": cfg.schedule.save_every}, options.execution(cfg).device, compiled)
+                   {"log": cfg.schedule.log_every, "state": cfg.schedule.save_every},
+                   options.execution(cfg).device, compiled)
 
     batch = property(lambda self: self.recipe.batch)
 

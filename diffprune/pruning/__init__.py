@@ -1,1 +1,1 @@
-"""Which channels are expendable, and cutting them out."""
+"""Scoring channels, choosing those to remove, and removing them."""

@@ -78,15 +78,13 @@ class Allocation:
 
     def portion_counts(self, groups: Sequence[Group], scores: Mapping[str, Tensor | None]) -> dict[str, int]:
         """{root: portions to remove}, ranked over all `groups` with their `scores` {root: [C]}; empty in local scope."""
-        scope, ranked = SCOPES[self.scope], []
-        if scope is None:
-            return {}
-        for group in groups:
+        ranked = []
+        for group in groups if self.scope != "local" else ():
             if (score := scores[group.root]) is not None and not self.obstacle(group):
                 portions = self.portions(group, score)
                 means = torch.stack([score[portion].double().mean() for portion in portions])
                 ranked.append(Ranked(group.root, group.channels, len(portions[0]), means, group.topology))
-        return portions_to_remove(ranked, scope(), self.ratio, self.floor)
+        return portions_to_remove(ranked, SCOPES[self.scope], self.ratio, self.floor)
 
     def choose(self, group: Group, scores: Tensor | None, count: int | None = None) -> tuple[list[int], str]:
         """The root's channels to remove, ascending, for `scores` [C]; if there are none, also the reason.

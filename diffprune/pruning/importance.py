@@ -96,9 +96,5 @@ def layer_terms(unet: nn.Module, terms: Mapping[str, Term], gradients: Gradients
     weights = scored_weights(unet)
     gradients = present_gradients(unet) if gradients is None else gradients
     with torch.no_grad():
-        return {name: {layer: layer_term(term, weight, gradients.get(layer)) for layer, weight in weights.items()}
-                for name, term in terms.items()}
-
-
-def layer_term(term: Term, weight: Tensor, gradient: Tensor | None) -> Tensor:
-    return reduce_term(term, weight, torch.zeros_like(weight) if gradient is None else gradient.to(weight.device)).cpu()
+        return {name: {layer: reduce_term(term, w, gradients.get(layer, torch.zeros_like(w)).to(w.device)).cpu()
+                       for layer, w in weights.items()} for name, term in terms.items()}

@@ -8,7 +8,6 @@ least worth first.
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -29,29 +28,20 @@ class Ranked:
         return min(int((self.channels - math.ceil(floor * self.channels)) // self.size), len(self.worth) - 1)
 
 
-class Scope(Protocol):
-    """`relative`: whether worth is divided by its mean over the group, as in Torch-Pruning's global ranking."""
-    relative: ClassVar[bool]
+@dataclass(frozen=True)
+class Scope:
+    """Groups of which `key` (of root and topology) is equal are ranked together.
 
-    def together(self, group: Ranked) -> Hashable:
-        """A key; groups with equal keys are ranked together."""
-        ...
-
-
-class Global:
-    """All groups at once. Worth is relative to the group's mean, since scores of unlike layers have unlike scales."""
-    relative: ClassVar[bool] = True
-
-    def together(self, group: Ranked) -> Hashable:
-        return None
+    `relative`: whether worth is divided by its mean over the group, as in Torch-Pruning's global ranking.
+    """
+    key: Callable[[str, Hashable], Hashable]
+    relative: bool = False
 
 
-class Isomorphic:
-    """Groups whose member layers are of the same kinds, with scores as they are (Isomorphic Pruning, Fang et al. 2024)."""
-    relative: ClassVar[bool] = False
-
-    def together(self, group: Ranked) -> Hashable:
-        return group.topology
+# Each group alone; all groups, relative because scores of unlike layers have unlike scales; groups whose member layers are
+# of the same kinds, with scores as they are (Isomorphic Pruning, Fang et al. 2024).
+SCOPES = {"local": Scope(lambda root, topology: root), "global": Scope(lambda root, topology: None, relative=True),
+          "isomorphic": Scope(lambda root, topology: topology)}
 
 
 def portions_to_remove(groups: Sequence[Ranked], scope: Scope, ratio: float, floor: float) -> dict[str, int]:
@@ -61,8 +51,9 @@ def portions_to_remove(groups: Sequence[Ranked], scope: Scope, ratio: float, flo
     bind. A larger ratio removes the same portions and more.
     """
     counts: dict[str, int] = {}
-    for key in dict.fromkeys(map(scope.together, groups)):
-        counts |= count_portions([group for group in groups if scope.together(group) == key], scope.relative, ratio, floor)
+    keys = {group.root: scope.key(group.root, group.topology) for group in groups}
+    for key in dict.fromkeys(keys.values()):
+        counts |= count_portions([group for group in groups if keys[group.root] == key], scope.relative, ratio, floor)
     return counts
 
 
@@ -81,6 +72,3 @@ def count_portions(groups: Sequence[Ranked], relative: bool, ratio: float, floor
 def removable_worths(group: Ranked, relative: bool, floor: float) -> list[float]:
     mean = float(group.worth.mean()) if relative else 1.0
     return (group.worth[:group.removable(floor)] / (mean or 1.0)).tolist()
-
-
-SCOPES: dict[str, Callable[[], Scope] | None] = {"local": None, "global": Global, "isomorphic": Isomorphic}

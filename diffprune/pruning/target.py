@@ -19,6 +19,7 @@ from diffprune.models.cost import example_inputs
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.dependency import Graph
+from diffprune.pruning.scope import SCOPES
 from diffprune.pruning.scores import Terms
 from diffprune.pruning.surgery import cut, fixed_layers
 from diffprune.runtime.errors import UserError
@@ -68,7 +69,7 @@ def distinct_ratios(unet: nn.Module, allocation: Allocation) -> list[float]:
     # The widths that are rounded: of each group in local scope, else of all groups that are ranked together.
     end, widths = Fraction(1), Counter[Hashable]()
     for group in groups:
-        widths[{"local": group.root, "global": None, "isomorphic": group.topology}[allocation.scope]] += group.channels
+        widths[SCOPES[allocation.scope].key(group.root, group.topology)] += group.channels
         if allocation.scope == "local":
             end = min(end, 1 - Fraction(1, group.channels // (1 if allocation.selection.lazy else group.blocks)))
     places = sorted({Fraction(k, width) for width in widths.values() for k in range(width + 1)})

@@ -3,37 +3,37 @@
 A policy gives alpha_t, the factor of grad L_t in the sum that scores the weights (in the paper 0 or 1).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class Policy(Protocol):
+class Policy(ABC):
     """`needs_all_losses`: whether every L_t must be known before any alpha_t is; else alpha_t follows from L_0 … L_t."""
-    needs_all_losses: ClassVar[bool]
+    needs_all_losses: ClassVar[bool] = False
 
+    @abstractmethod
     def weights(self, loss: Tensor) -> Tensor:
         """alpha_t [n] of the first n timesteps, from their L_t in `loss` [n]; of all timesteps if it needs all losses."""
-        ...
 
     def finished(self, loss: Tensor) -> bool:
         """Whether alpha is 0 at every timestep after the first n, whose L_t are in `loss` [n]."""
-        ...
+        return False
 
 
 @dataclass(frozen=True)
-class Threshold:
+class Threshold(Policy):
     """The paper's policy: all timesteps before the first with L_t < T max(L_0 … L_t), where T is the `threshold`.
 
     With `inclusive` that timestep counts too.
     """
     threshold: float
     inclusive: bool = False
-    needs_all_losses: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return f"threshold {self.threshold:g}"
@@ -46,11 +46,10 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(Policy):
     """The timesteps `first` … `last`, both included."""
     first: int
     last: int
-    needs_all_losses: ClassVar[bool] = False
 
     def weights(self, loss: Tensor) -> Tensor:
         t = torch.arange(len(loss))
@@ -61,7 +60,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Largest:
+class Largest(Policy):
     """The `count` timesteps with the largest L_t, of equal ones the earlier."""
     count: int
     needs_all_losses: ClassVar[bool] = True
@@ -70,15 +69,11 @@ class Largest:
         chosen = torch.argsort(loss, descending=True, stable=True)[:self.count]
         return torch.zeros(len(loss)).index_fill(0, chosen, 1.0)
 
-    def finished(self, loss: Tensor) -> bool:
-        return False
-
 
 @dataclass(frozen=True)
-class Weights:
+class Weights(Policy):
     """alpha_t on straight lines between `points` (t, alpha), and 0 outside them. ValueError unless t ascends."""
     points: Sequence[Sequence[float]]
-    needs_all_losses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         places = [point[0] for point in self.points]

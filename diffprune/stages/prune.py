@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from diffprune.evaluation.latency import ROUNDS, Latency, latency_share
+from diffprune.evaluation.speed import LATENCY_ROUNDS, Latency, latency_share
 from diffprune.models.device import Execution
 from diffprune.models.model_folder import save_model
 from diffprune.pruning.prune_report import PruneReport
@@ -67,10 +67,10 @@ def search_latency(target: float, dense: nn.Module, pruned: Callable[[float], nn
     """
     dense = execution.format(copy.deepcopy(dense)).to(execution.device)
 
-    def timed(ratio: float, rounds: int = ROUNDS) -> Latency:
+    def timed(ratio: float, rounds: int = LATENCY_ROUNDS) -> Latency:
         with execution.autocast():
             return latency_share(execution.format(pruned(ratio)).to(execution.device), dense, rounds)
 
     found = search("latency", target, lambda ratio: timed(ratio).share, ratios)
-    again = timed(found.ratio, 3 * ROUNDS)
+    again = timed(found.ratio, 3 * LATENCY_ROUNDS)
     return replace(found, reached=again.share), {"measured": asdict(again)}

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from safetensors.torch import load_file
 from diffprune.config.naming import run_folder, run_name, science
 from diffprune.config.validation import check
 from diffprune.models.model_folder import save_model
+from diffprune.pruning.criteria import Criterion, Slice
+from diffprune.pruning.prune_report import PruneReport
+from diffprune.pruning.scores import Scores
 from diffprune.runs.run import Run
 from diffprune.runs.score_file import ScoreHeader
 from diffprune.runtime.errors import UserError
-from diffprune.stages import score
+from diffprune.stages import prune, score
 from tests.pruning.test_gradient_cache import TIMESTEPS, small_model
 
 
@@ -61,6 +65,23 @@ def test_a_policy_is_chosen_by_name_and_written_down(tiny, choice: list[str], ke
 def test_a_policy_that_counts_nothing_is_refused(tiny) -> None:
     with pytest.raises(UserError, match=r"Window\(first=900, last=950\) counts none of the model's 16 timesteps"):
         scores(tiny("pruner/timesteps=window", "pruner.timesteps.first=900", "pruner.timesteps.last=950"))
+
+
+class Cubic(Criterion):
+    """A criterion of its own, with a term of its own."""
+    gradient = True
+    terms: ClassVar = {"wg3": lambda w, g: (w * g).abs() ** 3}
+
+    def score(self, slices: list[Slice], channels: int, rng: torch.Generator) -> torch.Tensor:
+        return torch.stack([s.sum("wg3") for s in slices]).sum(0)
+
+
+def test_a_new_criterion_is_one_class(tiny) -> None:
+    cfg = tiny("pruner.criterion._target_=tests.pruning.test_score.Cubic", "pruner.ratio=.5")
+    assert Scores.read(scores(cfg)).terms.keys() == {"wg3"}
+    run = Run(run_folder(cfg))
+    prune.stage(cfg, run, None)
+    assert any(group["removed"] for group in PruneReport.read(run.prune_report).groups)
 
 
 def test_a_policys_bad_values_are_a_mistake_of_the_user(tiny) -> None:

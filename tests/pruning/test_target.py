@@ -11,8 +11,8 @@ import torch
 from diffprune.config.naming import run_folder, run_name, science
 from diffprune.config.validation import check
 from diffprune.cost import sizes
-from diffprune.evaluation import latency
-from diffprune.evaluation.latency import Latency, latency_share
+from diffprune.evaluation import speed
+from diffprune.evaluation.speed import Latency, latency_share
 from diffprune.models.cost import measure
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pruning.allocation import Allocation
@@ -135,7 +135,7 @@ def test_a_latency_target_measures_again_what_it_found(tiny, monkeypatch: pytest
 
 def test_latency_is_the_median_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([9.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 2.0])      # the first pair warms up: .5, 1, 1.5 remain
-    monkeypatch.setattr(latency, "seconds", lambda unet, batch: next(times))
+    monkeypatch.setattr(speed, "clocked", lambda work, device: next(times))
     found = latency_share(tiny_unet((4, 8)), tiny_unet((4, 8)), rounds=3)
     assert (found.low, found.share, found.high, found.rounds) == (0.75, 1.0, 1.25, 3)
 
