@@ -4,8 +4,13 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import hydra
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -15,23 +20,25 @@ from diffprune.config.naming import run_folder
 from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
 from diffprune.runs.run import Run
-from diffprune.runtime.command_line import one_sentence
+from diffprune.runs.status import last_line
+from diffprune.runtime.command_line import MISTAKES, one_sentence, sentence
 from diffprune.runtime.distributed import current_ranks, disconnect
 from diffprune.runtime.errors import JobFailed, UserError
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 
 log = logging.getLogger("diffprune")
+T = TypeVar("T")
 
 
 def job(cfg: DictConfig) -> None:
-    """One run. A user's mistake ends it with one sentence; in a sweep the other jobs have their turn all the same."""
+    """One run. A mistake in its options ends the process with one sentence, in a sweep only after the other jobs."""
     if not current_ranks().is_rank0:
         silence()
     try:
         with Interrupt():
             if HydraConfig.get().mode == RunMode.MULTIRUN and current_ranks().world_size == 1:
                 return in_sweep(cfg)
-            one(cfg)        # where several processes share a sweep's job, its failure ends them all
+            one(cfg)        # where several processes share a job of a sweep, its failure ends them all
     except JobFailed:
         raise
     except UserError as error:
@@ -41,15 +48,16 @@ def job(cfg: DictConfig) -> None:
         sys.exit(stop.code)
 
 
-def one(cfg: DictConfig) -> None:
+def one(cfg: DictConfig, healed: Callable[[], None] = lambda: None) -> None:
+    """Does the run of `cfg` and shows its table; calls `healed` when the model is fine-tuned."""
     check(cfg)
-    reproduce(cfg, run := Run(run_folder(cfg)))
+    reproduce(cfg, run := Run(run_folder(cfg)), healed)
     if current_ranks().is_rank0:
         show(run)
 
 
 def silence() -> None:
-    """For all ranks but 0, which alone writes the log: the others print warnings and errors only."""
+    """Leaves the log to rank 0; the other processes print warnings and errors only."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler, logging.FileHandler):
@@ -59,26 +67,43 @@ def silence() -> None:
 
 
 def in_sweep(cfg: DictConfig) -> None:
-    """One job of several in this process, after which nothing of it is left; raises JobFailed, a defect's traceback logged.
-
-    Hydra keeps what a job raises until the last job is over, and with an exception's traceback the model it was about.
-    """
-    reason = None
-    try:
-        one(cfg)
-    except UserError as error:
-        reason = str(error)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        log.exception("this job failed")
-    gc.collect()
-    if reason is not None:
+    """One of several jobs in this process; raises JobFailed."""
+    if reason := attempt(lambda: one(cfg)):
         log.error("failed: %s", reason)
         raise JobFailed(f"{' '.join(HydraConfig.get().overrides.task)}: {reason}")
 
 
+def attempt(work: Callable[[], None]) -> str | None:
+    """Does `work`, one of several jobs in this process; returns why it failed, and logs a defect's traceback.
+
+    Frees the memory of the job: the exception is not kept, since its traceback refers to the job's model.
+    """
+    reason = None
+    try:
+        work()
+    except MISTAKES as error:
+        reason = sentence(error)
+    except Exception as error:
+        reason = last_line(error)
+        log.exception("this job failed")
+    gc.collect()
+    torch: Any = sys.modules.get("torch")       # never imported for this
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return reason
+
+
+def hydra_job(overrides: Sequence[str], task: Callable[[DictConfig], T]) -> T:
+    """Returns `task(cfg)`, called as Hydra calls it for `python -m diffprune OVERRIDES`: same log file, same command."""
+    register()
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        hydra_ = GlobalHydra.instance().hydra
+        assert hydra_ is not None
+        return cast(T, hydra_.run("config", task, list(overrides)).return_value)
+
+
 def show(run: Run) -> None:
-    """Prints the table of a finished run, and where its report is, which is written when it is missing."""
+    """Prints the table of a finished run and the path of its report, which is written first where it is missing or old."""
     if run.metrics.exists():
         from diffprune.report import terminal_table, write_report
         if not run.report.exists() or run.report.stat().st_mtime < run.metrics.stat().st_mtime:
@@ -87,7 +112,7 @@ def show(run: Run) -> None:
 
 
 def listed(failed: list[JobFailed]) -> str:
-    """What failed in a sweep, a line for each job."""
+    """The failures of a sweep, a line for each job."""
     return "\n  ".join([f"{len(failed)} {'job' if len(failed) == 1 else 'jobs'} of the sweep failed:", *map(str, failed)])
 
 
@@ -100,7 +125,7 @@ def main() -> None:
     def entry(cfg: DictConfig) -> None:
         try:
             job(cfg)
-        except JobFailed as failure:    # Hydra would tell of the first alone
+        except JobFailed as failure:    # Hydra would report the first alone
             failed.append(failure)
             raise
 

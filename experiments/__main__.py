@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,45 +13,50 @@ from pathlib import Path
 
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
-from experiments.planning import declarations as declared
+from experiments.planning import declarations
 from experiments.planning.cells import Cell, Plan, check_ready, elsewhere, plan
 
 PROJECT = "diffprune"       # that of conf/logger/wandb.yaml
 STATES = ("done", "running", "waiting", "failed", "stopped")    # the first needs nothing more
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, 1 where something failed, 75 where the same command goes on."""
+def main(words: list[str] | None = None) -> int:
+    """Runs the command that `words` (default: the command line's) give; returns the exit status.
+
+    0; 1 where something failed; 75 where the same command goes on.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
-    asked = understood(arguments)
+    arguments = parsed(sys.argv[1:] if words is None else words)
     with one_sentence():
-        return asked.does(asked)
+        return arguments.command(arguments)
 
 
-def understood(arguments: list[str] | None) -> argparse.Namespace:
-    """The parsed line; argparse takes words in one place alone, here they stand anywhere among the options."""
+def parsed(words: list[str]) -> argparse.Namespace:
+    """The parsed command line; tables and overrides may stand anywhere among the options, which argparse does not allow."""
     reader = parser()
-    asked, rest = reader.parse_known_args(arguments)
+    arguments, rest = reader.parse_known_args(words)
     options = [word for word in rest if word.startswith("-")]
-    if not hasattr(asked, "words") or (options and not hasattr(asked, "sbatch")):
-        reader.parse_args(arguments)    # says what is wrong
+    if not hasattr(arguments, "words") or (options and not hasattr(arguments, "sbatch")):
+        reader.parse_args(words)    # ends with argparse's message
     else:
-        asked.words += [word for word in rest if not word.startswith("-")]
-        asked.sbatch = options
-    asked.arguments = sys.argv[1:] if arguments is None else arguments
-    return asked
+        arguments.words += [word for word in rest if not word.startswith("-")]
+        arguments.tables = [word for word in arguments.words if "=" not in word]
+        arguments.overrides = [word for word in arguments.words if "=" in word]
+        arguments.sbatch = options
+    arguments.own = words
+    return arguments
 
 
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser("python -m experiments", description=__doc__)
     commands = out.add_subparsers(required=True, metavar="list | plan | run | status | retry | report | dashboard")
-    commands.add_parser("list", help="the tables there are").set_defaults(does=list_tables)
-    for name, does, about in (("plan", show_plan, "each cell's command, folder and estimate"),
-                              ("run", run_cells, "does what is missing, here or with launcher=slurm"),
-                              ("status", show_status, "done, running, waiting, failed, stopped: from the run folders alone"),
-                              ("retry", retry_cells, "does again what failed or was stopped"),
-                              ("report", report, "ours beside the published numbers: tables, pictures, page"),
-                              ("dashboard", dashboard, "the runs as a Weights & Biases workspace")):
+    commands.add_parser("list", help="the tables there are").set_defaults(command=list_tables)
+    for name, command, about in (("plan", show_plan, "each cell's command, folder and estimate"),
+                                 ("run", run_cells, "does what is missing, here or on Slurm (launcher=slurm)"),
+                                 ("status", show_status, "done, running, waiting, failed or stopped, from the run folders"),
+                                 ("retry", retry_cells, "does again what failed or was stopped"),
+                                 ("report", report, "our numbers next to the published ones: tables, figures, page"),
+                                 ("dashboard", dashboard, "the runs as a Weights & Biases workspace")):
         one = commands.add_parser(name, help=about, description=about)
         one.add_argument("words", nargs="+", metavar="NAME | OPTION=VALUE",
                          help="tables, and options on top of every cell's (paths.runs=… dataset.path=… logger=none)"
@@ -76,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--entity", help="the W&B user or team (default: one's own)")
             one.add_argument("--out", type=Path, metavar="FILE", help="where the specification goes without a login "
                              "(default: dashboard-NAME.json)")
-        one.set_defaults(does=does)
+        one.set_defaults(command=command)
     return out
 
 
@@ -86,32 +90,26 @@ def seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-def planned(asked: argparse.Namespace) -> Plan:
-    tables, options = parted(asked.words)
-    if not tables:
-        raise UserError(f"no table is named: give one of {', '.join(declared.names())}")
-    return plan(tables, options, asked.seeds)
+def planned(arguments: argparse.Namespace) -> Plan:
+    if not arguments.tables:
+        raise UserError(f"no table is named: give one of {', '.join(declarations.names())}")
+    return plan(arguments.tables, arguments.overrides, arguments.seeds)
 
 
-def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(tables, options)"""
-    return [word for word in words if "=" not in word], [word for word in words if "=" in word]
-
-
-def list_tables(asked: argparse.Namespace) -> int:
-    for name in declared.names():
-        table = declared.table(name)
+def list_tables(arguments: argparse.Namespace) -> int:
+    for name in declarations.names():
+        table = declarations.table(name)
         print(f"{name:32}{sum(len(row.seeds) for row in table.rows):4} cells  {table.about}")
     return 0
 
 
-def show_plan(asked: argparse.Namespace) -> int:
+def show_plan(arguments: argparse.Namespace) -> int:
     from diffprune.runtime.progress import duration
     from experiments.planning.estimate import Device, estimates
-    cells = planned(asked).cells
-    guesses = estimates(cells, Device.of(asked.words))
+    cells = planned(arguments).cells
+    guesses = estimates(cells, Device.of(arguments.words))
     done = [cell.standing.state == "done" for cell in cells]
-    if asked.json:
+    if arguments.json:
         print(json.dumps([cell.described(finished) | {"estimate": guess.record()}
                           for cell, finished, guess in zip(cells, done, guesses, strict=True)], indent=2))
         return 0
@@ -126,57 +124,61 @@ def show_plan(asked: argparse.Namespace) -> int:
     return 0
 
 
-def show_status(asked: argparse.Namespace) -> int:
-    cells = planned(asked).cells
-    found = [cell.standing for cell in cells]
-    if asked.json:
+def show_status(arguments: argparse.Namespace) -> int:
+    cells = planned(arguments).cells
+    statuses = [cell.standing for cell in cells]
+    if arguments.json:
         print(json.dumps([{"title": cell.name, "folder": str(cell.folder), "state": now.state, "host": now.host,
                            "pid": now.pid, "since": now.since, "ended": now.ended, "reason": now.reason}
-                          for cell, now in zip(cells, found, strict=True)], indent=2))
+                          for cell, now in zip(cells, statuses, strict=True)], indent=2))
         return 0
-    for number, (cell, now) in enumerate(zip(cells, found, strict=True)):
+    for number, (cell, now) in enumerate(zip(cells, statuses, strict=True)):
         where = f"on {now.host}" if now.state == "running" else now.reason
         print(f"{number:4}  {now.state:8}  {cell.name}{f': {where}' if where else ''}")
-    counts = Counter(now.state for now in found)
+    counts = Counter(now.state for now in statuses)
     print(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     return 0
 
 
-def run_cells(asked: argparse.Namespace) -> int:
-    return start(asked, STATES[1:])
+def run_cells(arguments: argparse.Namespace) -> int:
+    return start(arguments, STATES[1:])
 
 
-def retry_cells(asked: argparse.Namespace) -> int:
-    return start(asked, ("failed", "stopped"))
+def retry_cells(arguments: argparse.Namespace) -> int:
+    return start(arguments, ("failed", "stopped"))
 
 
-def start(asked: argparse.Namespace, states: Sequence[str]) -> int:
-    """Does, or submits, the cells that are in one of `states`."""
-    if unheard := without_effect(asked):
-        raise UserError(f"{' '.join(unheard)}: cells are done here, by --workers, or with launcher=slurm, whose options are "
+def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
+    """Does, or submits to Slurm, the cells whose run is in one of `states`."""
+    if ignored := without_effect(arguments):
+        raise UserError(f"{' '.join(ignored)}: cells are done here, by --workers, or with launcher=slurm, whose options are "
                         "--cap and those of sbatch (--partition=gpu --time=4:00:00)")
-    wanted = [cell for cell in chosen(planned(asked).cells, asked.cell) if cell.standing.state in states]
-    check_ready(wanted)
-    if "launcher=slurm" in asked.words:
-        return submitted(wanted, asked)
-    if asked.dry_run:
-        for cell in wanted:
+    cells = [cell for cell in chosen(planned(arguments).cells, arguments.cell) if cell.standing.state in states]
+    check_ready(cells)
+    if "launcher=slurm" in arguments.words:
+        from experiments.running.slurm import submit
+        submit([cell for cell in cells if cell.standing.state != "running"], "-".join(arguments.tables), arguments.cap,
+               arguments.sbatch, arguments.dry_run)
+        return 0
+    if arguments.dry_run:
+        for cell in cells:
             print(shlex.join(cell.command))
         return 0
     from experiments.running.local import run
-    from experiments.running.workers import WORKER, begun, own_first, work
-    if asked.workers > 1 and WORKER not in os.environ:
-        return work(wanted, asked.arguments, asked.workers)
+    from experiments.running.workers import WORKER, own_first, started_at, work
+    if arguments.workers > 1 and WORKER not in os.environ:
+        return work(cells, arguments.own, arguments.workers)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return run(own_first(wanted), begun())
+    return run(own_first(cells), started_at())
 
 
-def without_effect(asked: argparse.Namespace) -> list[str]:
-    """The options that would do nothing where the cells are to be done."""
-    there = [word for word in asked.words if elsewhere(word)]
-    if "launcher=slurm" in there:
-        return [word for word in there if word != "launcher=slurm"] + ["--workers"] * (asked.workers > 1)
-    return [*asked.sbatch, *(word for word in there if word != "launcher=local")] + ["--cap"] * (asked.cap is not None)
+def without_effect(arguments: argparse.Namespace) -> list[str]:
+    """The options that have no effect where the cells are to be done: here, or on Slurm."""
+    launching = [word for word in arguments.words if elsewhere(word)]
+    if "launcher=slurm" in launching:
+        return [word for word in launching if word != "launcher=slurm"] + ["--workers"] * (arguments.workers > 1)
+    return [*arguments.sbatch, *(word for word in launching if word != "launcher=local"),
+            *["--cap"] * (arguments.cap is not None)]
 
 
 def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
@@ -187,36 +189,24 @@ def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
     return [cells[number]]
 
 
-def submitted(cells: list[Cell], asked: argparse.Namespace) -> int:
-    """Hands the cells that nobody does to Slurm as array jobs, under the options of its site file and those given here."""
-    from experiments.running.slurm import LOGS, submit
-    left = [cell.described(False) for cell in cells if cell.standing.state != "running"]
-    logs = cells[0].folder.parent.parent / LOGS.name if cells else LOGS
-    try:
-        submit(left, "-".join(parted(asked.words)[0]), asked.cap, asked.sbatch, asked.dry_run, logs)
-    except subprocess.CalledProcessError as error:      # sbatch has said why
-        return error.returncode
-    return 0
-
-
-def report(asked: argparse.Namespace) -> int:
+def report(arguments: argparse.Namespace) -> int:
     from experiments.reporting.files import write_report
-    everything = planned(asked)
+    everything = planned(arguments)
     for name in dict.fromkeys(table.name for table, _, _ in everything.rows):
-        print(write_report(everything, name, asked.out, not asked.no_page, asked.mixed_protocols, parted(asked.words)[1]))
+        print(write_report(everything, name, arguments.out, not arguments.no_page, arguments.mixed_protocols,
+                           arguments.overrides))
     return 0
 
 
-def dashboard(asked: argparse.Namespace) -> int:
-    """The workspace of tables' runs, or of those in folders; sent, or written where nobody is logged in."""
+def dashboard(arguments: argparse.Namespace) -> int:
+    """Sends the workspace of tables' runs, or of the runs in folders; writes it to a file where nobody is logged in."""
     from experiments.reporting.dashboard import Dashboard, send
-    named, options = parted(asked.words)
-    folders = [Path(word) for word in named if word not in declared.names() and Path(word).is_dir()]
-    if folders and (len(folders) < len(named) or options or asked.seeds):
+    folders = [Path(word) for word in arguments.tables if word not in declarations.names() and Path(word).is_dir()]
+    if folders and (len(folders) < len(arguments.words) or arguments.seeds):
         raise UserError(f"{folders[0]} is a folder of runs, and stands without tables, options and seeds")
-    shown = (Dashboard.of_folders(folders, asked.project, asked.entity) if folders else
-             Dashboard.of_cells("-".join(named), planned(asked).cells, asked.project, asked.entity))
-    print(send(shown, asked.out or Path(f"dashboard-{shown.name}.json")))
+    shown = (Dashboard.of_folders(folders, arguments.project, arguments.entity) if folders else
+             Dashboard.of_cells("-".join(arguments.tables), planned(arguments).cells, arguments.project, arguments.entity))
+    print(send(shown, arguments.out or Path(f"dashboard-{shown.name}.json")))
     return 0
 
 

@@ -1,27 +1,30 @@
-# Sourced by the batch scripts. A program ends with status 75 when it was asked to stop and kept its state: its job then
-# goes back into the queue, under the same number, and the same command goes on.
+# Sourced by every batch script that this project submits: the site's environment, and the way back into the queue.
+# A program ends with status 75 when it was asked to stop and kept its state; its job then goes back into the queue under
+# the same number, and the same command goes on.
 
 source "${DIFFPRUNE_SITE:-$(dirname "${BASH_SOURCE[0]}")/site.sh}"
 
-# resumable COMMAND…: runs it, passes on what Slurm says to the job (USR1: the time limit is near; TERM: the node is needed).
-resumable() {
-    local program="" asked="" status
-    trap 'asked=yes; [ -z "$program" ] || kill -USR1 "$program"' USR1
-    trap '[ -z "$program" ] || kill -TERM "$program"' TERM
-    "$@" & program=$!
-    [ -z "$asked" ] || kill -USR1 "$program"
-    while kill -0 "$program" 2> /dev/null; do wait "$program"; done     # a trap interrupts `wait`
-    wait "$program"; status=$?
-    # A stage that keeps no state of its own dies of the signal, and its repetition goes on from the stage before.
-    if [ -n "$asked" ] && [ "$status" -gt 128 ]; then status=75; fi
-    requeue_if_asked "$status"
-    return "$status"
+# begin: prepares the job, before its program starts.
+begin() {
+    prepare
+    local cpus="${SLURM_CPUS_PER_TASK:-1}"
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cpus}" SRUN_CPUS_PER_TASK="$cpus"
+    export SUBMITIT_PREEMPT_SIGNAL=USR1     # the signal before the time limit, for submitit while the program starts
+    if [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
+        # Several processes meet at the first node, under the address by which Slurm itself reaches it.
+        local first; first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+        export MASTER_ADDR="${MASTER_ADDR:-$(scontrol show node "$first" | grep -oP 'NodeAddr=\K\S+')}"
+    fi
+    echo "$SLURM_JOB_NUM_NODES nodes, $(date '+%F %T'), put back into the queue ${SLURM_RESTART_COUNT:-0} times so far"
+    trap : TERM                             # the script outlives its program, which is keeping its state
+    trap 'requeue_if_asked $?' EXIT
 }
 
-# requeue_if_asked STATUS: puts the job back into the queue after status 75, unless somebody cancelled it.
+# requeue_if_asked STATUS: puts the job back into the queue after status 75, unless somebody cancelled it. A program that
+# keeps no state dies of USR1, with status 138, and its repetition goes on from the previous stage.
 requeue_if_asked() {
-    [ "$1" -eq 75 ] || return 0
-    # Of an array's tasks one has the array's own number as SLURM_JOB_ID, which would speak of all of them.
+    [ "$1" -eq 75 ] || [ "$1" -eq 138 ] || return 0
+    # One task of an array has the array's own number as SLURM_JOB_ID, which would mean all tasks.
     local job="$SLURM_JOB_ID"
     [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
     [ "$(squeue --noheader --jobs="$job" --format=%T)" = RUNNING ] || return 0

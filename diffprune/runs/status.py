@@ -16,11 +16,11 @@ from diffprune.config.schema import STAGES
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
+from diffprune.runtime.interrupt import Interrupted
 from diffprune.runtime.memory import peak_resident
 
 BEAT = 30.0         # seconds between two heartbeats
 STALE = 180.0       # after so many seconds without one, nobody works on the run any more
-RESUMABLE = (75, 130)   # exit codes of an exception that says: nothing is wrong, the same command goes on
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def note(run: Run, until: str, error: BaseException, since: float | None = None)
 
 
 def resumable(error: BaseException) -> bool:
-    return isinstance(error, KeyboardInterrupt) or getattr(error, "code", None) in RESUMABLE
+    return isinstance(error, KeyboardInterrupt | Interrupted)
 
 
 def last_line(error: BaseException) -> str:

@@ -1,20 +1,20 @@
-"""Being asked to stop: a run leaves what it does, keeps what it has and says that it can go on."""
+"""Requests to stop (SIGTERM, SIGUSR1, Ctrl-C): a run keeps what it has finished, and the same command goes on later."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
 ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)    # a cluster's two ways to ask, and a person's
 RESUME = 75         # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on
-CTRL_C = 130        # what shells give a process that Ctrl-C ended
+CTRL_C = 130        # the exit status that shells give a process that Ctrl-C ended
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop by signal `number`; `code` is the exit status that says so.
+    """The process was asked to stop by signal `number`; `code` is the exit status for this: RESUME or CTRL_C.
 
-    As KeyboardInterrupt it is no Exception: it comes anywhere, and nothing may take it for a failure of its own.
+    Like KeyboardInterrupt it is not an Exception: it may be raised anywhere, and no `except Exception` may swallow it.
     """
 
     def __init__(self, number: int) -> None:
@@ -23,14 +23,14 @@ class Interrupted(BaseException):
 
 
 class Interrupt:
-    """Within `with`, a request to stop raises Interrupted at once, or where it is `held` at the end of that.
+    """Context in which a request to stop raises Interrupted: at once, or at the end of a `held` block.
 
-    `asked` is the signal's number, else 0. Once asked, only another Ctrl-C is heard. Afterwards the former handlers are
-    back. Outside the main thread, where Python takes no signals, it changes nothing.
+    `asked` is the number of the signal received, or 0. After the first request only a further Ctrl-C is heeded. On exit the
+    previous signal handlers are restored. Outside the main thread, where Python handles no signals, it changes nothing.
     """
 
     def __init__(self, at_once: bool = True) -> None:
-        """Without `at_once` a request is only remembered, as if all were held."""
+        """With `at_once=False` a request is only remembered, as if everything were held."""
         self.asked, self.holds, self.former = 0, int(not at_once), {}
 
     def __enter__(self) -> "Interrupt":
@@ -43,6 +43,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def take(self, number: int, _: FrameType | None) -> None:
+        """The signal handler."""
         if self.asked and number != signal.SIGINT:
             return
         self.asked = number
@@ -50,8 +51,8 @@ class Interrupt:
             raise Interrupted(number)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Around what must not be left halfway."""
+    def held(self) -> Generator[None]:
+        """Delays a request to the end of this block, which must not be left halfway."""
         self.holds += 1
         try:
             yield
@@ -61,8 +62,8 @@ class Interrupt:
             raise Interrupted(self.asked)
 
     @contextmanager
-    def left_at_once(self) -> Iterator[None]:
-        """Around long work that changes nothing worth keeping, where else a request would be held."""
+    def left_at_once(self) -> Generator[None]:
+        """Lets a request end long work that changes nothing worth keeping, inside code that holds requests."""
         former, self.holds = self.holds, 0
         try:
             if self.asked:
@@ -73,10 +74,10 @@ class Interrupt:
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
-    """Processes started within `with` never hear a request to stop: it is for this one.
+def unheard() -> Generator[None]:
+    """Lets processes started in this block ignore requests to stop: this process receives and answers them.
 
-    That hears it afterwards; at once, where the system hands it to another of its threads.
+    It does so after the block, or at once where the system delivers the signal to another of its threads.
     """
     former = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     try:

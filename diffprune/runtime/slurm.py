@@ -1,34 +1,152 @@
-"""The cluster at hand: what it wants of every job (`slurm/site.sh`, or the file that `DIFFPRUNE_SITE` names), its queue."""
+"""Submission to Slurm through submitit, with the site's options: `slurm/site.sh`, or the file DIFFPRUNE_SITE names."""
 
+import hashlib
 import os
+import re
+import shlex
 import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import read_json, write_json
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
+LARGEST_ARRAY = 1001        # Slurm's default for MaxArraySize
+Options = dict[str, Any]    # sbatch's long options with underscores: {"partition": "gpu", "exclusive": True}
 
 
-def sbatch_options() -> dict[str, str | bool]:
-    """{"partition": "gpu", "exclusive": True, …} from the site file's list `sbatch_options`; UserError where that fails."""
+@dataclass(frozen=True)
+class Submission:
+    """How jobs are submitted: submitit's `parameters` (as in `conf/launcher/slurm.yaml`), sbatch `options` on top of them.
+
+    With a `cap` at most so many tasks run at once in all arrays together; without it `array_parallelism` in each array.
+    """
+    parameters: Mapping[str, Any]
+    options: Options
+    cap: int | None = None
+
+    folder = property(lambda self: Path(self.parameters["submitit_folder"]).absolute())
+
+    def submit(self, function: Callable, arguments: Sequence[tuple], keys: Sequence[str] = (), dry_run: bool = False
+               ) -> list[Any]:
+        """Submits a task `function(*arguments[i])` for each i; returns submitit's jobs and prints where their output is.
+
+        Tasks become as many arrays as MaxArraySize requires; with a cap each array starts when the previous one has ended.
+        `keys[i]` names task i for `queued_keys`. A dry run prints the batch scripts and submits nothing. Raises UserError
+        where Slurm is not installed, SystemExit with sbatch's status where sbatch refuses: it has printed the reason.
+        """
+        jobs: list[Any] = []
+        size = largest_array()
+        for first in range(0, len(arguments), size):
+            tasks, own = arguments[first:first + size], list(keys[first:first + size])
+            options = dict(self.options)
+            if self.cap and first:
+                options["dependency"] = f"afterany:{'JOB' if dry_run else array_of(jobs[-1])}"
+            if own:
+                options["job_name"] = f"{options.get('job_name', self.parameters['name'])}-{digest(own)}"
+            executor = self.executor(options)
+            if dry_run:
+                print(script(executor, len(tasks)))
+                continue
+            if own:
+                write_json(self.folder / f"{options['job_name']}.json", own)
+            jobs += submitted(executor, function, tasks)
+            array = array_of(jobs[-1])
+            print(f"submitted {len(tasks)} jobs as {array}: their output is in {self.folder}/{array}_*", flush=True)
+        return jobs
+
+    def executor(self, options: Options) -> Any:
+        """submitit's executor with all parameters; raises UserError where Slurm is not installed."""
+        import submitit  # slow to import, and Hydra imports its plugins at every start
+        own = {f"slurm_{name}": value for name, value in self.parameters.items()
+               if name not in ("_target_", "submitit_folder", "max_num_timeout", "additional_parameters")}
+        setup = [f"source {shlex.quote(str(SCRIPTS / 'resume.sh'))}", "begin", *(self.parameters["setup"] or [])]
+        signal = f"USR1@{self.parameters['signal_delay_s']}"
+        if self.cap:
+            own["slurm_array_parallelism"] = self.cap
+        try:
+            executor = submitit.AutoExecutor(self.folder, cluster="slurm",
+                                             slurm_max_num_timeout=self.parameters["max_num_timeout"])
+        except RuntimeError as error:
+            raise UserError("launcher=slurm needs sbatch and srun, which are not on this machine: start it where jobs are "
+                            "submitted, or leave launcher=slurm out") from error
+        executor.update_parameters(**own | {"slurm_setup": setup, "slurm_additional_parameters": {
+            "requeue": True, "signal": signal, **options}})
+        return executor
+
+
+def submitted(executor: Any, function: Callable, tasks: Sequence[tuple]) -> list[Any]:
+    """submitit's jobs of one array; ends the process with sbatch's exit status where sbatch refuses."""
+    from submitit.core.utils import FailedJobError
+    try:
+        return executor.map_array(function, *zip(*tasks, strict=True))
+    except FailedJobError as error:     # submitit has printed what sbatch said
+        raise SystemExit(getattr(error.__cause__, "returncode", 1)) from error
+
+
+def script(executor: Any, tasks: int) -> str:
+    """The batch script of an array. submitit shows it to nobody before it submits: this looks inside."""
+    slurm = executor._executor
+    if tasks > 1:
+        slurm.parameters["map_count"] = tasks
+    return slurm._make_submission_file_text(slurm._submitit_command_str, "")
+
+
+def array_of(job: Any) -> str:
+    """The number of the array that submitit's `job` belongs to, or its own."""
+    return job.job_id.partition("_")[0]
+
+
+def digest(keys: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:8]
+
+
+def site_options() -> Options:
+    """The sbatch options in the site file's list `sbatch_options`; raises UserError where the file fails."""
     file = Path(os.environ.get("DIFFPRUNE_SITE", SCRIPTS / "site.sh"))
     done = subprocess.run(["bash", "-c", 'source "$0" && printf "%s\\n" "${sbatch_options[@]}"', str(file)],
                           capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"the site file {file} does not do: {done.stderr.strip() or done.stdout.strip()}")
-    words = done.stdout.split("\n")[:-1]
-    wrong = [word for word in words if word and not word.startswith("--")]
-    if wrong:
-        raise UserError(f"{wrong[0]} in sbatch_options of {file}: write options in their long form, --name=value")
-    pairs = [word[2:].partition("=") for word in words if word]
-    return {name: value if equals else True for name, equals, value in pairs}
+        raise UserError(f"the site file {file} fails: {done.stderr.strip() or done.stdout.strip()}")
+    return sbatch_options(filter(None, done.stdout.split("\n")), f"sbatch_options of {file}")
+
+
+def sbatch_options(words: Iterable[str], source: str) -> Options:
+    """{"partition": "gpu", "exclusive": True} from `--partition=gpu --exclusive`; raises UserError for a short option."""
+    options: Options = {}
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            raise UserError(f"{word} in {source}: write options in their long form, --name=value")
+        options[name.replace("-", "_")] = value if equals else True
+    return options
+
+
+def largest_array() -> int:
+    """The number of tasks that an array may have here; Slurm's default where Slurm does not answer."""
+    limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.MULTILINE)
+    return max(1, int(limit[1])) if limit else LARGEST_ARRAY
 
 
 def queue() -> dict[str, str] | None:
-    """{number: command} of one's jobs that wait, run or end, array tasks one by one; None while Slurm does not answer."""
+    """{number: name} of the user's jobs in Slurm's queue, array tasks one by one; None where Slurm does not answer."""
+    answer = ask("squeue", "--me", "--noheader", "--array", "--format=%i %j")
+    return None if answer is None else {number: name for number, _, name in (line.partition(" ")
+                                                                             for line in answer.splitlines())}
+
+
+def queued_keys(folder: Path) -> set[str]:
+    """The keys of the tasks in Slurm's queue that were submitted from `folder`; a job's name leads to its array's keys."""
+    records = {file.stem: read_json(file) for file in folder.glob("*.json")}
+    return {records[name][int(number.partition("_")[2] or 0)] for number, name in (queue() or {}).items() if name in records}
+
+
+def ask(*command: str) -> str | None:
+    """What a Slurm command prints; None where it fails."""
     try:
-        asked = subprocess.run(["squeue", "--me", "--noheader", "--array", "--format=%i %o"], capture_output=True, text=True,
-                               check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return {number: command for number, _, command in (line.partition(" ") for line in asked.stdout.splitlines())}

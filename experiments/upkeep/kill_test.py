@@ -67,6 +67,7 @@ def begin(folder: Path, overrides: list[str]) -> subprocess.Popen:
 
 def first_stage(process: subprocess.Popen) -> str:
     """The stage that the process begins with, once it does; OVER where it has none to do."""
+    assert process.stdout is not None
     for line in process.stdout:
         if line.strip().endswith("…") and (stage := line.split()[0]) in STAGES:
             return stage

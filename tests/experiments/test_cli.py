@@ -1,16 +1,15 @@
 """`python -m experiments`, as a person and a batch system meet it."""
 
 import json
-import subprocess
 import sys
 from base64 import b64decode
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from experiments.__main__ import main, understood
+from experiments.__main__ import main, parsed
 from experiments.planning.cells import plan
+from experiments.running import slurm
 
 TINY = ["--seeds", "0", "pruner=random", "schedule=none"]     # two cells of table1_digits
 
@@ -28,10 +27,10 @@ def test_every_table_is_listed(capsys) -> None:
 
 
 def test_options_and_words_stand_in_any_order() -> None:
-    asked = understood(["run", "a", "--seeds", "0,1", "x=1", "--cell", "3", "y=2"])
-    assert (asked.words, asked.seeds, asked.cell) == (["a", "x=1", "y=2"], (0, 1), 3)
+    arguments = parsed(["run", "a", "--seeds", "0,1", "x=1", "--cell", "3", "y=2"])
+    assert (arguments.words, arguments.seeds, arguments.cell) == (["a", "x=1", "y=2"], (0, 1), 3)
     with pytest.raises(SystemExit):
-        understood(["plan", "a", "--sedes", "0"])
+        parsed(["plan", "a", "--sedes", "0"])
 
 
 def test_the_plan_for_programs_is_what_a_batch_system_needs(words, tmp_path, capsys) -> None:
@@ -83,25 +82,13 @@ def test_nothing_that_failed_means_nothing_to_retry(words, capsys) -> None:
     assert capsys.readouterr().out == ""
 
 
-def test_slurm_is_handed_the_cells_and_what_sbatch_is_told(words, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    got = []
-    fake = ModuleType("experiments.running.slurm")
-    fake.submit = lambda *given: got.append(given) or ["1"]
-    monkeypatch.setitem(sys.modules, "experiments.running.slurm", fake)
-    fake.LOGS = Path(".slurm")
+def test_slurm_is_handed_the_cells_and_what_sbatch_is_told(words, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(slurm, "submit", lambda *arguments: given.append(arguments))
     assert main(["run", *words, "launcher=slurm", "--cap", "3", "--time=4:00:00", "--dry-run"]) == 0
-    ((cells, name, cap, options, dry_run, _),) = got
-    assert [cell["title"] for cell in cells] == ["dense, seed 0"]
+    ((cells, name, cap, options, dry_run),) = given
+    assert [cell.name for cell in cells] == ["dense, seed 0"]
     assert (name, cap, options, dry_run) == ("table1_digits", 3, ["--time=4:00:00"], True)
-
-
-def test_what_sbatch_refuses_is_the_commands_exit_status(words, monkeypatch: pytest.MonkeyPatch) -> None:
-    def submit(*_) -> list[str]:
-        raise subprocess.CalledProcessError(3, "sbatch")
-    fake = ModuleType("experiments.running.slurm")
-    fake.submit, fake.LOGS = submit, Path(".slurm")
-    monkeypatch.setitem(sys.modules, "experiments.running.slurm", fake)
-    assert main(["run", *words, "launcher=slurm"]) == 3
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -19,12 +19,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from safetensors import safe_open
 
+from diffprune import __main__ as entry
 from diffprune.config.naming import run_folder
 from diffprune.pipeline import Stages, reproduce
 from diffprune.runs.cache import Cache
 from diffprune.runs.run import Run
 from diffprune.runs.status import STALE, Standing, put, standing
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.interrupt import RESUME
 from experiments.planning.cells import Cell, lone, plan
 from experiments.running import local, workers
 from experiments.running.cell import main as one_cell
@@ -58,8 +60,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Body], None
         def reproduce(cfg: DictConfig, run: Run, healed: Callable[[], None]) -> None:
             with standing(run, cfg.until):
                 body(cfg, run)
-        monkeypatch.setattr(local, "reproduce", reproduce)
-        monkeypatch.setattr(local, "show", lambda run: None)
+        monkeypatch.setattr(entry, "reproduce", reproduce)
+        monkeypatch.setattr(entry, "show", lambda run: None)
 
     yield replaced
     for handler in set(root.handlers) - set(handlers):
@@ -107,9 +109,9 @@ def test_only_what_is_missing_is_done(cells, pretended) -> None:
 def test_a_request_to_stop_ends_the_work_and_the_same_command_goes_on(cells, pretended) -> None:
     pretended(lambda cfg, run: os.kill(os.getpid(), signal.SIGTERM) if cfg.pruner.name == "scratch" else finish(cfg, run))
     handler = signal.getsignal(signal.SIGTERM)
-    assert local.run(cells) == local.RESUME
+    assert local.run(cells) == RESUME
     assert states(cells) == ["done", "stopped", "waiting"]
-    assert cells[1].standing.reason == "stopped by SIGTERM"
+    assert cells[1].standing.reason == "stopped by SIGTERM: the same command goes on from here"
     assert signal.getsignal(signal.SIGTERM) == handler
     pretended(finish)
     assert local.run(cells) == local.DONE
@@ -119,7 +121,7 @@ def test_a_request_to_stop_ends_the_work_and_the_same_command_goes_on(cells, pre
 def test_a_cell_that_somebody_else_does_is_left_to_them(cells, pretended) -> None:
     pretended(finish)
     with standing(cells[0].run, "evaluate"):
-        assert local.run(cells[:1]) == local.RESUME
+        assert local.run(cells[:1]) == RESUME
         assert cells[0].standing.state == "running"
         finish(None, cells[0].run)
     assert local.run(cells[:1]) == local.DONE
@@ -151,11 +153,11 @@ def test_a_waiting_process_that_is_stopped_says_nothing_of_the_one_at_work(cells
         elsewhere(cells[0])
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(local, "reproduce", waits)
-    assert local.run(cells[:1]) == local.RESUME
+    monkeypatch.setattr(entry, "reproduce", waits)
+    assert local.run(cells[:1]) == RESUME
     assert (cells[0].standing.state, cells[0].standing.host) == ("running", "another-machine")
     monkeypatch.setattr(local.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGUSR1))
-    assert local.run(cells[:1], wait=True) == local.RESUME
+    assert local.run(cells[:1], wait=True) == RESUME
     assert cells[0].standing.state == "running"
 
 
@@ -166,7 +168,7 @@ def test_what_failed_before_the_request_to_stop_is_told(cells, pretended, capsys
         os.kill(os.getpid(), signal.SIGTERM)
 
     pretended(body)
-    assert local.run(cells) == local.RESUME
+    assert local.run(cells) == RESUME
     assert "failed: dense, seed 0: out of luck" in capsys.readouterr().err
 
 
@@ -180,10 +182,10 @@ def test_what_one_worker_tried_in_vain_no_other_tries(cells, pretended, monkeypa
     pretended(body)
     monkeypatch.setenv(WORKER, f"0/2/{time.time()}")
     for _ in range(2):
-        local.run(cells[:2], workers.begun())
+        local.run(cells[:2], workers.started_at())
     assert begun == ["none", "scratch"]
     monkeypatch.setenv(WORKER, f"0/2/{time.time()}")     # a later command tries again
-    local.run(cells[:2], workers.begun())
+    local.run(cells[:2], workers.started_at())
     assert begun == ["none", "scratch"] * 2
 
 
@@ -265,7 +267,7 @@ def test_cells_of_one_model_wait_for_its_healing_and_for_nothing_after_it(config
         healed()
         seen.append(free(lock))
 
-    monkeypatch.setattr(local, "reproduce", reproduce)
+    monkeypatch.setattr(entry, "reproduce", reproduce)
     for cell in (maker, taker):
         local.do(cell)
     assert seen == [(False, False), True, (True, True), True]

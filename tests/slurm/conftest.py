@@ -1,12 +1,14 @@
 """A cluster for the session, a place for each test's jobs."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from experiments.running.slurm import submit
+from diffprune.runtime.slurm import array_of
+from experiments.running.slurm import submission
 from tests.slurm import cluster
 
 PATIENCE = 180      # seconds until a few tiny jobs have ended, on a busy machine
@@ -42,9 +44,9 @@ class Jobs:
         self.folder = folder
 
     def submit(self, *commands: list[str], cap: int | None = None, options: tuple[str, ...] = ()) -> str:
-        """The number of the last array job of these cells."""
-        cells = [{"title": f"cell {i}", "command": command} for i, command in enumerate(commands)]
-        return submit(cells, "cells", cap, ("--cpus-per-task=1", *options), logs=self.folder / "logs")[-1]
+        """The number of the last array of these commands; a command alone is a job, not an array."""
+        jobs = submission(self.folder / "logs", "cells", cap, ("--cpus-per-task=1", *options))
+        return array_of(jobs.submit(os.execvp, [(command[0], command) for command in commands])[-1])
 
     def count(self, name: str, last: int) -> list[str]:
         """The command of a cell that counts."""
@@ -58,9 +60,9 @@ class Jobs:
         file = self.folder / "finished"
         return sorted(file.read_text().split()) if file.exists() else []
 
-    def said(self, task: str = "*_*") -> str:
+    def said(self, task: str = "*") -> str:
         """What the tasks wrote to their logs; `5_0` is one of them."""
-        return "\n".join(log.read_text() for log in sorted(self.folder.rglob(f"{task}.log")))
+        return "\n".join(log.read_text() for log in sorted(self.folder.rglob(f"{task}_0_log.out")))
 
     def queue(self, job: str, what: str = "%T") -> set[str]:
         """`what` squeue knows of a job's tasks; empty when the job has left the queue."""

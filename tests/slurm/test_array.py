@@ -27,7 +27,7 @@ def test_a_failing_cell_does_not_hinder_the_good_ones_nor_comes_again(jobs: Jobs
 def test_a_job_near_its_limit_keeps_its_state_and_goes_on_under_the_same_number(jobs: Jobs) -> None:
     job = jobs.submit(jobs.count("a", 40), jobs.count("b", 3))
     jobs.begun("a", since=5)
-    cluster.ask("scancel", "--signal=USR1", "--batch", task(job))      # what Slurm does before the limit
+    cluster.ask("scancel", "--signal=USR1", task(job))      # what Slurm does before the limit
     jobs.ended(job)
     assert "by SIGUSR1" in jobs.said()
     assert "put back into the queue 1 times so far" in jobs.said()
@@ -43,7 +43,7 @@ def test_the_last_task_of_an_array_goes_on_without_the_others(jobs: Jobs) -> Non
     for others in ([], ["a"]):
         jobs.wait(lambda others=others: jobs.finished() == others, f"{others} have ended")
         jobs.begun("b", since=len(jobs.counted("b")))
-        cluster.ask("scancel", "--signal=USR1", "--batch", task(job, 1))
+        cluster.ask("scancel", "--signal=USR1", task(job, 1))
     jobs.ended(job)
     assert "put back into the queue 2 times so far" in jobs.said(task(job, 1))
     assert "put back into the queue 1 times so far" not in jobs.said(task(job))
@@ -56,7 +56,7 @@ def test_a_program_without_a_state_is_repeated_after_the_limit(jobs: Jobs) -> No
     job = jobs.submit(["bash", "-c", f"if [ -e {first} ]; then echo a >> {jobs.folder}/finished; "
                                      f"else touch {first}; exec tail -f /dev/null; fi"])
     jobs.wait(first.exists, "it runs")
-    cluster.ask("scancel", "--signal=USR1", "--batch", task(job))
+    cluster.ask("scancel", "--signal=USR1", job)
     jobs.ended(job)
     assert jobs.finished() == ["a"]
 
@@ -105,10 +105,9 @@ def test_a_lost_node_costs_its_job_a_restart_and_comes_back(jobs: Jobs) -> None:
 
 
 def test_what_sbatch_says_reaches_the_user_with_its_status(jobs: Jobs) -> None:
-    plan = jobs.folder / "plan.json"
-    plan.write_text('[{"title": "a", "command": ["true"]}]')
-    done = subprocess.run([sys.executable, "-m", "experiments.running.slurm", str(plan), "--partition=nowhere",
-                           f"--logs={jobs.folder}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "experiments", "run", "table1_digits", "--seeds", "0", "launcher=slurm",
+                           f"paths.runs={jobs.folder}/runs", "--partition=nowhere"], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
     direct = subprocess.run(["sbatch", "--partition=nowhere", "--wrap=true"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (direct.returncode, direct.stderr)
     assert done.returncode != 0

@@ -37,7 +37,7 @@ def test_a_run_that_is_stopped_while_it_heals_ends_as_one_that_never_was(jobs: J
     commands = [[sys.executable, "-m", "diffprune", *overrides(folder)] for folder in (stopped, whole)]
     job = jobs.submit(*commands)
     jobs.wait(lambda: steps(stopped) >= 4, "the first steps are taken")
-    cluster.ask("scancel", "--signal=USR1", "--batch", f"{job}_0")
+    cluster.ask("scancel", "--signal=USR1", f"{job}_0")
     jobs.ended(job)
     assert "put back into the queue 1 times so far" in jobs.said()
     assert "going on at step" in jobs.said()
@@ -46,22 +46,23 @@ def test_a_run_that_is_stopped_while_it_heals_ends_as_one_that_never_was(jobs: J
 
 def shared(folder: Path, shape: tuple[str, str], logger: str) -> str:
     """The number of a job of two processes that heal together."""
-    words = [*shape, "--parsable", "--cpus-per-task=1", f"--output={folder}.log", "slurm/finetune.sh"]
-    return subprocess.run([ROOT / "slurm" / "submit.sh", *words, *overrides(folder, logger)], check=True, text=True,
-                          stdout=subprocess.PIPE).stdout.strip()
+    words = ["launcher=slurm", "launcher.wait=false", "hydra.launcher.cpus_per_task=1", *shape, *overrides(folder, logger)]
+    done = subprocess.run([sys.executable, "-m", "diffprune", "-m", *words], cwd=ROOT, check=True, text=True,
+                          stdout=subprocess.PIPE)
+    return done.stdout.split("jobs as ")[1].partition(":")[0]
 
 
 def test_two_nodes_that_are_stopped_heal_as_one_that_is_not(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same job goes on, in the same W&B run."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     two, one = jobs.folder / "two", jobs.folder / "one"
-    stopped = shared(two, ("--nodes=2", "--ntasks-per-node=1"), "wandb")
-    whole = shared(one, ("--nodes=1", "--ntasks-per-node=2"), "none")
+    stopped = shared(two, ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=1"), "wandb")
+    whole = shared(one, ("hydra.launcher.nodes=1", "hydra.launcher.tasks_per_node=2"), "none")
     jobs.wait(lambda: steps(two) >= 4, "the first steps are taken")
-    cluster.ask("scancel", "--signal=USR1", "--batch", stopped)
+    cluster.ask("scancel", "--signal=USR1", stopped)
     for job in (stopped, whole):
         jobs.ended(job)
-    said = two.with_suffix(".log").read_text()
+    said = jobs.said(stopped)
     assert "2 nodes" in said
     assert "put back into the queue 1 times so far" in said
     assert "going on at step" in said

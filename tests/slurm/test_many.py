@@ -30,7 +30,7 @@ def test_two_hundred_cells_lose_double_and_tear_nothing_while_another_job_outliv
     """Two arrays, since this Slurm takes 101 tasks each, the second after the first; 7 cells and the long one on 8 CPUs."""
     program = jobs.folder / "cell.py"
     program.write_text(CELL)
-    limited = jobs.submit(jobs.count("limited", 700), options=("--time=1", "--signal=B:USR1@45", "--job-name=limited"))
+    limited = jobs.submit(jobs.count("limited", 700), options=("--time=1", "--signal=USR1@45", "--job-name=limited"))
     many = jobs.submit(*([sys.executable, str(program), str(jobs.folder), str(i)] for i in range(200)), cap=7,
                        options=(f"--export=ALL,PYTHONPATH={ROOT}",))
     jobs.ended(many, patience=900)

@@ -30,7 +30,7 @@ def test_a_sweep_waits_for_its_jobs_and_tells_of_the_one_that_failed(jobs: Jobs)
     assert "Traceback" not in done.stderr
     assert "submitted 3 jobs" in done.stdout
     assert len(pruned(jobs.folder)) == 2
-    script = next((jobs.folder / "runs" / ".submitit").rglob("*_submission.sh")).read_text()
+    script = next((jobs.folder / "runs" / ".slurm").rglob("*_submission.sh")).read_text()
     assert "#SBATCH --comment='of the site'" in script
     assert "#SBATCH --cpus-per-task=1" in script
     assert "#SBATCH --signal=USR1@120" in script
@@ -40,11 +40,11 @@ def test_a_sweep_that_does_not_wait_is_done_later_as_its_dry_run_said(jobs: Jobs
     dry = sweep(jobs.folder, "launcher.dry_run=true", "seed=0,1")
     assert dry.returncode == 0, dry.stderr
     assert [line.split()[-1] for line in dry.stdout.splitlines()[-2:]] == ["seed=0", "seed=1"]
-    assert not (jobs.folder / "runs" / ".submitit").exists()
+    assert not (jobs.folder / "runs" / ".slurm").exists()
     done = sweep(jobs.folder, "launcher.wait=false", "seed=0,1")
     assert done.returncode == 0, done.stderr
     assert not pruned(jobs.folder)
-    assert next((jobs.folder / "runs" / ".submitit").rglob("*_submission.sh")).read_text() in dry.stdout
+    assert next((jobs.folder / "runs" / ".slurm").rglob("*_submission.sh")).read_text() in dry.stdout
     jobs.ended(done.stdout.split("jobs as ")[1].partition(":")[0])
     assert len(pruned(jobs.folder)) == 2
 

@@ -42,7 +42,7 @@ class Table:
     def submit(self, command: str) -> str:
         """What the command says."""
         assert main([command, *self.words, "launcher=slurm", "--cap=2", "--cpus-per-task=1"]) == 0
-        return self.capsys.readouterr().err.strip()
+        return self.capsys.readouterr().out.strip()
 
 
 def made(run: Run) -> dict[str, int]:
@@ -50,10 +50,17 @@ def made(run: Run) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in (run.scores, run.prune_report, run.standing)}
 
 
+def number(told: str, jobs: int) -> str:
+    """The array's, from what the command says of so many jobs."""
+    found = re.match(rf"submitted {jobs} jobs as (\d+): their output is in .*\nsubmitted {jobs} cells$", told)
+    assert found, told
+    return found[1]
+
+
 def signalled(job: str) -> bool:
     """Whether Slurm took the request to stop; while the job's script is only about to start it refuses."""
     try:
-        cluster.ask("scancel", "--signal=USR1", "--batch", job)
+        cluster.ask("scancel", "--signal=USR1", job)
     except RuntimeError:
         return False
     return True
@@ -66,11 +73,9 @@ def test_a_table_is_submitted_watched_and_retried(jobs: Jobs, capsys: pytest.Cap
     torn = table.cells[TORN].run.scores
     torn.parent.mkdir(parents=True)
     torn.write_text("torn")
-    told = table.submit("run")
-    assert told.startswith("submitted 4 cells in 1 array jobs: ")
-    job = told.rpartition(" ")[2]
+    job = number(table.submit("run"), 4)
     again = table.submit("run")      # a cell may be over in a moment, and is then no longer in the queue
-    assert re.fullmatch(r"submitted 0 cells in 0 array jobs, [1-4] are in the queue already", again)
+    assert re.fullmatch(r"submitted 0 cells, [1-4] are in the queue already", again)
     jobs.wait(lambda: table.look()[DENSE] == "running", "the first cell runs")
     jobs.wait(lambda: signalled(f"{job}_{DENSE}"), "Slurm passes the signal on")
     jobs.wait(lambda: table.look()[DENSE] == "stopped", "it keeps its state")
@@ -86,8 +91,6 @@ def test_a_table_is_submitted_watched_and_retried(jobs: Jobs, capsys: pytest.Cap
     good = [cell.run for cell in table.cells if cell is not table.cells[TORN]]
     before = [made(run) for run in good]
     torn.unlink()
-    told = table.submit("retry")
-    assert told.startswith("submitted 1 cells in 1 array jobs: ")
-    jobs.ended(told.rpartition(" ")[2])
+    jobs.ended(number(table.submit("retry"), 1))
     assert table.status() == ["done"] * 4
     assert [made(run) for run in good] == before
