@@ -9,7 +9,9 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
@@ -20,6 +22,31 @@ PROJECT = "diffprune"       # that of conf/logger/wandb.yaml
 STATES = ("done", "running", "waiting", "failed", "stopped")    # the first needs nothing more
 
 
+def seeds(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a list of seeds: give for instance 0,1,2")
+    return tuple(map(int, text.split(",")))
+
+
+# The options of each command, with argparse's settings.
+OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("plan status run retry report dashboard", "--seeds",
+     {"type": seeds, "metavar": "0,1,2", "help": "in place of the table's"}),
+    ("plan status", "--json", {"action": "store_true", "help": "for programs"}),
+    ("run retry", "--cell", {"type": int, "metavar": "I", "help": "the plan's cell I alone, counted from 0"}),
+    ("run retry", "--workers", {"type": int, "default": 1, "metavar": "N", "help": "so many processes at once, here"}),
+    ("run retry", "--dry-run", {"action": "store_true", "help": "print what would be done or submitted"}),
+    ("run retry", "--cap", {"type": int, "metavar": "K", "help": "with launcher=slurm: at most K cells at once; options "
+                            "that are not listed here go to sbatch (--time=4:00:00)"}),
+    ("report", "--out", {"type": Path, "default": Path("report"), "metavar": "DIR", "help": "default: report"}),
+    ("report", "--mixed-protocols", {"action": "store_true", "help": "show runs together whose numbers do not compare"}),
+    ("report", "--no-page", {"action": "store_true", "help": "leave out the page with every run's samples"}),
+    ("dashboard", "--project", {"default": PROJECT, "help": f"the W&B project (default: {PROJECT})"}),
+    ("dashboard", "--entity", {"help": "the W&B user or team (default: one's own)"}),
+    ("dashboard", "--out", {"type": Path, "metavar": "FILE", "help": "for the specification where nobody is logged in "
+                            "(default: dashboard-NAME.json)"}))
+
+
 def main(words: list[str] | None = None) -> int:
     """Runs the command that `words` (default: the command line's) give; returns the exit status.
 
@@ -28,21 +55,20 @@ def main(words: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
     arguments = parsed(sys.argv[1:] if words is None else words)
     with one_sentence():
-        return arguments.command(arguments)
+        return arguments.command(arguments) or 0
 
 
 def parsed(words: list[str]) -> argparse.Namespace:
     """The parsed command line; tables and overrides may stand anywhere among the options, which argparse does not allow."""
     reader = parser()
     arguments, rest = reader.parse_known_args(words)
-    options = [word for word in rest if word.startswith("-")]
-    if not hasattr(arguments, "words") or (options and not hasattr(arguments, "sbatch")):
+    arguments.sbatch = [word for word in rest if word.startswith("-")]
+    if not hasattr(arguments, "words") or (arguments.sbatch and not hasattr(arguments, "cap")):
         reader.parse_args(words)    # ends with argparse's message
-    else:
-        arguments.words += [word for word in rest if not word.startswith("-")]
-        arguments.tables = [word for word in arguments.words if "=" not in word]
-        arguments.overrides = [word for word in arguments.words if "=" in word]
-        arguments.sbatch = options
+        return arguments
+    arguments.words += [word for word in rest if not word.startswith("-")]
+    arguments.tables = [word for word in arguments.words if "=" not in word]
+    arguments.overrides = [word for word in arguments.words if "=" in word]
     arguments.own = words
     return arguments
 
@@ -51,43 +77,21 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser("python -m experiments", description=__doc__)
     commands = out.add_subparsers(required=True, metavar="list | plan | run | status | retry | report | dashboard")
     commands.add_parser("list", help="the tables there are").set_defaults(command=list_tables)
-    for name, command, about in (("plan", show_plan, "each cell's command, folder and estimate"),
-                                 ("run", run_cells, "does what is missing, here or on Slurm (launcher=slurm)"),
-                                 ("status", show_status, "done, running, waiting, failed or stopped, from the run folders"),
-                                 ("retry", retry_cells, "does again what failed or was stopped"),
-                                 ("report", report, "our numbers next to the published ones: tables, figures, page"),
-                                 ("dashboard", dashboard, "the runs as a Weights & Biases workspace")):
+    for name, command, about in (
+            ("plan", show_plan, "each cell's command, folder and estimate"),
+            ("run", partial(start, states=STATES[1:]), "does what is missing, here or on Slurm (launcher=slurm)"),
+            ("status", show_status, "done, running, waiting, failed or stopped, from the run folders"),
+            ("retry", partial(start, states=("failed", "stopped")), "does again what failed or was stopped"),
+            ("report", report, "our numbers next to the published ones: tables, figures, page"),
+            ("dashboard", dashboard, "the runs as a Weights & Biases workspace")):
         one = commands.add_parser(name, help=about, description=about)
         one.add_argument("words", nargs="+", metavar="NAME | OPTION=VALUE",
                          help="tables, and options on top of every cell's (paths.runs=… dataset.path=… logger=none)"
                          + ("; or folders of runs in their place" if name == "dashboard" else ""))
-        one.add_argument("--seeds", type=seeds, metavar="0,1,2", help="instead of the table's own")
-        if name in ("plan", "status"):
-            one.add_argument("--json", action="store_true", help="for programs")
-        if name in ("run", "retry"):
-            one.add_argument("--cell", type=int, metavar="I", help="the plan's cell I alone, counted from 0")
-            one.add_argument("--workers", type=int, default=1, metavar="N", help="so many processes at once, here")
-            one.add_argument("--dry-run", action="store_true", help="say what would be done or submitted")
-            one.add_argument("--cap", type=int, metavar="K", help="with launcher=slurm: at most K cells at once; every "
-                             "option that is not listed here goes to sbatch (--time=4:00:00)")
-            one.set_defaults(sbatch=[])
-        if name == "report":
-            one.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
-            one.add_argument("--mixed-protocols", action="store_true", help="line up runs whose numbers do not compare")
-            one.add_argument("--no-page", action="store_true", help="leave out the page with every run's samples")
-        if name == "dashboard":
-            one.add_argument("--project", default=PROJECT, help=f"the W&B project (default: {PROJECT})")
-            one.add_argument("--entity", help="the W&B user or team (default: one's own)")
-            one.add_argument("--out", type=Path, metavar="FILE", help="where the specification goes without a login "
-                             "(default: dashboard-NAME.json)")
+        for _, option, settings in (each for each in OPTIONS if name in each[0].split()):
+            one.add_argument(option, **settings)
         one.set_defaults(command=command)
     return out
-
-
-def seeds(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"{text} is no list of seeds: give for instance 0,1,2")
-    return tuple(map(int, text.split(",")))
 
 
 def planned(arguments: argparse.Namespace) -> Plan:
@@ -96,14 +100,13 @@ def planned(arguments: argparse.Namespace) -> Plan:
     return plan(arguments.tables, arguments.overrides, arguments.seeds)
 
 
-def list_tables(arguments: argparse.Namespace) -> int:
+def list_tables(arguments: argparse.Namespace) -> None:
     for name in declarations.names():
         table = declarations.table(name)
         print(f"{name:32}{sum(len(row.seeds) for row in table.rows):4} cells  {table.about}")
-    return 0
 
 
-def show_plan(arguments: argparse.Namespace) -> int:
+def show_plan(arguments: argparse.Namespace) -> None:
     from diffprune.runtime.progress import duration
     from experiments.planning.estimate import Device, estimates
     cells = planned(arguments).cells
@@ -112,7 +115,7 @@ def show_plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([cell.described(finished) | {"estimate": guess.record()}
                           for cell, finished, guess in zip(cells, done, guesses, strict=True)], indent=2))
-        return 0
+        return
     for number, (cell, finished, guess) in enumerate(zip(cells, done, guesses, strict=True)):
         print(f"{number:4}  {'done' if finished else 'to do'}  {cell.name}\n"
               f"      {shlex.join(cell.command)}\n      {cell.folder}\n      about {guess}")
@@ -121,31 +124,21 @@ def show_plan(arguments: argparse.Namespace) -> int:
           f"{sum(guess.disk for guess in left) / 1e9:.1f} GB of disk for the rest, one after the other")
     if still := sorted({key for cell in cells for key in cell.missing}):
         print(f"still to be chosen: {' '.join(f'{key}=…' for key in still)}")
-    return 0
 
 
-def show_status(arguments: argparse.Namespace) -> int:
+def show_status(arguments: argparse.Namespace) -> None:
     cells = planned(arguments).cells
     statuses = [cell.standing for cell in cells]
     if arguments.json:
         print(json.dumps([{"title": cell.name, "folder": str(cell.folder), "state": now.state, "host": now.host,
                            "pid": now.pid, "since": now.since, "ended": now.ended, "reason": now.reason}
                           for cell, now in zip(cells, statuses, strict=True)], indent=2))
-        return 0
+        return
     for number, (cell, now) in enumerate(zip(cells, statuses, strict=True)):
         where = f"on {now.host}" if now.state == "running" else now.reason
         print(f"{number:4}  {now.state:8}  {cell.name}{f': {where}' if where else ''}")
     counts = Counter(now.state for now in statuses)
     print(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
-    return 0
-
-
-def run_cells(arguments: argparse.Namespace) -> int:
-    return start(arguments, STATES[1:])
-
-
-def retry_cells(arguments: argparse.Namespace) -> int:
-    return start(arguments, ("failed", "stopped"))
 
 
 def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
@@ -153,7 +146,7 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
     if ignored := without_effect(arguments):
         raise UserError(f"{' '.join(ignored)}: cells are done here, by --workers, or with launcher=slurm, whose options are "
                         "--cap and those of sbatch (--partition=gpu --time=4:00:00)")
-    cells = [cell for cell in chosen(planned(arguments).cells, arguments.cell) if cell.standing.state in states]
+    cells = [cell for cell in selected(arguments) if cell.standing.state in states]
     check_ready(cells)
     if "launcher=slurm" in arguments.words:
         from experiments.running.slurm import submit
@@ -161,8 +154,7 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
                arguments.sbatch, arguments.dry_run)
         return 0
     if arguments.dry_run:
-        for cell in cells:
-            print(shlex.join(cell.command))
+        print("".join(f"{shlex.join(cell.command)}\n" for cell in cells), end="")
         return 0
     from experiments.running.local import run
     from experiments.running.workers import WORKER, own_first, started_at, work
@@ -170,6 +162,16 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
         return work(cells, arguments.own, arguments.workers)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return run(own_first(cells), started_at())
+
+
+def selected(arguments: argparse.Namespace) -> list[Cell]:
+    """All cells of the plan, or the one that `--cell` chooses."""
+    cells = planned(arguments).cells
+    if arguments.cell is None:
+        return cells
+    if not 0 <= arguments.cell < len(cells):
+        raise UserError(f"--cell {arguments.cell}: the plan has cells 0 to {len(cells) - 1}")
+    return [cells[arguments.cell]]
 
 
 def without_effect(arguments: argparse.Namespace) -> list[str]:
@@ -181,24 +183,15 @@ def without_effect(arguments: argparse.Namespace) -> list[str]:
             *["--cap"] * (arguments.cap is not None)]
 
 
-def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
-    if number is None:
-        return cells
-    if not 0 <= number < len(cells):
-        raise UserError(f"--cell {number}: the plan has cells 0 to {len(cells) - 1}")
-    return [cells[number]]
-
-
-def report(arguments: argparse.Namespace) -> int:
+def report(arguments: argparse.Namespace) -> None:
     from experiments.reporting.files import write_report
     everything = planned(arguments)
     for name in dict.fromkeys(table.name for table, _, _ in everything.rows):
         print(write_report(everything, name, arguments.out, not arguments.no_page, arguments.mixed_protocols,
                            arguments.overrides))
-    return 0
 
 
-def dashboard(arguments: argparse.Namespace) -> int:
+def dashboard(arguments: argparse.Namespace) -> None:
     """Sends the workspace of tables' runs, or of the runs in folders; writes it to a file where nobody is logged in."""
     from experiments.reporting.dashboard import Dashboard, send
     folders = [Path(word) for word in arguments.tables if word not in declarations.names() and Path(word).is_dir()]
@@ -207,7 +200,6 @@ def dashboard(arguments: argparse.Namespace) -> int:
     shown = (Dashboard.of_folders(folders, arguments.project, arguments.entity) if folders else
              Dashboard.of_cells("-".join(arguments.tables), planned(arguments).cells, arguments.project, arguments.entity))
     print(send(shown, arguments.out or Path(f"dashboard-{shown.name}.json")))
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from itertools import count
+from math import inf
 from typing import Any
 
 from hydra.core.singleton import Singleton
@@ -58,21 +59,20 @@ class SlurmSweep(SlurmLauncher):
 def results(jobs: Sequence[Any]) -> list[JobReturn]:
     """Waits for submitit's jobs; returns their results in order. A job that leaves the queue without a result has failed."""
     done: dict[str, JobReturn] = {}
-    left_queue: dict[str, float] = {}       # when each job without a result was first missing from the queue
+    missing: dict[str, float] = {}      # since when a job without a result has not been in the queue
     for look in count():
         if look % ASK_SLURM == 0 and (queued := queue()) is not None:
-            left_queue = {job.job_id: left_queue.get(job.job_id, time.monotonic())
-                          for job in jobs if job.job_id not in queued}
-        for job in jobs:
-            if job.job_id not in done and job.paths.result_pickle.exists():
+            missing = {job.job_id: missing.get(job.job_id, time.monotonic()) for job in jobs if job.job_id not in queued}
+        for job in (job for job in jobs if job.job_id not in done):
+            if job.paths.result_pickle.exists():
                 done[job.job_id] = result(job)
-            elif job.job_id not in done and time.monotonic() - left_queue.get(job.job_id, float("inf")) > GRACE:
+            elif time.monotonic() - missing.get(job.job_id, inf) > GRACE:
                 done[job.job_id] = failed(UserError(f"job {job.job_id} ended without a result (cancelled, killed, out of "
                                                     f"memory?): see {job.paths.folder}, repeat the command"))
         if len(done) == len(jobs):
-            return [done[job.job_id] for job in jobs]
+            break
         time.sleep(POLL)
-    raise AssertionError
+    return [done[job.job_id] for job in jobs]
 
 
 def result(job: Any) -> JobReturn:

@@ -1,6 +1,6 @@
-# The one file to edit for your cluster. Every job of this project reads it; `DIFFPRUNE_SITE=FILE` takes another one.
+# The one file to edit for your cluster. Every job of this project reads it, or the file that DIFFPRUNE_SITE names.
 
-# What `sbatch` is asked for every job, as long options (`sbatch --help`); options given at submission come after these.
+# Long options of `sbatch` for every job (`sbatch --help`); options given at submission go before these.
 sbatch_options=(
     # --partition=gpu
     # --account=my_project
@@ -11,7 +11,7 @@ sbatch_options=(
     # --mail-type=FAIL
 )
 
-# What every job does before its program starts: modules, the Python environment. The current folder is this repository.
+# What every job does before its program starts, such as loading modules. Python is that of the submitting command.
 prepare() {
     # module load cuda/12.8
     if [ -f .venv/bin/activate ]; then source .venv/bin/activate; fi

@@ -15,6 +15,7 @@ from diffprune.runtime.files import read_json, write_json
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
 LARGEST_ARRAY = 1001        # Slurm's default for MaxArraySize
+NOT_SBATCH = ("_target_", "submitit_folder", "max_num_timeout")     # parameters for submitit itself
 Options = dict[str, Any]    # sbatch's long options with underscores: {"partition": "gpu", "exclusive": True}
 
 
@@ -41,12 +42,12 @@ class Submission:
         jobs: list[Any] = []
         size = largest_array()
         for first in range(0, len(arguments), size):
-            tasks, own = arguments[first:first + size], list(keys[first:first + size])
-            options = dict(self.options)
+            tasks, own, options = arguments[first:first + size], list(keys[first:first + size]), dict(self.options)
             if self.cap and first:
-                options["dependency"] = f"afterany:{'JOB' if dry_run else array_of(jobs[-1])}"
-            if own:
-                options["job_name"] = f"{options.get('job_name', self.parameters['name'])}-{digest(own)}"
+                options["dependency"] = f"afterany:{'PREVIOUS' if dry_run else array_of(jobs[-1])}"
+            if own:     # a job's name leads to the keys of its tasks
+                key = hashlib.sha256("\n".join(own).encode()).hexdigest()[:8]
+                options["job_name"] = f"{options.get('job_name', self.parameters['name'])}-{key}"
             executor = self.executor(options)
             if dry_run:
                 print(script(executor, len(tasks)))
@@ -61,20 +62,17 @@ class Submission:
     def executor(self, options: Options) -> Any:
         """submitit's executor with all parameters; raises UserError where Slurm is not installed."""
         import submitit  # slow to import, and Hydra imports its plugins at every start
-        own = {f"slurm_{name}": value for name, value in self.parameters.items()
-               if name not in ("_target_", "submitit_folder", "max_num_timeout", "additional_parameters")}
-        setup = [f"source {shlex.quote(str(SCRIPTS / 'resume.sh'))}", "begin", *(self.parameters["setup"] or [])]
-        signal = f"USR1@{self.parameters['signal_delay_s']}"
-        if self.cap:
-            own["slurm_array_parallelism"] = self.cap
+        parameters = {name: value for name, value in self.parameters.items() if name not in NOT_SBATCH} | {
+            "array_parallelism": self.cap or self.parameters["array_parallelism"],
+            "setup": [f"source {shlex.quote(str(SCRIPTS / 'resume.sh'))}", "begin", *(self.parameters["setup"] or [])],
+            "additional_parameters": {"requeue": True, "signal": f"USR1@{self.parameters['signal_delay_s']}", **options}}
         try:
             executor = submitit.AutoExecutor(self.folder, cluster="slurm",
                                              slurm_max_num_timeout=self.parameters["max_num_timeout"])
         except RuntimeError as error:
             raise UserError("launcher=slurm needs sbatch and srun, which are not on this machine: start it where jobs are "
                             "submitted, or leave launcher=slurm out") from error
-        executor.update_parameters(**own | {"slurm_setup": setup, "slurm_additional_parameters": {
-            "requeue": True, "signal": signal, **options}})
+        executor.update_parameters(**{f"slurm_{name}": value for name, value in parameters.items()})
         return executor
 
 
@@ -98,10 +96,6 @@ def script(executor: Any, tasks: int) -> str:
 def array_of(job: Any) -> str:
     """The number of the array that submitit's `job` belongs to, or its own."""
     return job.job_id.partition("_")[0]
-
-
-def digest(keys: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:8]
 
 
 def site_options() -> Options:

@@ -1,8 +1,8 @@
 """`python -m experiments.running.cell OVERRIDES…`: one cell, as a batch system runs it.
 
-The run of `python -m diffprune OVERRIDES…`, whose folder also tells of a mistake that was found before it began; a healed
-model that another run has is taken from there, a process that does the same cell is waited for. Exit status: 0, 1 where it
-failed, 75 where the same command goes on.
+Does the run of `python -m diffprune OVERRIDES…`; also records in its folder a mistake that was found before the run began.
+Takes the fine-tuned model from a run that has the same; waits for another process that is doing the same cell. Exit
+status: 0, 1 where the cell failed, 75 where the same command goes on.
 """
 
 import logging
@@ -18,9 +18,8 @@ def main(overrides: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_sentence():
-        cell = lone(overrides)
-        check_ready([cell])
-        return run([cell], wait=True)
+        check_ready(cells := [lone(overrides)])
+        return run(cells, wait=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A run killed at random moments beside one that never was.
+"""Compares a run that is killed at random moments with one that is not.
 
 `python -m experiments.upkeep.kill_test [--kills 20] [OVERRIDES…]`
 
-Both do the default run on the digits, or what the overrides ask for, in a temporary folder; every kill is a `kill -9`, and
-the same command goes on. Ends with status 1 where a number, a weight or an image differs.
+Both do the default run on the digits, or the run of the overrides, in a temporary folder. Every kill is a `kill -9`, after
+which the same command is started again. Ends with status 1 where a number, a weight or an image differs.
 """
 
 import argparse
@@ -34,21 +34,21 @@ UNLIKE = {"diffprune.log", "config.yaml", "report.html", "status.json"}     # pa
 
 
 def main(arguments: list[str] | None = None) -> None:
-    asked = parser().parse_args(arguments)
+    arguments = parser().parse_args(arguments)
     with one_sentence(), tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder, "whole"), Path(folder, "killed")
-        worked = finish(whole, asked.overrides)
-        rng = random.Random(asked.seed)
-        moments = sorted(rng.uniform(0, worked) for _ in range(asked.kills))
-        hit = Counter(kill(killed, asked.overrides, after - before)
+        seconds = finish(whole, arguments.overrides)
+        rng = random.Random(arguments.seed)
+        moments = sorted(rng.uniform(0, seconds) for _ in range(arguments.kills))
+        stages = Counter(kill(killed, arguments.overrides, after - before)
                       for before, after in zip([0.0, *moments], moments, strict=False))
-        finish(killed, asked.overrides)
-        if hit[OVER] == asked.kills:
-            raise UserError("the run was over before each of the kills: nothing is shown; choose a longer one")
-        if apart := sorted(set(told(whole).items()) ^ set(told(killed).items())):
-            raise UserError(f"{', '.join(sorted({name for name, _ in apart}))} differ after {dict(hit)} kills")
-    where = ", ".join(f"{hit[stage]} {'' if stage == OVER else 'in '}{stage}" for stage in (*STAGES, OVER) if hit[stage])
-    print(f"{asked.kills} kills ({where}): every number, weight and image is that of a run that was never killed")
+        finish(killed, arguments.overrides)
+        if stages[OVER] == arguments.kills:
+            raise UserError("the run ended before each kill, which shows nothing: choose a longer run")
+        if different := sorted(set(digests(whole).items()) ^ set(digests(killed).items())):
+            raise UserError(f"{', '.join(sorted({name for name, _ in different}))} differ after {dict(stages)} kills")
+    where = ", ".join(f"{stages[stage]} {'' if stage == OVER else 'in '}{stage}" for stage in (*STAGES, OVER) if stages[stage])
+    print(f"{arguments.kills} kills ({where}): every number, weight and image is that of a run that was never killed")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +66,7 @@ def begin(folder: Path, overrides: list[str]) -> subprocess.Popen:
 
 
 def first_stage(process: subprocess.Popen) -> str:
-    """The stage that the process begins with, once it does; OVER where it has none to do."""
+    """Waits for the process's first stage and returns its name; OVER where no stage is left to do."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip().endswith("…") and (stage := line.split()[0]) in STAGES:
@@ -75,18 +75,18 @@ def first_stage(process: subprocess.Popen) -> str:
 
 
 def finish(folder: Path, overrides: list[str]) -> float:
-    """Lets the run come to its end; the seconds from its first stage on."""
+    """Lets the run finish; returns its seconds from the first stage on."""
     process = begin(folder, overrides)
     first_stage(process)
     start = time.monotonic()
-    said = process.communicate()[0]
+    output = process.communicate()[0]
     if process.returncode:
-        raise UserError(f"the run ended with status {process.returncode}: {said[-500:]}")
+        raise UserError(f"the run ended with status {process.returncode}: {output[-500:]}")
     return time.monotonic() - start
 
 
 def kill(folder: Path, overrides: list[str], after: float) -> str:
-    """Kills the run so many seconds into its work; the stage that it was in."""
+    """Kills the run `after` so many seconds of work; returns the stage that it was in."""
     process = begin(folder, overrides)
     stage = first_stage(process)
     time.sleep(after)
@@ -97,8 +97,8 @@ def kill(folder: Path, overrides: list[str], after: float) -> str:
     return ([stage] + [stage for stage in rest if stage in STAGES])[-1]
 
 
-def told(folder: Path) -> dict[str, str]:
-    """{file: digest} of all that the only run in `folder` made, without what a clock puts there."""
+def digests(folder: Path) -> dict[str, str]:
+    """{file: digest} of all that the only run in `folder` made, without times of day and durations."""
     (run,) = (folder / "runs").glob("*/*/")
     return {str(file.relative_to(run)): hashlib.sha256(content(file)).hexdigest()
             for file in run.rglob("*") if file.is_file() and file.name not in UNLIKE}

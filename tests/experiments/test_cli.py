@@ -74,7 +74,7 @@ def test_a_finished_table_asks_for_nothing_more(tmp_path) -> None:
     for cell in plan(["table2_lsun_church"], words[3:], (0,)).cells:
         cell.folder.mkdir(parents=True)
         cell.run.metrics.write_text("{}")
-    assert main(["run", *words]) == 0
+    assert main(["run", *words]) == main(["run", *words, "launcher=slurm"]) == 0
 
 
 def test_nothing_that_failed_means_nothing_to_retry(words, capsys) -> None:

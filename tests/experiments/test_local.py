@@ -23,6 +23,7 @@ from diffprune import __main__ as entry
 from diffprune.config.naming import run_folder
 from diffprune.pipeline import Stages, reproduce
 from diffprune.runs.cache import Cache
+from diffprune.runs.provenance import provenance
 from diffprune.runs.run import Run
 from diffprune.runs.status import STALE, Standing, put, standing
 from diffprune.runtime.errors import UserError
@@ -220,9 +221,10 @@ def test_nothing_of_a_cell_is_left_when_it_is_over(cells, pretended) -> None:
 
 
 def test_a_cell_keeps_its_own_log_and_command(cells, pretended) -> None:
-    pretended(lambda cfg, run: run.metrics.write_text(json.dumps(list(HydraConfig.get().overrides.task))))
+    pretended(lambda cfg, run: run.metrics.write_text(json.dumps(provenance())))
     assert local.run(cells[2:]) == local.DONE
-    assert json.loads(cells[2].run.metrics.read_text())[:3] == ["dataset=digits", "pruner=random", "seed=0"]
+    command = json.loads(cells[2].run.metrics.read_text())["command"]
+    assert command.startswith("python -m diffprune dataset=digits pruner=random seed=0")
     assert (cells[2].folder / "diffprune.log").exists()
 
 

@@ -76,10 +76,12 @@ def test_a_process_begun_unheard_never_hears_and_this_one_hears_afterwards() -> 
         assert child.communicate()[0] == "whole\n"
 
 
-def test_ctrl_c_outside_a_training_is_no_traceback_either(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (Interrupted(signal.SIGTERM), 75)])
+def test_a_request_outside_a_training_is_no_traceback_either(stop: BaseException, code: int,
+                                                            capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as ended, one_sentence():
-        raise KeyboardInterrupt
-    assert ended.value.code == 130
+        raise stop
+    assert ended.value.code == code
     assert "goes on from what is finished" in capsys.readouterr().err
 
 
