@@ -16,7 +16,7 @@ from diffprune.config.schema import STAGES
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
-from diffprune.runtime.interrupt import Interrupted
+from diffprune.runtime.interrupt import CTRL_C, RESUME
 from diffprune.runtime.memory import peak_resident
 
 BEAT = 30.0         # seconds between two heartbeats
@@ -97,7 +97,7 @@ def note(run: Run, until: str, error: BaseException, since: float | None = None)
 
 
 def resumable(error: BaseException) -> bool:
-    return isinstance(error, KeyboardInterrupt | Interrupted)
+    return isinstance(error, KeyboardInterrupt) or getattr(error, "code", None) in (RESUME, CTRL_C)
 
 
 def last_line(error: BaseException) -> str:

@@ -33,8 +33,8 @@ OVER = "too late"
 UNLIKE = {"diffprune.log", "config.yaml", "report.html", "status.json"}     # paths, processes and the time of day
 
 
-def main(arguments: list[str] | None = None) -> None:
-    arguments = parser().parse_args(arguments)
+def main(words: list[str] | None = None) -> None:
+    arguments = parser().parse_args(words)
     with one_sentence(), tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder, "whole"), Path(folder, "killed")
         seconds = finish(whole, arguments.overrides)
@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError("the run ended before each kill, which shows nothing: choose a longer run")
         if different := sorted(set(digests(whole).items()) ^ set(digests(killed).items())):
             raise UserError(f"{', '.join(sorted({name for name, _ in different}))} differ after {dict(stages)} kills")
-    where = ", ".join(f"{stages[stage]} {'' if stage == OVER else 'in '}{stage}" for stage in (*STAGES, OVER) if stages[stage])
+    where = ", ".join(f"{count} {'' if stage == OVER else 'in '}{stage}"
+                      for stage in (*STAGES, OVER) if (count := stages[stage]))
     print(f"{arguments.kills} kills ({where}): every number, weight and image is that of a run that was never killed")
 
 
