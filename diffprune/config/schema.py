@@ -1,8 +1,13 @@
-"""What a run can be asked for: names and types. Values live in `conf/`, nowhere else."""
+"""The options of a run: names, types, ranges, choices, and which of them name the run. Values live in `conf/` alone."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+# ruff: noqa: RUF009  (`option` makes a new field at every call)
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from math import inf
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING
 
@@ -10,186 +15,212 @@ STAGES = ("score", "prune", "finetune", "sample", "evaluate")
 EVALUATIONS_PER_STEP = 3    # a training step, forward and back, costs about as much as so many evaluations
 
 
+def option(low: float = -inf, below: float = inf, *, choices: tuple[Any, ...] = (), names_the_run: bool = True) -> Any:
+    """A field for an option: a number in [low, below) or a list of such numbers, or one of `choices`; null needs no range.
+
+    `names_the_run=False`: the option says where, how fast or with how much output a run is computed, not what is computed.
+    Two runs that differ only in such options are the same experiment and share one folder.
+    """
+    return field(default=MISSING, metadata={"low": low, "below": below, "choices": choices, "names_the_run": names_the_run})
+
+
 @dataclass
 class Paths:
-    runs: str = MISSING
-    cache: str = MISSING
+    runs: str = option()
+    cache: str = option()
 
 
 @dataclass
 class Dataset:
-    _target_: str = MISSING
-    name: str = MISSING
-    resolution: int = MISSING
-    channels: int = MISSING
-    flip: bool = MISSING
-    path: str | None = MISSING
-    workers: int = MISSING
-    memory_gb: float = MISSING
-    on_error: str = MISSING
+    _target_: str = option()
+    name: str = option()
+    resolution: int = option(1)
+    channels: int = option(choices=(1, 3))
+    flip: bool = option()
+    path: str | None = option(names_the_run=False)
+    workers: int = option(0, names_the_run=False)
+    memory_gb: float = option(0, names_the_run=False)
+    on_error: str = option(choices=("stop", "skip"))
 
 
 @dataclass
 class LabelledDataset(Dataset):
-    """Adds the file that names the classes of images that lie side by side."""
-    labels: str | None = MISSING
+    """Adds the file that names the class of each image, for images that lie in one folder."""
+    labels: str | None = option(names_the_run=False)
 
 
 @dataclass
 class Source:
-    """Where a model's own checkpoint comes from; `convert`: what `diffprune.convert` has to be told about it."""
-    host: str = MISSING
-    address: str = MISSING
-    megabytes: int = MISSING
-    licence: str = MISSING
-    convert: str | None = MISSING
+    """Where a model's own checkpoint is published; `convert`: the options that `diffprune.convert` needs for it."""
+    host: str = option()
+    address: str = option()
+    megabytes: int = option(0)
+    licence: str = option()
+    convert: str | None = option()
 
 
 @dataclass
 class Model:
-    name: str = MISSING
-    checkpoint: str | None = MISSING
-    source: Source | None = MISSING
-    unet: dict[str, Any] = MISSING
-    scheduler: dict[str, Any] = MISSING
+    name: str = option()
+    checkpoint: str | None = option()
+    source: Source | None = option(names_the_run=False)
+    unet: dict[str, Any] = option()
+    scheduler: dict[str, Any] = option()
 
 
 @dataclass
 class LatentModel(Model):
     """Adds the first stage, whose latents are denoised, and the embedding of the classes."""
-    vqvae: dict[str, Any] = MISSING
-    class_embedder: dict[str, Any] = MISSING
+    vqvae: dict[str, Any] = option()
+    class_embedder: dict[str, Any] = option()
 
 
 @dataclass
 class Target:
-    """What is to be left of the dense model, as a share of it in (0, 1): at most one of the three."""
-    macs: float | None = MISSING
-    params: float | None = MISSING
-    latency: float | None = MISSING
+    """The fraction of the dense model that is kept, in (0, 1), of at most one of three quantities."""
+    macs: float | None = option(1e-6, 1)
+    params: float | None = option(1e-6, 1)
+    latency: float | None = option(1e-6, 1)
 
 
 @dataclass
 class Pruner:
-    name: str = MISSING
-    criterion: dict[str, Any] = MISSING
-    ratio: float = MISSING
-    calibration_batch: int = MISSING
-    reinitialise: bool = MISSING
-    selection: str = MISSING
-    heads: str = MISSING
-    round_to: int | None = MISSING
-    scope: str = MISSING
-    floor: float = MISSING
-    target: Target = MISSING
-    timesteps: dict[str, Any] | None = MISSING
-    timesteps_per_pass: int | None = MISSING
-    thresholds: list[float] | None = MISSING
-    stops_kept: int = MISSING
+    name: str = option()
+    criterion: dict[str, Any] = option()
+    ratio: float = option(0, 1)
+    calibration_batch: int = option(1)
+    reinitialise: bool = option()
+    selection: str = option(choices=("paper", "torch_pruning"))
+    heads: str = option(choices=("equal", "whole"))
+    round_to: int | None = option(1)
+    scope: str = option(choices=("local", "global", "isomorphic"))
+    floor: float = option(0, 1)
+    target: Target = option()
+    timesteps: dict[str, Any] | None = option()
+    timesteps_per_pass: int | None = option(1)
+    thresholds: list[float] | None = option(0, names_the_run=False)
+    stops_kept: int = option(1, names_the_run=False)
 
 
 @dataclass
 class GatedPruner(Pruner):
-    """Adds the gate's threshold T: timesteps from the first with L_t < T * L_max on are dropped."""
-    threshold: float = MISSING
+    """Adds the threshold T: timesteps from the first with L_t < T * L_max on are dropped."""
+    threshold: float = option(0)
 
 
 @dataclass
 class Schedule:
-    name: str = MISSING
-    steps: int = MISSING
-    rounds: int = MISSING
-    batch: int = MISSING
-    accumulate: int = MISSING
-    loss: str = MISSING
-    min_snr: float | None = MISSING
-    lr: float = MISSING
-    rate: str = MISSING
-    warmup: int = MISSING
-    betas: list[float] = MISSING
-    eps: float = MISSING
-    weight_decay: float = MISSING
-    clip: float | None = MISSING
-    dropout: float = MISSING
-    ema: float = MISSING
-    ema_power: float | None = MISSING
-    save_every: int = MISSING
-    save_minutes: float | None = MISSING
-    keep_last: int = MISSING
-    log_every: int = MISSING
-    preview_every: int = MISSING
+    name: str = option()
+    steps: int = option(0)
+    rounds: int = option(1)
+    batch: int = option(1)
+    accumulate: int = option(1, names_the_run=False)
+    loss: str = option(choices=("noise", "distill", "features"))
+    min_snr: float | None = option(1e-6)
+    lr: float = option(0)
+    rate: str = option(choices=("constant", "cosine"))
+    warmup: int = option(0)
+    betas: list[float] = option(0, 1)
+    eps: float = option(0)
+    weight_decay: float = option(0)
+    clip: float | None = option(1e-6)
+    dropout: float = option(0, 1)
+    ema: float = option(0, 1)
+    ema_power: float | None = option(0)
+    save_every: int = option(1, names_the_run=False)
+    save_minutes: float | None = option(0, names_the_run=False)
+    keep_last: int = option(1, names_the_run=False)
+    log_every: int = option(1, names_the_run=False)
+    preview_every: int = option(0, names_the_run=False)
 
 
 @dataclass
 class Sampler:
-    name: str = MISSING
-    spacing: str = MISSING
-    steps: int = MISSING
-    eta: float = MISSING
-    clip: bool = MISSING
-    guidance: float | None = MISSING
-    seed: int = MISSING
-    batch: int = MISSING
-    processes: int | None = MISSING
+    name: str = option()
+    spacing: str = option(choices=("uniform", "quad"))
+    steps: int = option(1, 1001)
+    eta: float = option(0, 1.0001)
+    clip: bool = option()
+    guidance: float | None = option(0)
+    seed: int = option(0, 2**31)
+    batch: int = option(1, names_the_run=False)
+    processes: int | None = option(1, names_the_run=False)
 
 
 @dataclass
 class Evaluate:
-    images: int = MISSING
-    features: str = MISSING
-    weights: str | None = MISSING
-    reference: str | None = MISSING
-    subset: int = MISSING
-    kid_subset: int = MISSING
-    neighbours: int = MISSING
-    ssim_window: int = MISSING
-    before_healing: bool = MISSING
-    speed: bool = MISSING
-    batch: int = MISSING
+    images: int = option(2)
+    features: str = option(choices=("digits-cnn", "cifar-cnn", "inception", "dinov2"))
+    weights: str | None = option()
+    reference: str | None = option()
+    subset: int = option(2)
+    kid_subset: int = option(2)
+    neighbours: int = option(1)
+    ssim_window: int = option(3)
+    before_healing: bool = option()
+    speed: bool = option(names_the_run=False)
+    batch: int = option(1, names_the_run=False)
 
 
 @dataclass
 class Logger:
-    _target_: str = MISSING
+    _target_: str = option()
 
 
 @dataclass
 class WandbLogger(Logger):
-    project: str = MISSING
-    entity: str | None = MISSING
-    group: str | None = MISSING
-    artifacts: bool = MISSING
-    patience: float = MISSING
+    project: str = option()
+    entity: str | None = option()
+    group: str | None = option()
+    artifacts: bool = option()
+    patience: float = option(0)
 
 
 @dataclass
 class Launcher:
-    name: str = MISSING
+    name: str = option()
 
 
 @dataclass
 class SlurmLauncher(Launcher):
-    """Adds whether a multirun stays until its jobs have ended, or only shows what it would submit."""
-    wait: bool = MISSING
-    dry_run: bool = MISSING
+    """Adds whether a multirun waits until its jobs have ended, or only prints what it would submit."""
+    wait: bool = option()
+    dry_run: bool = option()
 
 
 @dataclass
 class Config:
-    seed: int = MISSING
-    device: str = MISSING
-    precision: str = MISSING
-    memory_format: str = MISSING
-    until: str = MISSING
-    paths: Paths = field(default_factory=Paths)
-    dataset: Dataset = MISSING
-    model: Model = MISSING
-    pruner: Pruner = MISSING
-    schedule: Schedule = MISSING
-    sampler: Sampler = MISSING
-    evaluate: Evaluate = MISSING
-    logger: Logger = MISSING
-    launcher: Launcher = MISSING
+    seed: int = option(0, 2**31)
+    device: str = option(names_the_run=False)
+    precision: str = option(choices=("no", "bf16", "fp16"))
+    memory_format: str = option(choices=("contiguous", "channels_last"))
+    until: str = option(choices=STAGES, names_the_run=False)
+    paths: Paths = option(names_the_run=False)
+    dataset: Dataset = option()
+    model: Model = option()
+    pruner: Pruner = option()
+    schedule: Schedule = option()
+    sampler: Sampler = option()
+    evaluate: Evaluate = option()
+    logger: Logger = option(names_the_run=False)
+    launcher: Launcher = option(names_the_run=False)
+
+
+@cache
+def outside_the_name(schema: type = Config) -> tuple[str, ...]:
+    """Dotted names of the options of `schema` and its subclasses that are no part of a run's name."""
+    return tuple(dict.fromkeys(name for one in (schema, *schema.__subclasses__()) for name in unnamed(one)))
+
+
+def unnamed(schema: type) -> Iterator[str]:
+    hints = get_type_hints(schema)
+    for own in fields(schema):
+        # `Source | None` stands for Source
+        kinds = get_args(hints[own.name]) if isinstance(hints[own.name], types.UnionType) else (hints[own.name],)
+        if not own.metadata.get("names_the_run", True):
+            yield own.name
+        else:
+            yield from (f"{own.name}.{name}" for kind in kinds if is_dataclass(kind) for name in outside_the_name(kind))
 
 
 def evaluations(sampler: Mapping[str, Any]) -> int:

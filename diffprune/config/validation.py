@@ -1,48 +1,20 @@
 """What is refused of a composed configuration, before any work."""
 
-import math
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from math import inf, isfinite
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffprune.config.model_source import PAGE, by_hand, is_hub_name, is_url, origin
 from diffprune.config.naming import masked
-from diffprune.config.schema import (
-    STAGES,
-)
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import exists, is_folder
 
 ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there
-CHOICES = {
-    "until": STAGES, "precision": ("no", "bf16", "fp16"), "sampler.spacing": ("uniform", "quad"),
-    "pruner.selection": ("paper", "torch_pruning"), "pruner.heads": ("equal", "whole"),
-    "pruner.scope": ("local", "global", "isomorphic"),
-    "evaluate.features": ("digits-cnn", "cifar-cnn", "inception", "dinov2"),
-    "dataset.on_error": ("stop", "skip"), "dataset.channels": (1, 3), "memory_format": ("contiguous", "channels_last"),
-    "schedule.loss": ("noise", "distill", "features"), "schedule.rate": ("constant", "cosine"),
-}
-RANGES = (
-    ("seed", 0, 2**31), ("pruner.ratio", 0, 1), ("pruner.threshold", 0, math.inf),
-    ("pruner.calibration_batch", 1, math.inf), ("pruner.round_to", 1, math.inf),
-    ("pruner.floor", 0, 1), ("pruner.target.macs", 1e-6, 1), ("pruner.target.params", 1e-6, 1),
-    ("pruner.target.latency", 1e-6, 1), ("pruner.timesteps_per_pass", 1, math.inf), ("pruner.stops_kept", 1, math.inf),
-    ("pruner.timesteps.first", 0, math.inf), ("pruner.timesteps.count", 1, math.inf),
-    ("schedule.steps", 0, math.inf), ("schedule.batch", 1, math.inf), ("schedule.lr", 0, math.inf),
-    ("schedule.rounds", 1, math.inf),
-    ("schedule.dropout", 0, 1), ("schedule.ema", 0, 1), ("schedule.clip", 1e-6, math.inf),
-    ("schedule.accumulate", 1, math.inf), ("schedule.min_snr", 1e-6, math.inf), ("schedule.warmup", 0, math.inf),
-    ("schedule.ema_power", 0, math.inf), ("schedule.keep_last", 1, math.inf),
-    ("schedule.save_every", 1, math.inf), ("schedule.save_minutes", 0, math.inf),
-    ("schedule.log_every", 1, math.inf), ("schedule.preview_every", 0, math.inf),
-    ("sampler.steps", 1, 1001), ("sampler.eta", 0, 1.0001), ("sampler.batch", 1, math.inf), ("sampler.seed", 0, 2**31),
-    ("sampler.guidance", 0, math.inf), ("sampler.processes", 1, math.inf),
-    ("evaluate.images", 2, math.inf), ("evaluate.batch", 1, math.inf), ("evaluate.ssim_window", 3, math.inf),
-    ("evaluate.subset", 2, math.inf), ("evaluate.kid_subset", 2, math.inf), ("evaluate.neighbours", 1, math.inf),
-    ("logger.patience", 0, math.inf), ("dataset.workers", 0, math.inf), ("dataset.memory_gb", 0, math.inf),
-)
 
 
 def check(cfg: DictConfig) -> None:
@@ -64,8 +36,6 @@ def check_pruner(pruner: DictConfig) -> None:
         raise UserError(f"{' and '.join(targets)} are two targets: choose one")
     if targets and not pruner.ratio:
         raise UserError(f"pruner={pruner.name} removes nothing (its ratio is 0), {targets[0]} asks it to: leave one out")
-    if any(T < 0 for T in pruner.thresholds or ()):
-        raise UserError(f"pruner.thresholds={list(pruner.thresholds)} is outside its range: choose values from 0 on")
     first, last = (OmegaConf.select(pruner, f"timesteps.{end}") for end in ("first", "last"))
     if last is not None and last < first:
         raise UserError(f"pruner.timesteps.last={last} lies before pruner.timesteps.first={first}: choose a later one")
@@ -90,30 +60,46 @@ def check_rounds(cfg: DictConfig) -> None:
 
 
 def check_values(cfg: DictConfig) -> None:
-    """Refuses options that are none, and values outside their choices or ranges; what is still `???` passes."""
-    unknown = [key for key in added(cfg) if key != "hydra"]
-    if unknown:
+    """Refuses unknown options, and values outside their choices or ranges; an option that is still `???` passes."""
+    found = list(options(cfg))
+    if unknown := [key for key, _, metadata in found if metadata is None]:
         raise UserError(f"{', '.join(unknown)} is no option: leave it out")
-    for key, allowed in CHOICES.items():
-        if (value := OmegaConf.select(cfg, key)) not in allowed and not (key == "schedule.loss" and "." in value):
-            raise UserError(f"{key}={value} is not known: choose one of {', '.join(map(str, allowed))}")
+    for key, value, metadata in found:
+        check_value(key, value, **(metadata or {}))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
         raise UserError(f"device={cfg.device} is not known: choose auto, cpu, cuda or cuda:N")
-    for key, low, high in RANGES:
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not (low <= value < high):
-            raise UserError(f"{key}={value} is outside its range: choose a value in [{low:g}, {high:g})")
+    for key, low in (("pruner.timesteps.first", 0), ("pruner.timesteps.count", 1)):     # of classes that import torch
+        check_value(key, OmegaConf.select(cfg, key), low)
 
 
-def added(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """Dotted names of options that `+name=value` put beside the schema's."""
-    known, names = OmegaConf.get_type(cfg), []
-    for key in cfg:
-        if is_dataclass(known) and key not in {option.name for option in fields(known)}:
-            names.append(f"{prefix}{key}")
-        elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
-            names += added(cfg[key], f"{prefix}{key}.")
-    return names
+def options(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any] | None]]:
+    """(dotted name, value, its field's metadata) of every option in `cfg` that has a value.
+
+    The metadata is empty in a dict whose keys the schema leaves open, and None for an option that the schema lacks.
+    """
+    schema = OmegaConf.get_type(cfg)
+    known = {field.name: field.metadata for field in fields(schema)} if is_dataclass(schema) else None
+    for key in map(str, cfg):
+        metadata = {} if known is None else known.get(key)
+        if OmegaConf.is_missing(cfg, key) or (key == "hydra" and not prefix):
+            continue
+        if metadata is not None and isinstance(cfg[key], DictConfig):
+            yield from options(cfg[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", cfg[key], metadata
+
+
+def check_value(key: str, value: Any, low: float = -inf, below: float = inf, choices: Sequence[Any] = (), **_: Any) -> None:
+    """Refuses a value outside `choices`, and a number, alone or in a list, that is outside [low, below) or not finite."""
+    if choices and value not in choices:
+        raise UserError(f"{key}={value} is not known: choose one of {', '.join(map(str, choices))}")
+    several = isinstance(value, ListConfig)
+    for number in value if several else [value]:
+        if isinstance(number, ListConfig):
+            check_value(key, number, low, below)
+        elif isinstance(number, int | float) and not (isfinite(number) and low <= number < below):
+            limits = f"[{low:g}, {below:g})" if isfinite(low) else "(-inf, inf)"
+            raise UserError(f"{key}={value} is outside its range: choose {'values' if several else 'a value'} in {limits}")
 
 
 def check_paths(cfg: DictConfig) -> None:

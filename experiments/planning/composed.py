@@ -19,8 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, ValidationError
 
 from diffprune.config.compose import register
-from diffprune.config.naming import OUTSIDE_THE_HASH, branch_of
-from diffprune.config.schema import Pruner
+from diffprune.config.naming import branch_of
+from diffprune.config.schema import Pruner, outside_the_name
 from diffprune.runtime.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -179,7 +179,7 @@ def is_value(text: str) -> bool:
 def unchosen(options: dict[str, Any]) -> list[str]:
     """Sets what is still `???` outside the science to null, and names it; raises UserError for the rest."""
     found = missing(options)
-    if inside := [key for key in found if key not in OUTSIDE_THE_HASH]:
+    if inside := [key for key in found if key not in outside_the_name()]:
         raise UserError(f"nothing chosen for {', '.join(inside)}: give a value, for instance {inside[0]}=…")
     for key in found:
         branch_of(options, key)[key.rpartition(".")[2]] = None

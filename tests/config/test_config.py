@@ -1,6 +1,7 @@
 """Every option and experiment composes; what cannot be is refused in one sentence."""
 
 import dataclasses
+import importlib
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import MISSING
 
-from diffprune.config import schema as module
-from diffprune.config import validation
+from diffprune.config import schema
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
 from diffprune.runtime.errors import UserError
@@ -26,6 +26,7 @@ NEEDS = {("dataset", "image_folder"): ["dataset.path=.", "dataset.resolution=32"
          ("model", "diffusers"): ["model.checkpoint=."], ("model", "ddpm_celeba"): ["model.checkpoint=null"]}
 NEEDS["dataset", "celeba"] = NEEDS["experiment", "celeba_diff_pruning"] = ["dataset.path=.", "model.checkpoint=null"]
 NEEDS["dataset", "imagenet"] = ["dataset.path=.", "model=ldm_imagenet"]
+GROUPS = [group for group in vars(schema).values() if dataclasses.is_dataclass(group)]
 
 
 @pytest.mark.slow
@@ -85,11 +86,11 @@ def test_what_changes_the_science_changes_the_name(config, override: str) -> Non
     assert run_name(config(override)) != run_name(config())
 
 
-def test_options_that_came_later_leave_older_names_alone(config) -> None:
-    cfg = config("dataset=cifar10", "model=ddpm_cifar10")
-    assert "guidance" not in science(cfg)["sampler"]
-    assert science(cfg)["model"]["source"] == {}     # who publishes it, how large it is: nothing of that is science
-    assert run_name(config("sampler.guidance=2.0")) != run_name(config())
+def test_every_option_that_changes_the_science_is_in_the_hash_and_no_other(config) -> None:
+    options = science(config("dataset=cifar10", "model=ddpm_cifar10"))
+    assert (options["sampler"]["guidance"], options["schedule"]["rounds"]) == (None, 1)
+    assert not {"paths", "logger", "launcher", "device", "until"} & set(options)
+    assert "source" not in options["model"]     # who publishes it, how large it is
 
 
 def test_a_checkpoint_behind_a_page_ends_with_what_to_do(config) -> None:
@@ -148,7 +149,8 @@ def test_a_typo_in_an_experiment_file_stops_at_composition(tmp_path: Path, confi
     ("model.checkpoint=/no/model", "/no/model does not exist"), ("model.checkpoint=./no", "./no does not exist"),
     ("sampler.guidance=-1", "sampler.guidance=-1"), ("sampler.processes=0", "sampler.processes=0"),
     ("dataset.on_error=ignore", "stop, skip"), ("dataset.memory_gb=-1", "dataset.memory_gb=-1"),
-    ("dataset.channels=4", "choose one of 1, 3")])
+    ("dataset.channels=4", "choose one of 1, 3"), ("pruner.heads=half", "equal, whole"),
+    ("pruner.round_to=0", "pruner.round_to=0"), ("schedule.betas=[.9,1.0]", "choose values in [0, 1)")])
 def test_a_value_outside_its_range_is_named(config, override: str, words: str) -> None:
     with pytest.raises(UserError) as error:
         check(config(override))
@@ -156,13 +158,29 @@ def test_a_value_outside_its_range_is_named(config, override: str, words: str) -
     assert "\n" not in str(error.value)
 
 
-def test_the_choices_are_those_that_exist() -> None:
-    from diffprune.diffusion.process import SPACINGS
-    from diffprune.evaluation.features import EXTRACTORS
-    from diffprune.pruning.selection import SELECTIONS
-    assert validation.CHOICES["sampler.spacing"] == tuple(SPACINGS)
-    assert validation.CHOICES["pruner.selection"] == tuple(SELECTIONS)
-    assert validation.CHOICES["evaluate.features"] == tuple(EXTRACTORS)
+@pytest.mark.parametrize(("group", "option", "owner", "name"), [
+    (schema.Sampler, "spacing", "diffusion.process", "SPACINGS"), (schema.Schedule, "loss", "training.losses", "LOSSES"),
+    (schema.Schedule, "rate", "training.learning_rate", "RATES"), (schema.Pruner, "scope", "pruning.scope", "SCOPES"),
+    (schema.Pruner, "selection", "pruning.selection", "SELECTIONS"), (schema.Pruner, "heads", "pruning.allocation", "HEADS"),
+    (schema.Evaluate, "features", "evaluation.features", "EXTRACTORS")])
+def test_the_choices_are_those_that_exist(group: type, option: str, owner: str, name: str) -> None:
+    """They are written twice, because the modules that implement them import torch and composing does not."""
+    (field,) = (field for field in dataclasses.fields(group) if field.name == option)
+    assert field.metadata["choices"] == tuple(getattr(importlib.import_module(f"diffprune.{owner}"), name))
+
+
+@pytest.mark.parametrize("override", [
+    "pruner.ratio=.nan", "schedule.lr=.inf", "schedule.eps=.nan", "schedule.betas=[.9,.nan]", "pruner.thresholds=[.nan]",
+    "sampler.guidance=.inf", "model.scheduler.beta_end=.nan", "+pruner.criterion.power=-.inf", "dataset.memory_gb=.inf"])
+def test_no_number_is_nan_or_infinite(config, override: str) -> None:
+    with pytest.raises(UserError, match=rf"{override.partition('=')[0].lstrip('+')}=.* is outside its range"):
+        check(config(override.replace(".nan", "nan").replace(".inf", "inf")))
+
+
+def test_every_option_of_the_schema_says_what_it_takes() -> None:
+    for group in GROUPS:
+        for field in dataclasses.fields(group):
+            assert {"low", "below", "choices", "names_the_run"} <= set(field.metadata), (group, field.name)
 
 
 def test_what_must_be_chosen_is_named(config) -> None:
@@ -172,7 +190,6 @@ def test_what_must_be_chosen_is_named(config) -> None:
 
 def test_the_schema_holds_no_values() -> None:
     """Every default is written once, in YAML."""
-    for schema in vars(module).values():
-        if isinstance(schema, type) and dataclasses.is_dataclass(schema):
-            for option in dataclasses.fields(schema):
-                assert option.default == MISSING or option.default_factory is module.Paths, (schema, option.name)
+    for group in GROUPS:
+        for field in dataclasses.fields(group):
+            assert field.default == MISSING, (group, field.name)

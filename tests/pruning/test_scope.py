@@ -10,7 +10,6 @@ from diffusers import DDIMScheduler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffprune.config.validation import CHOICES
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pruning import criteria
@@ -118,7 +117,3 @@ def test_a_global_ranking_is_made_before_any_cut() -> None:
 def test_what_is_no_scope_or_floor_is_refused(option: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Allocation(0.3, **option)
-
-
-def test_the_choices_are_the_scopes_there_are() -> None:
-    assert CHOICES["pruner.scope"] == tuple(SCOPES)

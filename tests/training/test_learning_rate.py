@@ -2,8 +2,7 @@
 
 import pytest
 
-from diffprune.config.validation import CHOICES
-from diffprune.training.learning_rate import RATES, learning_rate
+from diffprune.training.learning_rate import learning_rate
 from diffprune.training.recipe import Recipe
 
 
@@ -29,7 +28,3 @@ def test_the_cosine_falls_from_the_full_rate_to_nothing() -> None:
 def test_a_warm_up_longer_than_the_training_is_all_there_is() -> None:
     recipe = Recipe(steps=100, lr=0.5, warmup=200, rate="cosine")
     assert learning_rate(recipe, 99) == pytest.approx(0.25)
-
-
-def test_the_choices_are_those_that_exist() -> None:
-    assert CHOICES["schedule.rate"] == tuple(RATES)

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
-from diffprune.config.validation import CHOICES, check
+from diffprune.config.validation import check
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.errors import UserError
 from diffprune.stages.options import load_dense, load_teacher, recipe
@@ -114,7 +114,3 @@ def test_min_snr_bounds_the_weight_of_clean_images() -> None:
     torch.testing.assert_close(min_snr(alpha_bar, 5), torch.tensor([5 / 9, 1, 1]))
     torch.testing.assert_close(min_snr(alpha_bar, 0.5), torch.tensor([0.5 / 9, 0.5, 1]))
     assert min_snr(alpha_bar, None) == 1
-
-
-def test_the_choices_are_those_that_exist() -> None:
-    assert CHOICES["schedule.loss"] == tuple(LOSSES)
