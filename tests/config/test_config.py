@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import MISSING
@@ -16,16 +17,16 @@ from diffprune.config.validation import check
 from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT
 
-OPTIONS = sorted((f.parent.name, f.stem) for f in (ROOT / "conf").glob("*/*.yaml") if f.parent.name != "experiment")
+OPTIONS = sorted((f.parent.name, f.stem) for f in (ROOT / "conf").glob("*/*.yaml")
+                 if f.parent.name != "experiment" and f.stem != "default")
 EXPERIMENTS = sorted(f.stem for f in (ROOT / "conf" / "experiment").glob("*.yaml"))
 LARGE = ["celeba", "lsun_church", "lsun_bedroom", "imagenet"]
-NEEDS = {("dataset", "image_folder"): ["dataset.path=.", "dataset.resolution=32", "model=ddpm_cifar10"],
+NEEDS = {("dataset", "image_folder"): ["dataset.path=.", "dataset.resolution=32", "model.checkpoint=."],
          **{("evaluate", name): ["dataset=cifar10"] for name in ["cifar10", "image_folder", *LARGE]},
          **{("dataset", name): ["dataset.path=."] for name in LARGE},
          **{("experiment", f"{name}_diff_pruning"): ["dataset.path=."] for name in LARGE},
          ("model", "diffusers"): ["model.checkpoint=."], ("model", "ddpm_celeba"): ["model.checkpoint=null"]}
 NEEDS["dataset", "celeba"] = NEEDS["experiment", "celeba_diff_pruning"] = ["dataset.path=.", "model.checkpoint=null"]
-NEEDS["dataset", "imagenet"] = ["dataset.path=.", "model=ldm_imagenet"]
 GROUPS = [group for group in vars(schema).values() if dataclasses.is_dataclass(group)]
 
 
@@ -184,8 +185,27 @@ def test_every_option_of_the_schema_says_what_it_takes() -> None:
 
 
 def test_what_must_be_chosen_is_named(config) -> None:
-    with pytest.raises(UserError, match=r"dataset\.path, dataset\.resolution"):
-        check(config("dataset=image_folder", "model=ddpm_cifar10"))
+    with pytest.raises(UserError, match=r"dataset\.path, dataset\.resolution, model\.checkpoint"):
+        check(config("dataset=image_folder"))
+    with pytest.raises(UserError, match=r"nothing chosen for pruner\.criterion, pruner\.name"):
+        check(config("pruner=default"))
+
+
+@pytest.mark.parametrize(("overrides", "model"), [
+    ((), "ddpm_digits"), (("dataset=celeba",), "ddpm_celeba"), (("dataset=imagenet",), "ldm_imagenet"),
+    (("dataset=image_folder",), "diffusers"), (("dataset=imagenet", "model=diffusers"), "diffusers"),
+    (("experiment=imagenet_diff_pruning", "model=ddpm_cifar10"), "ddpm_cifar10")])
+def test_a_data_set_comes_with_its_model_unless_another_is_chosen(config, overrides: tuple[str, ...], model: str) -> None:
+    assert config(*overrides).model.name == model
+
+
+def test_a_choice_holds_only_what_differs_from_its_groups_default() -> None:
+    for default in (ROOT / "conf").glob("*/default.yaml"):
+        shared = yaml.safe_load(default.read_text())
+        for file in default.parent.glob("*.yaml"):
+            own = yaml.safe_load(file.read_text())
+            if file != default and "default" in own.get("defaults", ()):
+                assert not {key for key in own if shared.get(key, ...) == own[key]}, file
 
 
 def test_the_schema_holds_no_values() -> None:

