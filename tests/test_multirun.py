@@ -9,8 +9,8 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 
 from diffprune import __main__ as entry
+from diffprune.config.compose import composed
 from diffprune.runtime.errors import JobFailed
-from experiments.planning.composed import composed
 from tests.conftest import ROOT
 from tests.test_cli import environment, line
 

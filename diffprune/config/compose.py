@@ -1,5 +1,6 @@
-"""What Hydra is told of the configuration, and what it composes."""
+"""What Hydra is told about the configuration, and the composition of a run's options from overrides."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -8,40 +9,38 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config.naming import run_name
-from diffprune.config.schema import (
-    Config,
-    GatedPruner,
-    LabelledDataset,
-    LatentModel,
-    SlurmLauncher,
-    WandbLogger,
-)
+from diffprune.config.schema import Config, GatedPruner, LabelledDataset, LatentModel, SlurmLauncher, WandbLogger
 from diffprune.config.validation import check
+
+CONF = Path(__file__).parents[2] / "conf"
+# Options that only one choice of a group has are types of their own: that choice names its type in its defaults.
+OF_ONE_CHOICE = {"gated_pruner": GatedPruner, "latent_model": LatentModel, "labelled_dataset": LabelledDataset,
+                 "wandb_logger": WandbLogger, "slurm_launcher": SlurmLauncher}
 
 
 def register() -> None:
-    """Makes the schema known to Hydra; options that only one choice of a group has are types of their own."""
+    """Makes the schema and the resolver `run_name` known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    store.store(group="schema", name="gated_pruner", node=GatedPruner)
-    store.store(group="schema", name="latent_model", node=LatentModel)
-    store.store(group="schema", name="labelled_dataset", node=LabelledDataset)
-    store.store(group="schema", name="wandb_logger", node=WandbLogger)
-    store.store(group="schema", name="slurm_launcher", node=SlurmLauncher)
+    for name, node in OF_ONE_CHOICE.items():
+        store.store(group="schema", name=name, node=node)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
 
 
-def composed(overrides: list[str]) -> DictConfig:
-    """What the command line composes from `overrides`; raises Hydra's errors for one that is none."""
+def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """The configuration that the command line composes from `overrides`, for `with_hydra` including Hydra's own node.
+
+    Raises Hydra's errors for a mistake in `overrides`.
+    """
     register()
-    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
-        return compose("config", overrides=overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
 def checked_name(cfg: DictConfig) -> str:
-    """The name of a run's folder; an impossible run has none, so that nothing is made for it.
+    """The name of a run's folder; an impossible run is refused here already, so that no folder is made for it.
 
-    In a sweep the job itself refuses, when its turn comes, and the jobs after it still get theirs.
+    In a sweep, each job is refused when its turn comes, so that the jobs after it still run.
     """
     if OmegaConf.select(cfg, "hydra.mode") == RunMode.RUN:
         check(cfg)

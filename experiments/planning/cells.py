@@ -1,29 +1,31 @@
-"""The cells of tables: one run each, with its folder; cells that are the same run are one, in whatever tables they are."""
+"""The cells of tables: one run each, with its folder; cells of several tables that are the same run are one cell."""
 
-import gc
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffprune.config.naming import fingerprint, name_of, prunes, scientific
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from diffprune.config.compose import composed
+from diffprune.config.naming import fingerprint, prunes, run_folder, science
+from diffprune.config.schema import outside_the_name
 from diffprune.runs.run import Run
 from diffprune.runs.status import Standing
 from diffprune.runtime.errors import UserError
-from experiments.planning.composed import Composer, pruner_of, unchosen
 from experiments.planning.declarations import Row, Table, table
 
-ELSEWHERE = ("launcher", "hydra")       # options that say how cells are submitted, not what one is
+ELSEWHERE = ("launcher", "hydra")       # options that say how cells are submitted, not what a cell is
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: what it is called in its table, the overrides that make it, the `options` that change its result.
+    """One run: its title in the table, the overrides that make it, the `options` that change its result.
 
-    `missing` names options that are still to be chosen before it can start.
+    `missing` names the options that must be chosen before it can start.
     """
     title: str
     seed: int
@@ -33,9 +35,17 @@ class Cell:
     until: str
     missing: tuple[str, ...]
 
-    run = property(lambda self: Run(self.folder))
-    standing = property(lambda self: Standing.of(self.run, self.until))
-    name = property(lambda self: f"{self.title}, seed {self.seed}")
+    @property
+    def run(self) -> Run:
+        return Run(self.folder)
+
+    @property
+    def standing(self) -> Standing:
+        return Standing.of(self.run, self.until)
+
+    @property
+    def name(self) -> str:
+        return f"{self.title}, seed {self.seed}"
 
     @property
     def is_dense(self) -> bool:
@@ -44,7 +54,7 @@ class Cell:
 
     @property
     def command(self) -> list[str]:
-        """What a person types."""
+        """The command that a person types for this run."""
         return ["python", "-m", "diffprune", *self.overrides]
 
     @cached_property
@@ -52,78 +62,68 @@ class Cell:
         return model_of(self.options)
 
     def described(self, done: bool) -> dict[str, Any]:
-        """What a batch system has to know; its command is that of experiments/running/cell.py."""
+        """What a batch system needs to run it, with the command of experiments/running/cell.py."""
         return {"title": self.name, "command": [sys.executable, "-m", "experiments.running.cell", *self.overrides],
                 "overrides": list(self.overrides), "folder": str(self.folder), "done": done}
 
 
 def model_of(options: dict[str, Any]) -> str:
-    """What tells a run's final model from others': its scientific options but for those of sampling and evaluation."""
+    """A fingerprint of a run's final model: of its scientific options without those of sampling and evaluation."""
     return fingerprint({key: value for key, value in options.items() if key not in ("sampler", "evaluate")})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Tables with the cells of each row; `cells` has every run once, in order of first appearance."""
+    """Tables with the cells of each row."""
     rows: list[tuple[Table, Row, list[Cell]]]
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return list({cell.folder: cell for _, _, cells in reversed(self.rows) for cell in reversed(cells)}.values())[::-1]
+        """Every run once, in order of first appearance."""
+        once: dict[Path, Cell] = {}
+        for _, _, cells in self.rows:
+            for cell in cells:
+                once.setdefault(cell.folder, cell)
+        return list(once.values())
 
 
 def plan(names: Sequence[str], overrides: Sequence[str] = (), seeds: tuple[int, ...] | None = None) -> Plan:
-    """The cells of the tables `names`, each with `overrides` on top. Raises UserError, or what Hydra does, for a mistake."""
+    """The cells of the tables `names`, each with `overrides` on top. Raises UserError, or Hydra's errors, for a mistake."""
     return of_tables([table(name, seeds) for name in names], overrides)
 
 
 def of_tables(tables: Sequence[Table], overrides: Sequence[str] = ()) -> Plan:
+    """The cells of declared tables, each with `overrides` on top but for those that say how cells are submitted."""
     own = [text for text in overrides if not elsewhere(text)]
-    composer = Composer(name for one in tables for row in one.rows if (name := pruner_of(row.overrides)))
-    with without_collection():
-        return Plan([(declared, row, of_row(row, own, composer, declared.name))
-                     for declared in tables for row in declared.rows])
+    refuse_sweeps(own)
+    return Plan([(declared, row, of_row(row, own, declared.name)) for declared in tables for row in declared.rows])
 
 
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """A plan makes many objects and drops few: looking for garbage among them would be a fifth of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
+def lone(overrides: Sequence[str]) -> Cell:
+    """The cell of these overrides, in no table."""
+    (cell,) = of_row(Row("run", tuple(overrides), (0,)), overrides)
+    return cell
 
 
-def of_row(row: Row, overrides: Sequence[str], composer: Composer, group: str) -> list[Cell]:
-    """A cell for each seed; what they share is found once, where nothing else follows the seed."""
-    first, *others = row.seeds
-    one = cell(row, first, overrides, composer, group)
-    if f"seed={first}" not in one.overrides or not composer.is_alone("seed", one.overrides):
-        return [one, *(cell(row, seed, overrides, composer, group) for seed in others)]
-    return [one, *(reseeded(one, first, seed) for seed in others)]
+def of_row(row: Row, overrides: Sequence[str], group: str | None = None) -> list[Cell]:
+    """A cell for each seed of the row. A logger that groups runs groups them under `group`, unless another is given.
 
-
-def reseeded(one: Cell, first: int, seed: int) -> Cell:
-    """The cell that differs from `one`, whose seed is `first`, in its seed alone."""
-    options = {**one.options, "seed": seed}
-    words = tuple(f"seed={seed}" if text == f"seed={first}" else text for text in one.overrides)
-    return replace(one, seed=seed, overrides=words, options=options,
-                   folder=one.folder.with_name(name_of(options)))
-
-
-def cell(row: Row, seed: int, overrides: Sequence[str], composer: Composer, group: str | None = None) -> Cell:
-    """The row's run with `seed`; a logger that groups runs groups it under `group`, unless it was told another."""
-    chosen = merged((*row.overrides, f"seed={seed}", *overrides))
-    options = composer.options(chosen)
-    still = unchosen(options)
-    runs, dataset, until = options["paths"]["runs"], options["dataset"]["name"], options["until"]
-    if group and options["logger"].get("group", "") is None:
-        chosen += (f"logger.group={group}",)
-    science = scientific(options)
-    return Cell(row.title, science["seed"], chosen, science, Path(runs) / dataset / name_of(science), until, tuple(still))
+    The row is composed once; the other seeds are set in that composition, which every option that follows the seed sees.
+    """
+    words = [merged((*row.overrides, f"seed={seed}", *overrides)) for seed in row.seeds]
+    cfg = composed(words[0])
+    # Where the data are does not change the result: the run has its folder without it, and is told apart as `missing`.
+    missing = tuple(sorted(OmegaConf.missing_keys(cfg) & set(outside_the_name())))
+    for key in missing:
+        OmegaConf.update(cfg, key, None)
+    grouped = (f"logger.group={group}",) if group and cfg.logger.get("group", "") is None else ()
+    seeded = any(text.lstrip("+").startswith("seed=") for text in overrides)
+    cells = []
+    for seed, own in zip(row.seeds, words, strict=True):
+        if not seeded:
+            cfg.seed = seed
+        cells.append(Cell(row.title, cfg.seed, own + grouped, science(cfg), run_folder(cfg), cfg.until, missing))
+    return cells
 
 
 def merged(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -132,15 +132,18 @@ def merged(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def elsewhere(text: str) -> bool:
+    """Whether an override says how cells are submitted."""
     return text.partition("=")[0].split(".")[0].lstrip("+~") in ELSEWHERE
+
+
+def refuse_sweeps(overrides: Sequence[str]) -> None:
+    """Raises UserError for an override with several values; a table's rows are its sweep."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line} sweeps over values: a table's rows are its sweep, give one value")
 
 
 def check_ready(cells: Sequence[Cell]) -> None:
     """Refuses to start cells that lack an option; raises UserError that names it."""
-    if still := sorted({key for one in cells for key in one.missing}):
-        raise UserError(f"nothing chosen for {', '.join(still)}: add for instance {still[0]}=… to the command")
-
-
-def lone(overrides: Sequence[str]) -> Cell:
-    """The cell of these overrides, in no table."""
-    return cell(Row("run", tuple(overrides), ()), 0, overrides, Composer())
+    if missing := sorted({key for cell in cells for key in cell.missing}):
+        raise UserError(f"nothing chosen for {', '.join(missing)}: add for instance {missing[0]}=… to the command")

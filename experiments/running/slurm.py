@@ -9,10 +9,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from diffprune.config.compose import composed
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.slurm import Submission, queued_keys, sbatch_options, site_options
 from experiments.planning.cells import Cell
-from experiments.planning.composed import composed
 
 
 def submit(cells: Sequence[Cell], name: str, cap: int | None, words: Sequence[str], dry_run: bool) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from experiments.__main__ import main
 from experiments.planning.cells import plan
@@ -51,12 +50,12 @@ def test_runs_are_found_by_their_ids_and_sorted_by_distance() -> None:
     ("iso_compute_digits", ["prune/criterion", "sampler/steps"], 8)])
 def test_seeds_of_one_cell_are_together_and_nothing_else(name: str, keys: list[str], groups: int) -> None:
     """As the client groups: by the values that the tracker sends under these keys."""
+    from diffprune.config.compose import composed
     from diffprune.tracking.wandb_tracker import asked, flat
-    from experiments.planning.composed import Composer
     assert grouping(of(name)[0]) == keys
-    sent, composer = [], Composer()
+    sent = []
     for cell in {cell.title: cell for cell in plan([name]).cells}.values():
-        cfg = OmegaConf.create(composer.options(cell.overrides))
+        cfg = composed(cell.overrides)
         values = flat(cfg) | asked(cfg)
         sent.append(tuple(values.get(key) for key in keys))
     assert len(set(sent)) == len(sent) == groups

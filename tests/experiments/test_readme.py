@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from diffprune.config.compose import register
+from diffprune.config.compose import composed, register
 from diffprune.config.naming import run_name
 from diffprune.config.validation import check
 from diffprune.runs.run import Run
@@ -19,7 +19,6 @@ from diffprune.runs.status import Standing, put
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
 from experiments.planning.cells import plan
-from experiments.planning.composed import composed
 from experiments.upkeep import readme
 from tests.conftest import ROOT
 

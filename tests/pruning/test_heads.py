@@ -20,7 +20,7 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, load_pipeline, save_model
 from diffprune.models.widths import synchronise
 from diffprune.pipeline import reproduce
-from diffprune.pruning.allocation import HEADS, Allocation
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.api import prune
 from diffprune.pruning.criteria import Magnitude, Random
 from diffprune.pruning.dependency import Graph
