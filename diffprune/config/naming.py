@@ -69,7 +69,7 @@ def branch_of(options: dict[str, Any], key: str) -> dict[str, Any]:
 
 def masked(cfg: DictConfig) -> DictConfig:
     """A copy without Hydra's own node, which cannot be resolved here; raises UserError that names every missing option."""
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     missing = sorted(OmegaConf.missing_keys(own))
     if missing:
         raise UserError(f"nothing chosen for {', '.join(missing)}: give a value, for instance {missing[0]}=…")

@@ -2,12 +2,11 @@
 
 # ruff: noqa: RUF009  (`option` makes a new field at every call)
 
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from math import inf
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from omegaconf import MISSING
 
@@ -207,20 +206,16 @@ class Config:
 
 
 @cache
-def outside_the_name(schema: type = Config) -> tuple[str, ...]:
+def outside_the_name(schema: type[Any] = Config) -> tuple[str, ...]:
     """Dotted names of the options of `schema` and its subclasses that are no part of a run's name."""
-    return tuple(dict.fromkeys(name for one in (schema, *schema.__subclasses__()) for name in unnamed(one)))
-
-
-def unnamed(schema: type) -> Iterator[str]:
-    hints = get_type_hints(schema)
-    for own in fields(schema):
-        # `Source | None` stands for Source
-        kinds = get_args(hints[own.name]) if isinstance(hints[own.name], types.UnionType) else (hints[own.name],)
+    names: list[str] = []
+    for own in [field for one in (schema, *schema.__subclasses__()) for field in fields(one)]:
         if not own.metadata.get("names_the_run", True):
-            yield own.name
-        else:
-            yield from (f"{own.name}.{name}" for kind in kinds if is_dataclass(kind) for name in outside_the_name(kind))
+            names.append(own.name)
+        for kind in get_args(own.type) or (own.type,):      # of `Source | None` too
+            if isinstance(kind, type) and is_dataclass(kind):
+                names += [f"{own.name}.{name}" for name in outside_the_name(kind)]
+    return tuple(dict.fromkeys(names))
 
 
 def evaluations(sampler: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""What is refused of a composed configuration, before any work."""
+"""Checks of a composed configuration, before any work."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from diffprune.config.naming import masked
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import exists, is_folder
 
-ON_THE_HUB = ("cifar10",)     # data sets whose path may be a name there
+ON_THE_HUB = ("cifar10",)     # data sets whose path may be the name of a repository on the Hugging Face hub
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuses what no run can use, before any work; raises UserError with the option and the way out."""
+    """Refuses a configuration that no run can use; raises UserError that names the option and what to choose instead."""
     masked(cfg)
     check_values(cfg)
     window, side = cfg.evaluate.ssim_window, cfg.dataset.resolution
@@ -31,7 +31,7 @@ def check(cfg: DictConfig) -> None:
 
 def check_pruner(pruner: DictConfig) -> None:
     """Refuses options of the pruner that contradict each other."""
-    targets = [f"pruner.target.{name}={share}" for name, share in pruner.target.items() if share is not None]
+    targets = [f"pruner.target.{name}={kept}" for name, kept in pruner.target.items() if kept is not None]
     if len(targets) > 1:
         raise UserError(f"{' and '.join(targets)} are two targets: choose one")
     if targets and not pruner.ratio:
@@ -42,20 +42,20 @@ def check_pruner(pruner: DictConfig) -> None:
 
 
 def check_rounds(cfg: DictConfig) -> None:
-    """Refuses several rounds where one of them would have nothing to heal, or nothing to take away."""
+    """Refuses several rounds where one of them would have nothing to prune or nothing to fine-tune."""
     rounds, steps, pruner = cfg.schedule.rounds, cfg.schedule.steps, cfg.pruner
     if rounds == 1:
         return
     if steps < rounds:
-        raise UserError(f"schedule.rounds={rounds} heals as many times, schedule.steps={steps} does not last for that: "
+        raise UserError(f"schedule.rounds={rounds} needs a step of training in each round, schedule.steps={steps} has fewer: "
                         f"give schedule.steps={rounds} or more, or schedule.rounds=1")
     unfit = {f"pruner={pruner.name}, which removes nothing (its ratio is 0)": pruner.ratio == 0,
-             "pruner.reinitialise=true, which forgets what was healed": pruner.reinitialise,
-             "model.checkpoint=null, whose random weights have nothing to heal": cfg.model.checkpoint is None,
-             f"pruner.scope={pruner.scope}, which divides no ratio among rounds": pruner.scope != "local",
-             "pruner.target, which finds its ratio in one go": any(v is not None for v in pruner.target.values())}
-    for what, given in unfit.items():
-        if given:
+             "pruner.reinitialise=true, which discards the trained weights": pruner.reinitialise,
+             "model.checkpoint=null, whose random weights hold nothing to fine-tune": cfg.model.checkpoint is None,
+             f"pruner.scope={pruner.scope}, which cannot divide the ratio among rounds": pruner.scope != "local",
+             "pruner.target, which finds its ratio in a single round": any(v is not None for v in pruner.target.values())}
+    for what, chosen in unfit.items():
+        if chosen:
             raise UserError(f"schedule.rounds={rounds} does not go with {what}: leave one of the two out")
 
 
@@ -68,7 +68,8 @@ def check_values(cfg: DictConfig) -> None:
         check_value(key, value, **(metadata or {}))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
         raise UserError(f"device={cfg.device} is not known: choose auto, cpu, cuda or cuda:N")
-    for key, low in (("pruner.timesteps.first", 0), ("pruner.timesteps.count", 1)):     # of classes that import torch
+    # The classes of the timestep policies import torch, so their options are checked here.
+    for key, low in (("pruner.timesteps.first", 0), ("pruner.timesteps.count", 1)):
         check_value(key, OmegaConf.select(cfg, key), low)
 
 
@@ -103,7 +104,7 @@ def check_value(key: str, value: Any, low: float = -inf, below: float = inf, cho
 
 
 def check_paths(cfg: DictConfig) -> None:
-    """Refuses local files and folders that are not there; a hub name (owner/name) or an address is looked up later."""
+    """Refuses local files and folders that do not exist; a hub name (owner/name) or an address is looked up later."""
     fetched = {"dataset.path": cfg.dataset.name in ON_THE_HUB, "evaluate.weights": cfg.evaluate.features == "dinov2"}
     for key in ("dataset.path", "dataset.labels", "evaluate.weights", "evaluate.reference"):
         path = OmegaConf.select(cfg, key)
