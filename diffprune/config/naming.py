@@ -26,7 +26,28 @@ def run_name(cfg: DictConfig) -> str:
     A timestep policy replaces T (`window0_499`), a target replaces r (`macs.5`), and a scope other than local follows it.
     Several rounds follow the schedule's name (`rounds3`). Raises UserError while an option is still `???`.
     """
-    return name_of(science(cfg))
+    options = science(cfg)
+    pruner, schedule = options["pruner"], options["schedule"]
+    words = [options["model"]["name"], pruner["name"]]
+    if "threshold" in pruner:
+        words.append(f"T{pruner['threshold']:g}")
+    if pruner["timesteps"] is not None:
+        words.append(policy_name(pruner["timesteps"]))
+    if pruner.get("ratio"):
+        words.append(f"r{pruner['ratio']:g}")
+    words += [f"{quantity}{kept:g}" for quantity, kept in pruner["target"].items() if kept is not None]
+    if pruner["scope"] != "local":
+        words.append(pruner["scope"])
+    words.append(schedule["name"])
+    if schedule["rounds"] > 1:
+        words.append(f"rounds{schedule['rounds']}")
+    return "-".join([*words, f"s{options['seed']}", fingerprint(options)])
+
+
+def policy_name(timesteps: dict[str, Any]) -> str:
+    """The name of a timestep policy: its class and its numbers."""
+    numbers = [f"{value:g}" for value in timesteps.values() if isinstance(value, int | float)]
+    return timesteps["_target_"].rpartition(".")[2].lower() + "_".join(numbers)
 
 
 def science(cfg: DictConfig) -> dict[str, Any]:
@@ -79,28 +100,3 @@ def masked(cfg: DictConfig) -> DictConfig:
 def fingerprint(content: Any) -> str:
     """First 8 hex digits of the SHA-256 of `content` as canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def name_of(options: dict[str, Any]) -> str:
-    """The name of the run with these scientific `options`."""
-    pruner, schedule = options["pruner"], options["schedule"]
-    words = [options["model"]["name"], pruner["name"]]
-    if "threshold" in pruner:
-        words.append(f"T{pruner['threshold']:g}")
-    if pruner["timesteps"] is not None:
-        words.append(policy_name(pruner["timesteps"]))
-    if pruner.get("ratio"):
-        words.append(f"r{pruner['ratio']:g}")
-    words += [f"{quantity}{kept:g}" for quantity, kept in pruner["target"].items() if kept is not None]
-    if pruner["scope"] != "local":
-        words.append(pruner["scope"])
-    words.append(schedule["name"])
-    if schedule["rounds"] > 1:
-        words.append(f"rounds{schedule['rounds']}")
-    return "-".join([*words, f"s{options['seed']}", fingerprint(options)])
-
-
-def policy_name(timesteps: dict[str, Any]) -> str:
-    """The name of a timestep policy: its class and its numbers."""
-    numbers = [f"{value:g}" for value in timesteps.values() if isinstance(value, int | float)]
-    return timesteps["_target_"].rpartition(".")[2].lower() + "_".join(numbers)

@@ -14,13 +14,17 @@ STAGES = ("score", "prune", "finetune", "sample", "evaluate")
 EVALUATIONS_PER_STEP = 3    # a training step, forward and back, costs about as much as so many evaluations
 
 
-def option(low: float = -inf, below: float = inf, *, choices: tuple[Any, ...] = (), names_the_run: bool = True) -> Any:
+def option(low: float = -inf, below: float = inf, *, choices: tuple[Any, ...] = (), or_class: bool = False,
+           names_the_run: bool = True) -> Any:
     """A field for an option: a number in [low, below) or a list of such numbers, or one of `choices`; null needs no range.
+
+    `or_class`: besides the choices, the dotted path of a class.
 
     `names_the_run=False`: the option says where, how fast or with how much output a run is computed, not what is computed.
     Two runs that differ only in such options are the same experiment and share one folder.
     """
-    return field(default=MISSING, metadata={"low": low, "below": below, "choices": choices, "names_the_run": names_the_run})
+    return field(default=MISSING, metadata={"low": low, "below": below, "choices": choices, "or_class": or_class,
+                                            "names_the_run": names_the_run})
 
 
 @dataclass
@@ -114,7 +118,7 @@ class Schedule:
     rounds: int = option(1)
     batch: int = option(1)
     accumulate: int = option(1, names_the_run=False)
-    loss: str = option(choices=("noise", "distill", "features"))
+    loss: str = option(choices=("noise", "distill", "features"), or_class=True)
     min_snr: float | None = option(1e-6)
     lr: float = option(0)
     rate: str = option(choices=("constant", "cosine"))
@@ -209,7 +213,7 @@ class Config:
 def outside_the_name(schema: type[Any] = Config) -> tuple[str, ...]:
     """Dotted names of the options of `schema` and its subclasses that are no part of a run's name."""
     names: list[str] = []
-    for own in [field for one in (schema, *schema.__subclasses__()) for field in fields(one)]:
+    for own in (own for one in (schema, *schema.__subclasses__()) for own in fields(one)):
         if not own.metadata.get("names_the_run", True):
             names.append(own.name)
         for kind in get_args(own.type) or (own.type,):      # of `Source | None` too

@@ -47,7 +47,7 @@ def check_rounds(cfg: DictConfig) -> None:
     if rounds == 1:
         return
     if steps < rounds:
-        raise UserError(f"schedule.rounds={rounds} needs a step of training in each round, schedule.steps={steps} has fewer: "
+        raise UserError(f"schedule.rounds={rounds} needs a training step in each round, schedule.steps={steps} is less: "
                         f"give schedule.steps={rounds} or more, or schedule.rounds=1")
     unfit = {f"pruner={pruner.name}, which removes nothing (its ratio is 0)": pruner.ratio == 0,
              "pruner.reinitialise=true, which discards the trained weights": pruner.reinitialise,
@@ -90,9 +90,10 @@ def options(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, Mappi
             yield f"{prefix}{key}", cfg[key], metadata
 
 
-def check_value(key: str, value: Any, low: float = -inf, below: float = inf, choices: Sequence[Any] = (), **_: Any) -> None:
+def check_value(key: str, value: Any, low: float = -inf, below: float = inf, choices: Sequence[Any] = (),
+                or_class: bool = False, **_: Any) -> None:
     """Refuses a value outside `choices`, and a number, alone or in a list, that is outside [low, below) or not finite."""
-    if choices and value not in choices:
+    if choices and value not in choices and not (or_class and "." in str(value)):
         raise UserError(f"{key}={value} is not known: choose one of {', '.join(map(str, choices))}")
     several = isinstance(value, ListConfig)
     for number in value if several else [value]:

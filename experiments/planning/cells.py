@@ -35,17 +35,9 @@ class Cell:
     until: str
     missing: tuple[str, ...]
 
-    @property
-    def run(self) -> Run:
-        return Run(self.folder)
-
-    @property
-    def standing(self) -> Standing:
-        return Standing.of(self.run, self.until)
-
-    @property
-    def name(self) -> str:
-        return f"{self.title}, seed {self.seed}"
+    run = property(lambda self: Run(self.folder))
+    standing = property(lambda self: Standing.of(self.run, self.until))
+    name = property(lambda self: f"{self.title}, seed {self.seed}")
 
     @property
     def is_dense(self) -> bool:
@@ -81,22 +73,22 @@ class Plan:
     def cells(self) -> list[Cell]:
         """Every run once, in order of first appearance."""
         once: dict[Path, Cell] = {}
-        for _, _, cells in self.rows:
-            for cell in cells:
-                once.setdefault(cell.folder, cell)
+        for cell in (cell for _, _, cells in self.rows for cell in cells):
+            once.setdefault(cell.folder, cell)
         return list(once.values())
 
 
 def plan(names: Sequence[str], overrides: Sequence[str] = (), seeds: tuple[int, ...] | None = None) -> Plan:
-    """The cells of the tables `names`, each with `overrides` on top. Raises UserError, or Hydra's errors, for a mistake."""
-    return of_tables([table(name, seeds) for name in names], overrides)
+    """The cells of the tables `names`, each with `overrides` on top but for those that say how cells are submitted.
 
-
-def of_tables(tables: Sequence[Table], overrides: Sequence[str] = ()) -> Plan:
-    """The cells of declared tables, each with `overrides` on top but for those that say how cells are submitted."""
+    Raises UserError, or Hydra's errors, for a mistake.
+    """
     own = [text for text in overrides if not elsewhere(text)]
-    refuse_sweeps(own)
-    return Plan([(declared, row, of_row(row, own, declared.name)) for declared in tables for row in declared.rows])
+    for override in OverridesParser.create().parse_overrides(own):
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line} sweeps over values: a table's rows are its sweep, give one value")
+    tables = [table(name, seeds) for name in names]
+    return Plan([(one, row, of_row(row, own, one.name)) for one in tables for row in one.rows])
 
 
 def lone(overrides: Sequence[str]) -> Cell:
@@ -134,13 +126,6 @@ def merged(overrides: Sequence[str]) -> tuple[str, ...]:
 def elsewhere(text: str) -> bool:
     """Whether an override says how cells are submitted."""
     return text.partition("=")[0].split(".")[0].lstrip("+~") in ELSEWHERE
-
-
-def refuse_sweeps(overrides: Sequence[str]) -> None:
-    """Raises UserError for an override with several values; a table's rows are its sweep."""
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.is_sweep_override():
-            raise UserError(f"{override.input_line} sweeps over values: a table's rows are its sweep, give one value")
 
 
 def check_ready(cells: Sequence[Cell]) -> None:

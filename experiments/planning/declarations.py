@@ -1,7 +1,7 @@
 """Which runs a table or figure needs, as `tables/*.yaml` and `datasets.yaml` declare them; nothing is composed here."""
 
-import operator
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -16,8 +16,7 @@ FOLDER = Path(__file__).parents[1] / "tables"
 DATASETS = Path(__file__).parents[1] / "datasets.yaml"
 KEYS = {"about", "dataset", "datasets", "source", "rows", "figure"}
 ROW_KEYS = {"title", "overrides", "over", "seeds", "published", "series", "at"}
-PLACEHOLDER = re.compile(r"\{(\w+)(?:([+-])(\d+))?(?::(\w+))?\}")
-ARITHMETIC = {"+": operator.add, "-": operator.sub}
+PLACEHOLDER = re.compile(r"\{(\w+)([+-]\d+)?(?::(\w+))?\}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`source`: the part of the published numbers that its rows' `published` pick from; `figure`: {x, y} of its picture."""
+    """`source`: the section of the published numbers that its rows' `published` pick from; `figure`: its {x, y}."""
     name: str
     about: str
     dataset: str
@@ -47,27 +46,27 @@ class Table:
 
 @cache
 def datasets() -> dict[str, Any]:
+    """{data set: what its tables share}, from `datasets.yaml`."""
     return yaml.safe_load(DATASETS.read_text())
 
 
 @cache
 def names() -> dict[str, tuple[Path, str]]:
     """{table: (its file, its data set)}: a file with `datasets` declares a table for each of them."""
-    found = {}
+    tables = {}
     for file in sorted(FOLDER.glob("*.yaml")):
         declared = yaml.safe_load(file.read_text())
-        several = list(datasets()) if declared.get("datasets") == "all" else declared.get("datasets", [])
-        for dataset in several:
-            found[f"{file.stem}_{dataset}"] = file, dataset
+        several = datasets() if declared.get("datasets") == "all" else declared.get("datasets", ())
+        tables |= {f"{file.stem}_{dataset}": (file, dataset) for dataset in several}
         if "dataset" in declared:
-            found[file.stem] = file, declared["dataset"]
-    return found
+            tables[file.stem] = file, declared["dataset"]
+    return tables
 
 
 def table(name: str, seeds: tuple[int, ...] | None = None) -> Table:
-    """The table `name`; `seeds` take the place of the declared ones, but in rows that name their own.
+    """The table `name`; `seeds` replace the declared ones, except in rows that declare their own.
 
-    Raises UserError for a name that is none, with those there are.
+    Raises UserError for an unknown name, with the names of all tables.
     """
     if name not in names():
         raise UserError(f"there is no table {name}: choose one of {', '.join(names())}")
@@ -76,6 +75,7 @@ def table(name: str, seeds: tuple[int, ...] | None = None) -> Table:
 
 
 def read(name: str, file: Path, dataset: str, seeds: tuple[int, ...] | None = None) -> Table:
+    """The table `name` of `dataset` that `file` declares; raises UserError for an unknown key or placeholder."""
     declared = yaml.safe_load(file.read_text())
     refuse_unknown(declared, KEYS, file)
     shared = datasets()[dataset]
@@ -83,40 +83,36 @@ def read(name: str, file: Path, dataset: str, seeds: tuple[int, ...] | None = No
     return Table(name, declared["about"], dataset, declared.get("source", "rows"), tuple(rows), declared.get("figure", {}))
 
 
-def expanded(declared: dict[str, Any], shared: dict[str, Any], seeds: tuple[int, ...], file: Path) -> list[Row]:
-    """One row for each combination of the values in `over`, which fill the {placeholders}, as the data set's own do."""
+def expanded(declared: dict[str, Any], shared: dict[str, Any], seeds: tuple[int, ...], file: Path) -> Iterator[Row]:
+    """One row for each combination of the values in `over`; these and the data set's values fill the {placeholders}."""
     refuse_unknown(declared, ROW_KEYS, file)
     over = declared.get("over", {})
-    rows = []
     for chosen in product(*over.values()):
         at = dict(zip(over, chosen, strict=True))
         values = shared["values"] | at
-        published = {key: filled(value, values) for key, value in declared.get("published", {}).items()}
-        rows.append(Row(filled(declared["title"], values),
-                        (*shared["overrides"], *(str(filled(text, values)) for text in declared["overrides"])),
-                        tuple(declared.get("seeds", seeds)), published, declared.get("at", {}) | at,
-                        declared.get("series", "")))
-    return rows
+        yield Row(filled(declared["title"], values),
+                  (*shared["overrides"], *(str(filled(text, values)) for text in declared["overrides"])),
+                  tuple(declared.get("seeds", seeds)),
+                  {key: filled(value, values) for key, value in declared.get("published", {}).items()},
+                  declared.get("at", {}) | at, declared.get("series", ""))
 
 
 def filled(text: Any, values: dict[str, Any]) -> Any:
-    """`text` with its placeholders {name}, {name-1}, {name:g} filled; a text that is nothing else becomes the value."""
-    if not isinstance(text, str):
-        return text
-    if whole := PLACEHOLDER.fullmatch(text):
-        return looked_up(whole, values)
-    return PLACEHOLDER.sub(lambda found: str(looked_up(found, values)), text)
+    """`text` with its placeholders {name}, {name-1}, {name:g} filled; a single placeholder becomes the value itself."""
+    def value(placeholder: re.Match) -> Any:
+        name, offset, spec = placeholder.groups()
+        if name not in values:
+            raise UserError(f"{{{name}}} is no placeholder: give it in the row's over, or in values of {DATASETS.name}")
+        number = values[name] + int(offset) if offset else values[name]
+        return format(number, spec) if spec else number
 
-
-def looked_up(found: re.Match, values: dict[str, Any]) -> Any:
-    name, sign, number, spec = found.groups()
-    if name not in values:
-        raise UserError(f"{{{name}}} is no placeholder: give it in the row's over, or in values of {DATASETS.name}")
-    value = ARITHMETIC[sign](values[name], int(number)) if sign else values[name]
-    return format(value, spec) if spec else value
+    if whole := PLACEHOLDER.fullmatch(str(text)):
+        return value(whole)
+    return PLACEHOLDER.sub(lambda placeholder: str(value(placeholder)), text) if isinstance(text, str) else text
 
 
 def refuse_unknown(declared: dict[str, Any], known: set[str], file: Path) -> None:
+    """Raises UserError for a key of a table or row that is not among the `known` ones."""
     if unknown := set(declared) - known:
         raise UserError(f"{file.name}: {', '.join(sorted(unknown))} is no key of a table or row: choose from "
                         f"{', '.join(sorted(known))}")

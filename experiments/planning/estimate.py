@@ -1,6 +1,6 @@
 """What a cell will take: from finished runs of the same model and data set where there are any, else from arithmetic."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +20,13 @@ INCEPTION = 5.7e9           # MACs of one image's features
 BYTES_PER_MAC = 8e-3        # activations of a training image, per MAC of an evaluation
 COPIES = 5                  # of the weights while training: weights, gradients, two moments, average
 RUNTIME = 600e6             # bytes of the libraries themselves
-ON_CPU = " CPU, "           # in what a run calls its device
-TRIED = 20                  # finished runs that are looked at
+ON_CPU = " CPU, "           # in the name under which a run records its device
+SAMPLE = 20                 # finished runs that are read
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`basis` says what the numbers rest on; `memory` is the device's."""
+    """Seconds, bytes of the device's memory and bytes of disk; `basis` says what the numbers rest on."""
     seconds: float
     memory: float
     disk: float
@@ -41,20 +41,23 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Device:
-    """What cells are taken to run on, a GPU or a CPU, and `because` of what."""
+    """The kind of device that cells will run on, a GPU or a CPU, and `because` of what it is taken to be that."""
     gpu: bool
     because: str
 
-    rate = property(lambda self: GPU if self.gpu else CPU)
+    @property
+    def rate(self) -> float:
+        """Multiply-accumulates per second."""
+        return GPU if self.gpu else CPU
 
     @classmethod
     def of(cls, words: Sequence[str]) -> "Device":
-        """As the command's `words` say it; a cluster's nodes have GPUs, and else this machine is asked."""
-        asked = dict(word.split("=", 1) for word in words if "=" in word)
-        device = asked.get("device", "auto")
+        """From the `words` of a command; the nodes of a cluster have GPUs, without either this machine decides."""
+        options = dict(word.split("=", 1) for word in words if "=" in word)
+        device = options.get("device", "auto")
         if device != "auto":
             return cls(device.startswith("cuda"), f"device={device}")
-        if asked.get("launcher") == "slurm":
+        if options.get("launcher") == "slurm":
             return cls(True, "launcher=slurm")
         return cls(has_gpu(), "one is here" if has_gpu() else "none is here, device=cuda or launcher=slurm counts on one")
 
@@ -62,28 +65,17 @@ class Device:
         return f"at {self.rate:.0e} MAC/s, the rate of a {'GPU' if self.gpu else 'CPU'} ({self.because})"
 
 
-def estimates(cells: Sequence[Cell], device: Device) -> list[Estimate]:
-    """Of each cell as a whole, whatever of it is done; a model that several share is made by the first of them."""
-    known, made, found = history(cells, device), set(), []
-    for cell in cells:
-        past = known.get((cell.folder.parent, cell.options["model"]["name"]), [])
-        steps = 0 if cell.model in made else cell.options["schedule"]["steps"]
-        guessed = arithmetic(cell, steps, device)
-        found.append(measured(cell, steps, past, guessed) if past else guessed)
-        made.add(cell.model)
-    return found
-
-
 @dataclass(frozen=True)
 class Past:
-    """A finished run, as far as it tells what others will take."""
+    """A finished run, as the source of an estimate."""
     run: Run
     metrics: dict[str, Any]
 
     @cached_property
     def memory(self) -> int:
-        told = read_json(self.run.standing) if self.run.standing.exists() else {}
-        return told.get("gpu_memory") or told.get("memory", 0)
+        """Bytes of the device, 0 where they were not recorded."""
+        status = read_json(self.run.standing) if self.run.standing.exists() else {}
+        return status.get("gpu_memory") or status.get("memory", 0)
 
     @cached_property
     def disk(self) -> int:
@@ -91,43 +83,52 @@ class Past:
 
     @cached_property
     def steps(self) -> int:
-        """Of training."""
+        """Steps of training."""
         lines = ProgressLog.read(self.run.progress)
         return int(lines[-1]["step"]) if lines else 0
 
 
+def estimates(cells: Sequence[Cell], device: Device) -> list[Estimate]:
+    """What each cell takes as a whole, done or not; a model that several share is counted with the first of them."""
+    finished, models, out = history(cells, device), set(), []
+    for cell in cells:
+        past = finished.get((cell.folder.parent, cell.options["model"]["name"]), [])
+        steps = 0 if cell.model in models else cell.options["schedule"]["steps"]
+        models.add(cell.model)
+        fallback = arithmetic(cell, steps, device)
+        out.append(measured(cell, steps, past, fallback.memory) if past else fallback)
+    return out
+
+
 def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], list[Past]]:
-    """{(folder of a data set's runs, model): some of its finished runs}, of those on the same kind of device."""
-    found: dict[tuple[Path, str], list[Past]] = {}
+    """{(folder of a data set's runs, model): some of its finished runs on the same kind of device}."""
+    runs: dict[tuple[Path, str], list[Past]] = {}
     for folder in dict.fromkeys(cell.folder.parent for cell in cells):
-        for file in sorted(folder.glob("*/metrics.json"))[:TRIED]:
+        for file in sorted(folder.glob("*/metrics.json"))[:SAMPLE]:
             metrics = read_json(file)
-            if (made_on := metrics.get("device")) and device.gpu == (ON_CPU in made_on):
-                continue
-            found.setdefault((folder, metrics["model"]), []).append(Past(Run(file.parent), metrics))
-    return found
+            if not (name := metrics.get("device")) or device.gpu != (ON_CPU in name):
+                runs.setdefault((folder, metrics["model"]), []).append(Past(Run(file.parent), metrics))
+    return runs
 
 
-def measured(cell: Cell, steps: int, past: Sequence[Past], guessed: Estimate) -> Estimate:
-    """Stage by stage, in proportion to the training `steps`, and to images times sampling steps."""
-    options = cell.options
-    images, sampled = options["evaluate"]["images"], options["evaluate"]["images"] * options["sampler"]["steps"]
+def measured(cell: Cell, steps: int, past: Sequence[Past], memory: float) -> Estimate:
+    """From finished runs, stage by stage, in proportion to the training `steps` and to images times sampling steps.
 
-    def middle(stage: str, unit: Any = lambda run: 1.0) -> float:
-        rates = [run.metrics["seconds"][stage] / unit(run) for run in past if stage in run.metrics["seconds"] and unit(run)]
-        return median(rates) if rates else 0.0
+    `memory` is taken where no run recorded its own.
+    """
+    images, sampling = cell.options["evaluate"]["images"], cell.options["sampler"]["steps"]
 
-    seconds = (middle("score") + middle("prune") + steps * middle("finetune", lambda run: run.steps)
-               + sampled * middle("sample", lambda run: run.metrics["images"] * run.metrics["protocol"]["steps"])
-               + images * middle("evaluate", lambda run: run.metrics["images"]))
-    kept = [run.memory for run in past if run.memory]
-    return Estimate(seconds, max(kept, default=guessed.memory), median(run.disk for run in past),
-                    f"{len(past)} finished runs of this model{on(past)}")
+    def typical(stage: str, units: Callable[[Past], float] = lambda run: 1) -> float:
+        """Median seconds of a stage per unit of work."""
+        return median([run.metrics["seconds"][stage] / units(run) for run in past
+                       if stage in run.metrics["seconds"] and units(run)] or [0.0])
 
-
-def on(past: Sequence[Past]) -> str:
+    seconds = (typical("score") + typical("prune") + steps * typical("finetune", lambda run: run.steps)
+               + images * sampling * typical("sample", lambda run: run.metrics["images"] * run.metrics["protocol"]["steps"])
+               + images * typical("evaluate", lambda run: run.metrics["images"]))
     devices = sorted({run.metrics["device"] for run in past if run.metrics.get("device")})
-    return f" on {' and '.join(devices)}" if devices else ""
+    return Estimate(seconds, max(run.memory for run in past) or memory, median(run.disk for run in past),
+                    f"{len(past)} finished runs of this model" + (f" on {' and '.join(devices)}" if devices else ""))
 
 
 def arithmetic(cell: Cell, steps: int, device: Device) -> Estimate:
@@ -135,22 +136,22 @@ def arithmetic(cell: Cell, steps: int, device: Device) -> Estimate:
     options = cell.options
     dense = datasets().get(options["dataset"]["name"], {}).get("dense")
     if dense is None:
-        return Estimate(0, 0, 0, "no estimate: nothing is known of this data set's model")
-    left = (1 - options["pruner"].get("ratio", 0.0)) ** 2
+        return Estimate(0, 0, 0, "no estimate: the size of this data set's model is not declared")
+    kept = (1 - options["pruner"].get("ratio", 0.0)) ** 2
     macs, weights = dense["macs"] * 1e9, dense["params"] * 4e6
     pixels = options["dataset"]["resolution"] ** 2 * options["dataset"]["channels"]
     memory = RUNTIME * (not device.gpu) + weights * COPIES + options["schedule"]["batch"] * macs * BYTES_PER_MAC
     trained = options["schedule"]["steps"] > 0
-    disk = weights * (1 + left + trained * left * COPIES) + options["evaluate"]["images"] * pixels
-    return Estimate(work(options, steps, macs, left) / device.rate, memory, disk, f"MACs × steps × images {device}")
+    disk = weights * (1 + kept + trained * kept * COPIES) + options["evaluate"]["images"] * pixels
+    return Estimate(work(options, steps, macs, kept) / device.rate, memory, disk, f"MACs × steps × images {device}")
 
 
-def work(options: dict[str, Any], steps: int, macs: float, left: float) -> float:
-    """Multiply-accumulates of a run: its walk over timesteps, training, the dense model's images and its own, features."""
+def work(options: dict[str, Any], steps: int, macs: float, kept: float) -> float:
+    """Multiply-accumulates of a run: the scoring pass, training, sampling from the dense and the pruned model, features."""
     pruner, images = options["pruner"], options["evaluate"]["images"]
-    walk = 1000 * pruner["calibration_batch"] * EVALUATIONS_PER_STEP * macs * ("threshold" in pruner)
-    training = steps * options["schedule"]["batch"] * EVALUATIONS_PER_STEP * macs * left
-    return (walk + training + images * evaluations(options["sampler"]) * macs * (1 + left)
+    scoring = 1000 * pruner["calibration_batch"] * EVALUATIONS_PER_STEP * macs * ("threshold" in pruner)
+    training = steps * options["schedule"]["batch"] * EVALUATIONS_PER_STEP * macs * kept
+    return (scoring + training + images * evaluations(options["sampler"]) * macs * (1 + kept)
             + images * 2 * INCEPTION * (options["evaluate"]["features"] == "inception"))
 
 
@@ -159,5 +160,5 @@ def size(count: float) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA GPU is here, asked of the driver's own file, so that no library is loaded for it."""
+    """Whether this machine has an NVIDIA GPU, by the driver's own file, so that no library is loaded for it."""
     return Path("/proc/driver/nvidia/version").exists()
