@@ -1,4 +1,4 @@
-"""Healing as a stage: stopped anywhere and repeated it ends bit-equal, and nothing that goes wrong costs a good state."""
+"""The fine-tuning stage: interrupted anywhere and repeated it ends bit-equal, and no failure costs an undamaged state."""
 
 import errno
 import hashlib
@@ -50,8 +50,8 @@ def pruned(folder: Path) -> Run:
     return run
 
 
-def heal(cfg: DictConfig, run: Run) -> str:
-    """Heals to the end; the digest of what came out."""
+def fine_tune(cfg: DictConfig, run: Run) -> str:
+    """Fine-tunes to the end; the digest of the weights."""
     finetune.stage(cfg, run, Tracker())
     return digest(run)
 
@@ -63,8 +63,8 @@ def digest(run: Run) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What a run comes to that nothing ever happened to."""
-    return heal(tuned(*SHORT), pruned(tmp_path_factory.mktemp("whole")))
+    """The digest of an undisturbed run."""
+    return fine_tune(tuned(*SHORT), pruned(tmp_path_factory.mktemp("whole")))
 
 
 def ask(number: int) -> Callable[[], None]:
@@ -79,11 +79,11 @@ def test_a_request_keeps_the_last_finished_step_and_costs_nothing(tmp_path: Path
     run, cfg, former = pruned(tmp_path), tuned(*SHORT), signal.getsignal(number)
     before_step(4, ask(number))
     with pytest.raises(Interrupted) as stopped:
-        heal(cfg, run)
+        fine_tune(cfg, run)
     assert stopped.value.code == code
     assert run.states[-1] == run.state(4)
     assert signal.getsignal(number) is former
-    assert heal(cfg, run) == whole
+    assert fine_tune(cfg, run) == whole
 
 
 def slowly(step: int, asks: Callable[[], None]) -> Callable[..., torch.Tensor]:
@@ -109,19 +109,19 @@ def test_a_long_step_is_left_in_its_middle(tmp_path: Path, before_step, accumula
         patched.setattr(NoisePrediction, "__call__",
                         slowly(4 * accumulate, lambda: (asked.append(time.monotonic()), ask(signal.SIGTERM)())))
         with pytest.raises(Interrupted):
-            heal(cfg, run)
+            fine_tune(cfg, run)
     assert time.monotonic() - asked[0] < 2
     assert run.states[-1] == run.state(4)
-    assert heal(cfg, run) == heal(cfg, pruned(tmp_path / "whole"))
+    assert fine_tune(cfg, run) == fine_tune(cfg, pruned(tmp_path / "whole"))
 
 
 def test_states_are_kept_by_the_clock_too(tmp_path: Path, whole: str, before_step) -> None:
     run = pruned(tmp_path)
     before_step(2, lambda: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
-        heal(tuned(*SHORT, "schedule.save_every=1000", "schedule.save_minutes=0"), run)
+        fine_tune(tuned(*SHORT, "schedule.save_every=1000", "schedule.save_minutes=0"), run)
     assert run.states == [run.state(1), run.state(2)]
-    assert heal(tuned(*SHORT, "schedule.save_every=1000", "schedule.save_minutes=0"), run) == whole
+    assert fine_tune(tuned(*SHORT, "schedule.save_every=1000", "schedule.save_minutes=0"), run) == whole
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_requests_at_random_moments_cost_nothing(tmp_path: Path, whole: str) -> 
         timer.join()
         stopped += not run.finetuned.exists()
     assert stopped >= 3
-    assert heal(cfg, run) == whole
+    assert fine_tune(cfg, run) == whole
 
 
 @pytest.mark.slow
@@ -146,10 +146,10 @@ def test_a_run_stopped_at_every_single_step_ends_as_one_that_never_was(tmp_path:
     for step in range(STEPS):
         before_step(step, ask(signal.SIGTERM))
         with pytest.raises(Interrupted):
-            heal(cfg, run)
+            fine_tune(cfg, run)
         assert run.states[-1:] == ([run.state(step)] if step else [])
         assert len(run.states) <= 2
-    assert heal(cfg, run) == whole
+    assert fine_tune(cfg, run) == whole
     assert [line["step"] for line in ProgressLog.read(run.progress)] == [2, 4, 6, 8]
 
 
@@ -163,9 +163,9 @@ def test_a_process_that_dies_in_a_step_goes_on_from_the_last_kept_one(tmp_path: 
     run, cfg = pruned(tmp_path), tuned(*SHORT)
     before_step(step, die)
     with pytest.raises(MemoryError):
-        heal(cfg, run)
+        fine_tune(cfg, run)
     assert [s.name for s in run.states] == [run.state(kept).name for kept in (3, 6) if kept <= step]
-    assert heal(cfg, run) == whole
+    assert fine_tune(cfg, run) == whole
 
 
 @pytest.mark.slow
@@ -175,12 +175,12 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, whole: str,
     run, cfg = pruned(tmp_path), tuned(*SHORT)
     before_step(7, ask(signal.SIGTERM))
     with pytest.raises(Interrupted):
-        heal(cfg, run)
+        fine_tune(cfg, run)
     assert [s.name for s in run.states] == [run.state(6).name, run.state(7).name]
     content = bytearray(run.states[-1].read_bytes())
     content[-1000] ^= 1
     run.states[-1].write_bytes(content[:-500] if how == "torn" else content)
-    assert heal(cfg, run) == whole
+    assert fine_tune(cfg, run) == whole
     assert "going back to the state before it" in caplog.text
 
 
@@ -190,20 +190,20 @@ def test_a_damaged_state_is_not_what_is_kept(tmp_path: Path, before_step) -> Non
     for step in (3, 2):
         before_step(step, ask(signal.SIGTERM))
         with pytest.raises(Interrupted):
-            heal(cfg, run)
+            fine_tune(cfg, run)
         assert run.states == [run.state(step)]
         run.states[-1].write_bytes(b"")
 
 
 @pytest.mark.slow
-def test_without_any_whole_state_it_starts_again(tmp_path: Path, whole: str, before_step) -> None:
+def test_without_an_undamaged_state_it_starts_again(tmp_path: Path, whole: str, before_step) -> None:
     run, cfg = pruned(tmp_path), tuned(*SHORT)
     before_step(6, ask(signal.SIGTERM))
     with pytest.raises(Interrupted):
-        heal(cfg, run)
+        fine_tune(cfg, run)
     for kept in run.states:
         kept.write_bytes(b"")
-    assert heal(cfg, run) == whole
+    assert fine_tune(cfg, run) == whole
 
 
 @pytest.mark.slow
@@ -211,14 +211,14 @@ def test_as_many_states_are_kept_as_asked(tmp_path: Path, before_step) -> None:
     run = pruned(tmp_path)
     before_step(7, ask(signal.SIGTERM))
     with pytest.raises(Interrupted):
-        heal(tuned(*SHORT, "schedule.save_every=1", "schedule.keep_last=3"), run)
+        fine_tune(tuned(*SHORT, "schedule.save_every=1", "schedule.keep_last=3"), run)
     assert run.states == [run.state(step) for step in (5, 6, 7)]
 
 
 @pytest.mark.slow
 def test_a_request_during_a_preview_ends_it_with_the_state_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, cfg = pruned(tmp_path), tuned(*SHORT, "schedule.preview_every=4", "sampler.steps=2")
-    expected = heal(cfg, pruned(tmp_path / "other"))
+    expected = fine_tune(cfg, pruned(tmp_path / "other"))
 
     def draw(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -226,14 +226,14 @@ def test_a_request_during_a_preview_ends_it_with_the_state_kept(tmp_path: Path, 
     with monkeypatch.context() as patched:
         patched.setattr("diffprune.sampling.preview.Preview.draw", draw)
         with pytest.raises(Interrupted):
-            heal(cfg, run)
+            fine_tune(cfg, run)
     assert run.states[-1] == run.state(4)
-    assert heal(cfg, run) == expected
+    assert fine_tune(cfg, run) == expected
 
 
 @pytest.fixture
 def begun(config, before_step) -> tuple[DictConfig, Run]:
-    """A run of the whole pipeline that was stopped after step 4 of its healing; nothing is due after that."""
+    """A run of the whole pipeline that was stopped after step 4 of its fine-tuning; nothing is due after that."""
     cfg = config(*SHORT, "until=finetune")
     run = pruned(Run(run_folder(cfg)).folder)
     run.scores.touch()
@@ -255,7 +255,7 @@ def over_quota(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize(("until", "where"), [("score", "diffprune.pruning.scores.save_file"),
                                               ("prune", "safetensors.torch.save_file")])
-def test_a_full_disk_before_the_healing_is_one_sentence_too(config, until: str, where: str,
+def test_a_full_disk_before_the_fine_tuning_is_one_sentence_too(config, until: str, where: str,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = config("pruner=magnitude", f"until={until}")
     run = Run(run_folder(cfg))
@@ -282,7 +282,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_state(begun: tuple[DictConfig,
             reproduce(cfg, run)
     assert "\n" not in str(error.value)
     now = {path: path.read_bytes() for path in run.states}
-    assert now if where == "finetuned" else before.items() <= now.items()     # once it is healed, newer ones are there
+    assert now if where == "finetuned" else before.items() <= now.items()     # after the fine-tuning there are newer ones
     reproduce(cfg, run)
     assert digest(run) == whole
 
@@ -327,7 +327,7 @@ def test_a_loss_that_is_nan_stops_at_its_step_and_the_last_good_state_stays(
         return usual(self, *given) * (float("nan") if len(calls) == 6 else 1)
     monkeypatch.setattr(NoisePrediction, "__call__", breaking)
     with pytest.raises(UserError, match="at step 5"):
-        heal(tuned(*SHORT, f"schedule.save_every={save_every}", "schedule.log_every=100"), run)
+        fine_tune(tuned(*SHORT, f"schedule.save_every={save_every}", "schedule.log_every=100"), run)
     assert run.states[-1] == run.state({1: 5, 3: 3}[save_every])
     tensors, _ = read_state(run.states[-1])
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
@@ -348,13 +348,13 @@ def test_weights_that_are_nan_after_the_last_step_are_not_saved(tmp_path: Path, 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "update", breaking)
         with pytest.raises(UserError, match=f"at step {STEPS - 1}"):
-            heal(tuned(*SHORT), run)
+            fine_tune(tuned(*SHORT), run)
     assert not run.finetuned.exists()
     assert run.states[-1] == run.state(6)
-    assert heal(tuned(*SHORT), run) == whole
+    assert fine_tune(tuned(*SHORT), run) == whole
 
 
-def test_states_that_a_kill_left_beside_the_healed_model_go(begun: tuple[DictConfig, Run]) -> None:
+def test_states_that_a_kill_left_beside_the_finetuned_model_are_deleted(begun: tuple[DictConfig, Run]) -> None:
     cfg, run = begun
     kept = run.states[-1].read_bytes()
     reproduce(cfg, run)
@@ -370,19 +370,19 @@ def test_states_that_a_kill_left_beside_the_healed_model_go(begun: tuple[DictCon
     ("schedule.rate=cosine", "schedule.warmup=3"), ("schedule.ema_power=6.94",), ("precision=bf16",),
     ("memory_format=channels_last",), ("schedule.weight_decay=0.01", "schedule.ema=0", "schedule.clip=null")],
     ids=lambda given: " ".join(given))
-def test_every_recipe_heals_resumes_and_has_a_result_of_its_own(tmp_path: Path, whole: str, before_step,
+def test_every_recipe_trains_resumes_and_has_a_result_of_its_own(tmp_path: Path, whole: str, before_step,
                                                                 overrides: tuple[str, ...]) -> None:
     cfg = tuned(*SHORT, *overrides)
     straight, stopped = pruned(tmp_path / "straight"), pruned(tmp_path / "stopped")
     before_step(4, ask(signal.SIGTERM))
     with pytest.raises(Interrupted):
-        heal(cfg, stopped)
-    assert heal(cfg, stopped) == heal(cfg, straight) != whole
+        fine_tune(cfg, stopped)
+    assert fine_tune(cfg, stopped) == fine_tune(cfg, straight) != whole
     losses = [line["loss"] for line in ProgressLog.read(straight.progress)]
     assert all(0 < loss < 1000 for loss in losses)
 
 
-def test_half_precision_that_a_cpu_has_not_is_refused() -> None:
+def test_fp16_on_a_cpu_is_refused() -> None:
     with pytest.raises(UserError, match="precision=fp16 needs a GPU"):
         Execution.of("cpu", "fp16", "contiguous")
 

@@ -39,7 +39,7 @@ def options(folder: Path, *more: str) -> tuple[str, ...]:
 
 
 def ready(folder: Path, *more: str) -> tuple[DictConfig, Run]:
-    """A run that has nothing but its healing to do."""
+    """A run that has only its fine-tuning left to do."""
     cfg = tuned(*(option for option in options(folder, *more) if option != "logger=none"))
     run = pruned(Run(run_folder(cfg)).folder)
     run.scores.touch()
@@ -48,7 +48,7 @@ def ready(folder: Path, *more: str) -> tuple[DictConfig, Run]:
 
 
 def alone(folder: Path, *more: str) -> Run:
-    """What one process makes of it, here; with one thread, as `start` gives to each."""
+    """The same run in this one process; with one thread, as `start` gives to each."""
     cfg, run = ready(folder, *more)
     with one_thread(torch.device("cpu")):
         finetune.stage(cfg, run, Tracker())
@@ -118,7 +118,7 @@ def test_two_processes_come_to_what_one_comes_to(tmp_path: Path) -> None:
 
 
 def test_a_whole_run_of_two_processes_is_that_of_one_with_two_micro_batches(tmp_path: Path, pair) -> None:
-    """They train and draw together; the first alone does the rest, tells and writes."""
+    """Both train and draw; rank 0 alone does the rest, logs and writes."""
     def smoke(folder: Path) -> tuple[str, ...]:
         return (f"paths.runs={folder}/runs", f"paths.cache={folder}/cache", "logger=none", "experiment=smoke", "device=cpu")
     both = pair(*smoke(tmp_path / "two"))
@@ -178,7 +178,7 @@ def test_a_mistake_ends_all_and_the_others_write_nothing(tmp_path: Path, pair) -
     assert "Traceback" not in said + other_said
 
 
-def test_the_first_of_srun_s_tasks_alone_speaks_and_writes(tmp_path: Path) -> None:
+def test_rank_0_of_srun_s_tasks_alone_logs_and_writes(tmp_path: Path) -> None:
     _, run = ready(tmp_path)
     tasks = [start("diffprune", *options(tmp_path), SLURM_NTASKS="2", SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank),
                    MASTER_PORT=port) for port in [free_port()] for rank in (0, 1)]

@@ -1,4 +1,4 @@
-"""Healing: one step's mathematics, and results that do not depend on how a batch is split."""
+"""Training: one step's mathematics, and results that do not depend on how a batch is split."""
 
 import os
 import signal
