@@ -17,21 +17,16 @@ class Cost:
 
 def example_inputs(unet: nn.Module) -> dict[str, Tensor]:
     """Arguments of one evaluation on one image, in the order of the network's signature, on its device."""
-    device, config = next(unet.parameters()).device, configuration(unet)
+    device = next(unet.parameters()).device
+    config: Any = unet.config
     image = "hidden_states" if "patch_size" in config else "sample"     # diffusers' names in transformers and in UNets
-    side = config["sample_size"]
-    inputs = {image: torch.zeros(1, config["in_channels"], side, side, device=device),
+    inputs = {image: torch.zeros(1, config.in_channels, config.sample_size, config.sample_size, device=device),
               "timestep": torch.ones(1, dtype=torch.long, device=device)}
     if "cross_attention_dim" in config:
-        inputs["encoder_hidden_states"] = torch.zeros(1, 1, config["cross_attention_dim"], device=device)
+        inputs["encoder_hidden_states"] = torch.zeros(1, 1, config.cross_attention_dim, device=device)
     if config.get("num_class_embeds") or config.get("num_embeds_ada_norm"):
         inputs["class_labels"] = torch.zeros(1, dtype=torch.long, device=device)
     return inputs
-
-
-def configuration(unet: nn.Module) -> dict[str, Any]:
-    """The arguments that a diffusers network was built with."""
-    return dict(vars(unet)["_internal_dict"])
 
 
 def measure(unet: nn.Module) -> Cost:

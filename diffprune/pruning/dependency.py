@@ -20,6 +20,12 @@ SCORED = (nn.Conv2d, nn.Linear, *NORMS)
 PROJECTIONS = ("to_q", "to_k", "to_v")
 
 
+def scored_weights(module: nn.Module) -> dict[str, Tensor]:
+    """{layer: its weight} of every convolution, linear layer and norm."""
+    return {name: layer.weight for name, layer in module.named_modules()
+            if isinstance(layer, SCORED) and layer.weight is not None}
+
+
 @dataclass(frozen=True)
 class Member:
     """A layer that a group reaches: the `indices` of its out-channels, in-channels (`of_input`) or norm channels."""

@@ -1,4 +1,4 @@
-"""The gradient cache: a scoring pass on disk, which any later timestep policy goes on from."""
+"""The gradient cache: a scoring pass on disk, from which later timestep policies continue."""
 
 import hashlib
 import logging
@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffprune.pruning.gradients import EMPTY, GradientSum, ScoringPass, trimmed
+from diffprune.pruning.gradients import EMPTY, GradientSum, ScoringPass, begins_with, trimmed
 from diffprune.pruning.timesteps import Policy
 from diffprune.runtime.files import atomic_file, remove, sweep_partials
 
@@ -51,7 +51,7 @@ class GradientCache:
 
     def continued(self, scoring_pass: ScoringPass, alpha: Tensor) -> GradientSum:
         """The sum with weights `alpha`, continued from the longest kept one that it begins with."""
-        starts = [kept for kept in self.kept().values() if scoring_pass.can_continue(GradientSum(kept, {}), alpha)]
+        starts = [kept for kept in self.kept().values() if scoring_pass.can_continue(kept, alpha)]
         longest = max(starts, key=len, default=EMPTY.alpha)
         log.info("continuing from the gradients of %d timesteps, up to t = %d", len(longest), len(alpha) - 1)
         return scoring_pass.accumulate(alpha, self.read(self.path(longest)) if len(longest) else EMPTY)
@@ -89,5 +89,5 @@ class GradientCache:
 
 def missing(alpha: Tensor, others: Sequence[Tensor]) -> int:
     """How many timesteps the sum with weights `alpha` takes when continued from the longest of `others` it begins with."""
-    starts = [other for other in others if GradientSum(other, {}).starts(alpha)]
-    return int(torch.count_nonzero(alpha[max(map(len, starts), default=0):]))
+    start = max((len(other) for other in others if begins_with(alpha, other)), default=0)
+    return int(torch.count_nonzero(alpha[start:]))

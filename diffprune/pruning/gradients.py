@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.pruning.dependency import SCORED
+from diffprune.pruning.dependency import scored_weights
 from diffprune.pruning.timesteps import Policy
 from diffprune.runtime.progress import progress
 
@@ -45,12 +45,13 @@ class GradientSum:
     alpha: Tensor
     gradients: Gradients
 
-    def starts(self, alpha: Tensor) -> bool:
-        """Whether this is the beginning of a sum with weights `alpha` [m]."""
-        return len(self.alpha) <= len(alpha) and torch.equal(self.alpha, alpha[:len(self.alpha)])
-
 
 EMPTY = GradientSum(torch.empty(0), {})
+
+
+def begins_with(alpha: Tensor, start: Tensor) -> bool:
+    """Whether a sum with weights `alpha` [m] begins with the sum with weights `start` [n]."""
+    return len(start) <= len(alpha) and torch.equal(start, alpha[:len(start)])
 
 
 def trimmed(alpha: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class ScoringPass:
         Raises ValueError if it cannot be continued from there (see `can_continue`).
         """
         alpha = trimmed(alpha)
-        if not self.can_continue(start, alpha):
+        if not self.can_continue(start.alpha, alpha):
             raise ValueError(f"a sum over {len(alpha)} timesteps cannot be continued from one over {len(start.alpha)} with "
                              f"{self.per_evaluation} timesteps per evaluation")
         self.restore(start.gradients)
@@ -135,9 +136,9 @@ class ScoringPass:
             self.add(self.losses(timesteps), nn.functional.pad(row, (0, len(timesteps) - len(row))))
         return GradientSum(alpha, self.snapshot())
 
-    def can_continue(self, start: GradientSum, alpha: Tensor) -> bool:
-        """Whether the sum with weights `alpha` begins with `start`, which ends where an evaluation ends."""
-        return start.starts(alpha) and len(start.alpha) % self.per_evaluation == 0
+    def can_continue(self, start: Tensor, alpha: Tensor) -> bool:
+        """Whether the sum with weights `alpha` begins with that of the weights `start`, where an evaluation ends."""
+        return begins_with(alpha, start) and len(start) % self.per_evaluation == 0
 
     def slices(self) -> Sequence[Tensor]:
         """The timesteps, in tensors of those that are evaluated at once."""
@@ -163,12 +164,6 @@ class ScoringPass:
         for name, weight in scored_weights(self.model.unet).items():
             if name in gradients:
                 weight.grad = gradients[name].to(weight, copy=True)
-
-
-def scored_weights(unet: nn.Module) -> dict[str, Tensor]:
-    """The weight of every convolution, linear layer and norm."""
-    return {name: module.weight for name, module in unet.named_modules()
-            if isinstance(module, SCORED) and module.weight is not None}
 
 
 def present_gradients(unet: nn.Module) -> Gradients:

@@ -10,15 +10,9 @@ from torch import Tensor, nn
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.criteria import Criterion, Term, reduce_term
+from diffprune.pruning.dependency import scored_weights
 from diffprune.pruning.gradient_cache import GradientCache
-from diffprune.pruning.gradients import (
-    CalibrationBatch,
-    Gradients,
-    GradientSum,
-    ScoringPass,
-    present_gradients,
-    scored_weights,
-)
+from diffprune.pruning.gradients import CalibrationBatch, Gradients, GradientSum, ScoringPass, present_gradients
 from diffprune.pruning.scores import Scores, Terms
 from diffprune.pruning.timesteps import Policy, Threshold, timesteps_kept
 from diffprune.runs.score_file import TimestepLosses

@@ -23,9 +23,14 @@ class Ranked:
     worth: Tensor
     topology: Hashable
 
-    def removable(self, floor: float) -> int:
-        """How many portions may be removed if the fraction `floor` of the channels, and at least one portion, is kept."""
-        return min(int((self.channels - math.ceil(floor * self.channels)) // self.size), len(self.worth) - 1)
+    def removable(self, floor: float, relative: bool) -> list[float]:
+        """The worth of all portions that may be removed if the fraction `floor` of the channels, and one portion, is kept.
+
+        If `relative`, it is divided by its mean over the group.
+        """
+        mean = float(self.worth.mean()) if relative else 1.0
+        count = min(int((self.channels - math.ceil(floor * self.channels)) // self.size), len(self.worth) - 1)
+        return (self.worth[:count] / (mean or 1.0)).tolist()
 
 
 @dataclass(frozen=True)
@@ -50,25 +55,15 @@ def portions_to_remove(groups: Sequence[Ranked], scope: Scope, ratio: float, flo
     Of the N channels that are ranked together N - int(N (1 - ratio)) are removed, in whole portions; fewer where floors
     bind. A larger ratio removes the same portions and more.
     """
-    counts: dict[str, int] = {}
+    counts = {group.root: 0 for group in groups}
     keys = {group.root: scope.key(group.root, group.topology) for group in groups}
     for key in dict.fromkeys(keys.values()):
-        counts |= count_portions([group for group in groups if keys[group.root] == key], scope.relative, ratio, floor)
+        together = [group for group in groups if keys[group.root] == key]
+        left = removal_count(sum(group.channels for group in together), ratio)
+        for _, number in sorted((worth, number) for number, group in enumerate(together)
+                                for worth in group.removable(floor, scope.relative)):
+            left -= together[number].size
+            if left < 0:        # a smaller portion may still fit, but would not be removed at every larger ratio
+                break
+            counts[together[number].root] += 1
     return counts
-
-
-def count_portions(groups: Sequence[Ranked], relative: bool, ratio: float, floor: float) -> dict[str, int]:
-    """`portions_to_remove` for groups that are all ranked together."""
-    left, counts = removal_count(sum(group.channels for group in groups), ratio), {group.root: 0 for group in groups}
-    for _, number in sorted((worth, number) for number, group in enumerate(groups)
-                            for worth in removable_worths(group, relative, floor)):
-        left -= groups[number].size
-        if left < 0:        # a smaller portion may still fit, but would not be removed at every larger ratio
-            break
-        counts[groups[number].root] += 1
-    return counts
-
-
-def removable_worths(group: Ranked, relative: bool, floor: float) -> list[float]:
-    mean = float(group.worth.mean()) if relative else 1.0
-    return (group.worth[:group.removable(floor)] / (mean or 1.0)).tolist()

@@ -22,11 +22,12 @@ class Scores(ScoreHeader):
 
     def write(self, path: Path) -> None:
         """Writes the scores to `path`, by rename."""
-        tensors = {name: torch.from_numpy(array) for name, array in self.arrays().items()}
+        arrays, metadata = self.contents()
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         tensors |= {f"{score_file.TERMS}{term}/{layer}": tensor.contiguous()
                     for term, layers in self.terms.items() for layer, tensor in layers.items()}
         with atomic_file(path) as partial:
-            save_file(tensors, partial, self.metadata())
+            save_file(tensors, partial, metadata)
 
     @classmethod
     def read(cls, path: Path) -> "Scores":

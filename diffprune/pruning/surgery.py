@@ -13,7 +13,7 @@ from diffprune.models.cost import example_inputs, measure
 from diffprune.models.widths import synchronise
 from diffprune.pruning.allocation import Allocation, PreviousRounds
 from diffprune.pruning.criteria import Criterion
-from diffprune.pruning.dependency import SCORED, Graph, Group
+from diffprune.pruning.dependency import Graph, Group, scored_weights
 from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.scores import Terms
 
@@ -95,8 +95,7 @@ def fixed_layers(unet: nn.Module) -> dict[str, str]:
 
 def shapes(unet: nn.Module) -> dict[str, list[int]]:
     """The weight shape of every convolution, linear layer and norm."""
-    return {name: list(module.weight.shape) for name, module in unet.named_modules()
-            if isinstance(module, SCORED) and module.weight is not None}
+    return {layer: list(weight.shape) for layer, weight in scored_weights(unet).items()}
 
 
 def reinitialise(unet: nn.Module, seed: int) -> None:

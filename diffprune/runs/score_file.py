@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -44,13 +43,8 @@ class ScoreHeader:
         criterion, seconds = metadata.pop("criterion"), metadata.pop("seconds")
         return cls(criterion, seconds, TimestepLosses(**metadata, **arrays) if arrays else None)
 
-    def metadata(self) -> dict[str, str]:
-        losses = vars(self.losses) if self.losses else {}
-        own: dict[str, Any] = {name: losses[name] for name in ("threshold", "kept", "stops", "timesteps")
-                               if losses.get(name) is not None}
-        return {METADATA: json.dumps({"criterion": self.criterion, **own, "seconds": self.seconds})}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The tensors `loss` and `alpha`, where there are any."""
-        losses = vars(self.losses) if self.losses else {}
-        return {name: losses[name] for name in ("loss", "alpha") if losses.get(name) is not None}
+    def contents(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """The tensors `loss` and `alpha`, where there are any, and the metadata, as they are in the file."""
+        losses = {name: value for name, value in vars(self.losses).items() if value is not None} if self.losses else {}
+        arrays = {name: losses.pop(name) for name in ("loss", "alpha") if name in losses}
+        return arrays, {METADATA: json.dumps({"criterion": self.criterion, **losses, "seconds": self.seconds})}

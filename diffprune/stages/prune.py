@@ -14,8 +14,10 @@ from torch import nn
 from diffprune.evaluation.speed import LATENCY_ROUNDS, Latency, latency_share
 from diffprune.models.device import Execution
 from diffprune.models.model_folder import save_model
+from diffprune.pruning.allocation import Allocation
+from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.prune_report import PruneReport
-from diffprune.pruning.scores import Scores
+from diffprune.pruning.scores import Scores, Terms
 from diffprune.pruning.surgery import cut, reinitialise
 from diffprune.pruning.target import TargetSearch, distinct_ratios, search, size_kept
 from diffprune.runs.run import Run
@@ -32,30 +34,35 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     With a target it says what was reached.
     """
     start, model, terms = time.monotonic(), options.load_start(cfg, run), Scores.read(run.scores).terms
-    criterion, unet, about = instantiate(cfg.pruner.criterion), model.unet, {}
+    criterion, about = instantiate(cfg.pruner.criterion), {}
     allocation = options.allocation(cfg, run.round.ratio(cfg.pruner.ratio))
-    earlier = PruneReport.read(run.previous.prune_report) if run.previous else None
-    # Find the ratio for a target.
     if target := options.pruning_target(cfg):
-        ratios = distinct_ratios(copy.deepcopy(unet).to("meta"), allocation)
-        if target[0] == "latency":
-            def pruned(ratio: float) -> nn.Module:
-                cut(copied := copy.deepcopy(unet), criterion, replace(allocation, ratio=ratio), terms, cfg.seed)
-                return copied
-            found, measured = search_latency(target[1], unet, pruned, ratios, options.execution(cfg))
-        else:
-            found = search(*target, size_kept(target[0], unet, criterion, allocation, terms, cfg.seed), ratios)
-            measured = {}
-        about, allocation = {"target": asdict(found) | measured}, replace(allocation, ratio=found.ratio)
-        log.info("ratio %g leaves %.4f of the dense model's %s (target %g)", found.ratio, found.reached, *target)
+        allocation, about = with_target(cfg, *target, model.unet, criterion, allocation, terms)
+    earlier = PruneReport.read(run.previous.prune_report) if run.previous else None
     # Prune, and write the model before the report, whose presence says that this stage is complete.
-    report = cut(unet, criterion, allocation, terms, cfg.seed, earlier)
+    report = cut(model.unet, criterion, allocation, terms, cfg.seed, earlier)
     if cfg.pruner.reinitialise:
-        reinitialise(unet, cfg.seed)
+        reinitialise(model.unet, cfg.seed)
     save_model(model, run.pruned)
     write_json(run.prune_report, asdict(report) | about | {"seconds": round(time.monotonic() - start, 3)})
     log.info("pruned %.2f M to %.2f M parameters, %.3f G to %.3f G MACs", report.params_dense / 1e6, report.params / 1e6,
              report.macs_dense / 1e9, report.macs / 1e9)
+
+
+def with_target(cfg: DictConfig, quantity: str, target: float, unet: nn.Module, criterion: Criterion,
+                allocation: Allocation, terms: Terms) -> tuple[Allocation, dict[str, Any]]:
+    """The allocation with the ratio that keeps the fraction `target` of a quantity, and what prune.json says of it."""
+    ratios = distinct_ratios(copy.deepcopy(unet).to("meta"), allocation)
+    if quantity == "latency":
+        def pruned(ratio: float) -> nn.Module:
+            cut(copied := copy.deepcopy(unet), criterion, replace(allocation, ratio=ratio), terms, cfg.seed)
+            return copied
+        found, measured = search_latency(target, unet, pruned, ratios, options.execution(cfg))
+    else:
+        found = search(quantity, target, size_kept(quantity, unet, criterion, allocation, terms, cfg.seed), ratios)
+        measured = {}
+    log.info("ratio %g leaves %.4f of the dense model's %s (target %g)", found.ratio, found.reached, quantity, target)
+    return replace(allocation, ratio=found.ratio), {"target": asdict(found) | measured}
 
 
 def search_latency(target: float, dense: nn.Module, pruned: Callable[[float], nn.Module], ratios: list[float],

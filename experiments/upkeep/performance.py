@@ -22,9 +22,9 @@ All ways of a case are timed alternately in one process. Seconds are medians; a 
 the plain way's time divided by this way's. The plain way is what a script does: one timestep per step, float32, NCHW, a
 scoring pass for every cell of a grid, PNG files between sampling and scoring (`diffprune/bench/plain.py`). Memory is the
 most that a call took above what was in use before it. The first call of a compiled way compiles; the table says after how
-many calls that has paid for itself. What is done beside a training step is timed alone and counted as often as a step does it.
-GMAC/s are 10⁹ multiply-accumulates a second; a training step counts as three evaluations. Where the plain way comes near the
-rate of a matrix product in its own format, only formats that the device computes faster can gain."""
+many calls that has paid for itself. What is done beside a training step is timed alone and counted as often as a step does
+it. GMAC/s are 10⁹ multiply-accumulates a second; a training step counts as three evaluations. Where the plain way comes near
+the rate of a matrix product in its own format, only formats that the device computes faster can gain."""
 SHOWN = 8           # images per evaluation of the one latency that the README shows
 COMMAND = "python -m diffprune.bench --json experiments/results/{name}"
 
