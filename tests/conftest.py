@@ -84,16 +84,6 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comparisons without their figures, whose drawing takes seconds and has tests of its own."""
-    from diffprune.report.figures.drawn import Drawing
-    from diffprune.report.pages import sections
-    blank = Drawing('<svg role="img" aria-label="blank"></svg>', "<svg/>", b"")
-    monkeypatch.setattr(sections, "drawn", lambda chart: blank)
-    monkeypatch.setattr(sections.samples, "pictures", lambda grid: {})
-
-
-@pytest.fixture
 def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Has something happen when the data of a step is asked for, once."""
     from diffprune.data.loading.images import Images

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 from diffprune.config.schema import evaluations
 from diffprune.report.finished import Finished
-from diffprune.report.tables.comparison import grouped, parts_of, protocol_differences, protocol_of, sentence
-from diffprune.report.tables.published import PUBLISHED_ON, numbers
+from diffprune.report.tables.configurations import grouped
+from diffprune.report.tables.protocol import parts_of, protocol_differences, protocol_of, sentence
+from diffprune.report.tables.published import PUBLISHED_ON, UNKNOWN, Published, numbers
 from diffprune.report.tables.quantities import MAIN, Quantity, quantities
 from diffprune.report.tables.rows import Numbers, Spread, compared, dense
 from diffprune.report.tables.rows import Row as Measured
@@ -17,8 +19,8 @@ from diffprune.report.tables.table import listed
 from diffprune.runtime.errors import UserError
 from experiments.planning.cells import Cell
 from experiments.planning.declarations import Row, Table
-from experiments.reporting.published import UNKNOWN, conditions, find
 
+FILE = Path(__file__).parents[1] / "published.yaml"
 STDS, SHARE = 3, 0.02       # the tolerance: so many standard deviations over seeds, this share of the published value
 RULE = (f"A number matches where it is within {STDS} standard deviations over its seeds, or within {SHARE:.0%} of the "
         "published value, whichever is more; else it differs. Sizes are compared always; quality only under the published "
@@ -28,9 +30,15 @@ SIZES = ("params", "macs", TOTAL)
 PROTOCOL = ("sampler.", "evaluate.")        # the options that a protocol states
 
 
+@cache
+def published() -> Published:
+    """The published numbers that the tables point to."""
+    return Published.read(FILE)
+
+
 @dataclass(frozen=True)
 class Line:
-    """A row of a table: our runs of it, one per seed, and what is published of it; `axis` is that of the table's picture."""
+    """A row of a table: our runs of it, one per seed, and what is published of it; `axis` is that of the table's figure."""
     row: Row
     cells: list[Cell]
     runs: list[Finished]
@@ -40,10 +48,10 @@ class Line:
 
     @classmethod
     def of(cls, table: Table, row: Row, cells: list[Cell]) -> "Line":
-        found = find(table.source, table.dataset, row.published) if row.published else {}
+        found = published().find(table.source, table.dataset, row.published) if row.published else {}
         runs = [Finished.of(cell.folder) for cell in cells if cell.run.metrics.exists()]
-        return cls(row, cells, runs, found, conditions(table.source, table.dataset, found.get("method")) if found else {},
-                   table.figure.get("x", ""))
+        return cls(row, cells, runs, found, published().conditions(table.source, table.dataset, found.get("method"))
+                   if found else {}, table.figure.get("x", ""))
 
     @cached_property
     def numbers(self) -> list[Numbers]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffprune.report.finished import find, read_all
-from diffprune.report.tables.comparison import distinguishing, flat, without_seed
+from diffprune.report.tables.configurations import distinguishing, flat, without_seed
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
 from diffprune.tracking.wandb_tracker import ID_LENGTH, SHORT, first_line, logged_in

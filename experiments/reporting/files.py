@@ -1,4 +1,4 @@
-"""A table's report as files: Markdown, CSV, LaTeX, pictures, and the page with every run's samples."""
+"""A table's report as files: Markdown, CSV, LaTeX, its figure, and the page with every run's samples."""
 
 import shlex
 from collections.abc import Sequence
@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from diffprune.report import write_comparison
-from diffprune.report.tables.comparison import protocol_differences, protocol_of, sentence
-from diffprune.report.tables.published import Published
+from diffprune.report.pages.files import write
+from diffprune.report.tables.protocol import protocol_differences, protocol_of, sentence
 from diffprune.report.tables.table import Table as Shown
-from diffprune.runtime.files import atomic_file
 from diffprune.runtime.progress import duration
 from experiments.planning.cells import Plan
 from experiments.planning.declarations import Table
-from experiments.reporting.against_published import RULE, Line, beside, comparable, mixed
-from experiments.reporting.picture import picture
-from experiments.reporting.published import FILE as PUBLISHED
+from experiments.reporting.against_published import RULE, Line, beside, comparable, mixed, published
+from experiments.reporting.table_figure import table_figure
 
 
 def write_report(plan: Plan, name: str, out: Path, page: bool = True, mixed_protocols: bool = False,
@@ -27,15 +25,10 @@ def write_report(plan: Plan, name: str, out: Path, page: bool = True, mixed_prot
     """
     table, lines = asked(plan, name, mixed_protocols)
     shown = beside(lines)
-    for file, content in files(table, lines, shown, options).items():
-        if content is None:
-            (out / file).unlink(missing_ok=True)
-            continue
-        with atomic_file(out / file) as partial:
-            partial.write_bytes(content)
+    write(out, files(table, lines, shown, options))
     finished = [run for line in lines for run in line.runs]
     if page and finished:
-        write_comparison(finished, out / name, bool(protocol_differences(finished)), published=Published.read(PUBLISHED),
+        write_comparison(finished, out / name, bool(protocol_differences(finished)), published=published(),
                          missing=missing(lines), title=f"{table.name}: {table.about}")
     return (f"{shown.markdown()}\n{out / name}.md"
             + (f"\n{out / name / 'index.html'}" if page and finished else ""))
@@ -49,11 +42,12 @@ def asked(plan: Plan, name: str, mixed_protocols: bool = False) -> tuple[Table, 
 
 
 def files(table: Table, lines: Sequence[Line], shown: Shown, options: Sequence[str] = ()) -> dict[str, bytes | None]:
-    """{file: its content}; None for a picture of which there is nothing to draw."""
-    drawn = picture(table, lines)
-    texts = {".md": document(table, lines, shown, drawn is not None, options), ".csv": shown.csv(), ".tex": shown.latex()}
-    return {f"{table.name}{end}": text.encode() for end, text in texts.items()} | {
-        f"{table.name}.svg": drawn and drawn[0], f"{table.name}.png": drawn and drawn[1]}
+    """{file: its content}; None for a figure of which there is nothing to draw."""
+    drawn = table_figure(table, lines)
+    texts = {".md": document(table, lines, shown, drawn is not None, options), ".csv": shown.csv(), ".tex": shown.latex(),
+             ".svg": drawn and drawn.svg}
+    return {f"{table.name}{end}": text and text.encode() for end, text in texts.items()} | {
+        f"{table.name}.png": drawn and drawn.png}
 
 
 def missing(lines: Sequence[Line]) -> list[tuple[str, str]]:
@@ -63,10 +57,10 @@ def missing(lines: Sequence[Line]) -> list[tuple[str, str]]:
             for cell, now in ((cell, cell.standing) for cell in cells)]
 
 
-def document(table: Table, lines: Sequence[Line], shown: Shown, pictured: bool, options: Sequence[str]) -> str:
+def document(table: Table, lines: Sequence[Line], shown: Shown, has_figure: bool, options: Sequence[str]) -> str:
     """The Markdown file: the table, how its numbers were made, and what its status means."""
     said = [f"# {table.name}: {table.about}", shown.markdown().rstrip()]
-    if pictured:
+    if has_figure:
         said.append(f"![{table.about}]({table.name}.svg)")
     said.append(f"Mean ± standard deviation (number of seeds). {RULE}")
     if differing := mixed(table, lines):

@@ -8,7 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from diffprune.cost import sizes
-from experiments.reporting.published import published
+from experiments.reporting.against_published import published
 
 RESULT = Path(__file__).parents[1] / "results" / "sizes.md"
 
@@ -23,7 +23,7 @@ def settings() -> str:
     for name, model in SETTINGS.items():
         ours = sizes([f"model={model}", "pruner.ratio=.3"])
         for method, suffix in (("dense", "_dense"), ("diff_pruning", "")):
-            theirs = published(name, method)
+            theirs = published().find("rows", name, {"method": method})
             rows.append([name, method, millions(ours[f"params{suffix}"]), said(theirs.get("params")),
                          giga(ours[f"macs{suffix}"]), said(theirs.get("macs")), giga(ours[f"true_macs{suffix}"])])
     return tabulate(rows, ["setting", "model", "parameters [M]", "published", "MACs [G]", "published",

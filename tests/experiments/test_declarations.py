@@ -7,7 +7,7 @@ import yaml
 
 from diffprune.runtime.errors import UserError
 from experiments.planning.declarations import datasets, names, read, table
-from experiments.reporting.published import everything, find
+from experiments.reporting.against_published import published
 
 DATASETS = ("digits", "cifar10", "celeba", "lsun_church", "lsun_bedroom", "imagenet")
 
@@ -30,15 +30,16 @@ def test_every_placeholder_is_filled_and_every_row_is_another(name: str) -> None
 def test_every_row_of_the_papers_tables_has_its_published_number(name: str) -> None:
     declared = table(name)
     for row in declared.rows:
-        assert find("rows", declared.dataset, row.published)["fid"] > 0, row.title
+        assert published().find("rows", declared.dataset, row.published)["fid"] > 0, row.title
 
 
 def test_a_row_points_to_its_own_number() -> None:
-    found = {row.title: find("rows", "cifar10", row.published)["fid"] for row in table("table1_cifar10").rows}
+    found = {row.title: published().find("rows", "cifar10", row.published)["fid"] for row in table("table1_cifar10").rows}
     assert found == {"dense": 4.19, "scratch": 9.88, "random": 5.62, "magnitude": 5.48, "taylor": 5.56,
                      "first_order_taylor": 5.56, "diff_pruning T=0.0": 5.49, "diff_pruning T=0.02": 5.44,
                      "diff_pruning T=0.05": 5.29}
-    sweep = {row.title: find("rows", "celeba", row.published).get("fid") for row in table("ratio_sweep_celeba").rows}
+    sweep = {row.title: published().find("rows", "celeba", row.published).get("fid")
+             for row in table("ratio_sweep_celeba").rows}
     assert sweep["ratio 0.3"] == 6.24
     assert sweep["ratio 0.4"] is None
 
@@ -47,15 +48,15 @@ def test_the_timestep_ablation_keeps_as_many_as_it_says() -> None:
     rows = table("timestep_ablation_cifar10").rows
     assert [row.at["kept"] for row in rows] == list(range(50, 1001, 50))
     assert "pruner.timesteps.last=49" in rows[0].overrides
-    assert find("timestep_ablation", "cifar10", rows[0].published)["ssim"] == 0.7882
-    assert find("timestep_ablation", "cifar10", rows[-1].published)["ssim"] == 0.8361
+    assert published().find("timestep_ablation", "cifar10", rows[0].published)["ssim"] == 0.7882
+    assert published().find("timestep_ablation", "cifar10", rows[-1].published)["ssim"] == 0.8361
 
 
 def test_the_published_numbers_are_those_that_were_seen(shared: Path) -> None:
     seen = yaml.safe_load((shared / "paper_results.yaml").read_text())
     for setting in DATASETS[1:]:
-        assert everything()[setting]["rows"] == seen[setting]["rows"]
-    assert everything()["timestep_ablation"] == seen["timestep_ablation"]
+        assert published().settings[setting]["rows"] == seen[setting]["rows"]
+    assert published().settings["timestep_ablation"] == seen["timestep_ablation"]
 
 
 def test_seeds_replace_the_tables_own_but_not_a_rows() -> None:

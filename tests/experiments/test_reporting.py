@@ -17,7 +17,7 @@ from experiments.planning.declarations import Row, Table, table
 from experiments.planning.estimate import CPU, GPU, Device, estimates
 from experiments.reporting.against_published import Line, axes, beside, comparable, matches
 from experiments.reporting.files import document, missing
-from experiments.reporting.picture import picture
+from experiments.reporting.table_figure import table_figure
 
 PARAMS, FID, SSIM = (Quantity("params", "", 1e-6), Quantity("fid_inception", ""), Quantity("ssim", "", decimals=3))
 HERE = Device(False, "none is here")
@@ -195,22 +195,23 @@ def test_a_number_at_an_unknown_guidance_is_not_comparable(tmp_path: Path) -> No
     assert status("dense, guidance 1.5", 1.5, steps=0, ratio=0.0) == "differs"
 
 
-def test_the_picture_is_the_same_for_the_same_numbers(tmp_path: Path) -> None:
+def test_the_figure_is_the_same_for_the_same_numbers(tmp_path: Path) -> None:
     lines = [line(finished(cell(tmp_path), 5.29))]
-    vectors, pixels = picture(TABLE, lines)
-    assert (vectors, pixels) == picture(TABLE, lines)
-    assert b"diff_pruning T=0.05" in vectors
-    assert pixels.startswith(b"\x89PNG")
-    assert picture(TABLE, [line(cell(tmp_path / "b"))]) is None
+    drawn = table_figure(TABLE, lines)
+    assert drawn == table_figure(TABLE, lines)
+    for word in ("diff_pruning T=0.05", "one seed", "mean", "published"):
+        assert word in drawn.svg
+    assert drawn.png.startswith(b"\x89PNG")
+    assert table_figure(TABLE, [line(cell(tmp_path / "b"))]) is None
 
 
 def test_a_curve_lies_over_what_its_rows_declare_or_measured(tmp_path: Path) -> None:
     sweep = table("iso_compute_cifar10")
     lines = [Line.of(sweep, row, [finished(cell(tmp_path / row.title), 5.0 + i)]) for i, row in enumerate(sweep.rows)]
     assert lines[0].numbers[0]["total_macs"] == 3_392_800_000 * 100
-    drawn, _ = picture(sweep, lines)
+    drawn = table_figure(sweep, lines).svg
     for word in ("MACs of an image, all steps", "dense", "pruned", "published"):
-        assert word.encode() in drawn
+        assert word in drawn
 
 
 @pytest.mark.parametrize(("words", "rate", "told"), [

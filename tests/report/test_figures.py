@@ -4,27 +4,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from diffprune.report.__main__ import main
 from diffprune.report.figures.channels import overlap, width_chart, widths
 from diffprune.report.figures.chart import DENSE, Chart, Matrix, Series, Stop
-from diffprune.report.figures.drawn import drawn, figure
+from diffprune.report.figures.palette import LIGHT
 from diffprune.report.figures.quality import quality_charts
-from diffprune.report.figures.svg import LIGHT
+from diffprune.report.figures.render import draw
 from diffprune.report.figures.timesteps import loss_per_timestep
+from diffprune.report.figures.vega_lite import specification
 from diffprune.report.finished import Finished, find, read_all
 from diffprune.report.pages import samples
+from diffprune.report.pages.page import image_url
 from diffprune.report.pages.runs_table import not_measured
-from diffprune.report.tables.comparison import compare, configurations
+from diffprune.report.tables.comparison import compare
+from diffprune.report.tables.configurations import configurations
 from diffprune.report.tables.published import Published
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from tests.report.test_report import DENSE as DENSE_OPTIONS
 from tests.report.test_report import DENSE_METRICS, cells, make_run
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 PAPER = """
 digits:
   protocol: 50000 images
@@ -115,14 +118,50 @@ def test_the_loss_has_the_stop_of_every_threshold_that_stops(tmp_path: Path) -> 
 
 def test_a_drawing_is_themed_on_the_page_and_plain_in_its_files() -> None:
     series = [Series("a", [1.0], [2.0]), Series("b", [2.0], [1.0])]
-    chart = Chart("n", "title", "caption", "what one sees", "x [G]", "y", series)
-    for shown in (chart, Matrix("m", "t", "c", "what one sees", "index", ["a", "b" * 30], [[1.0, None], [None, 1.0]])):
-        drawing = drawn(shown)
-        assert 'aria-label="what one sees"' in drawing.inline
-        assert "var(--c0)" in drawing.inline
-        assert not [colour for colour in LIGHT.values() if colour in drawing.inline]
+    chart = Chart("n", "title", "caption", "what <one> sees", "x [G]", "y", series)
+    for shown in (chart, Matrix("m", "t", "c", "what <one> sees", "index", ["a", "b" * 30], [[1.0, None], [None, 1.0]])):
+        drawing = draw(shown)
+        assert 'aria-label="what &lt;one&gt; sees"' in drawing.inline
+        for themed in (drawing.inline, drawing.interactive):
+            assert "var(--c0)" in themed
+            assert not [colour for colour in LIGHT.values() if colour in themed]
         assert "var(--" not in drawing.svg
+        assert LIGHT["c0"] in drawing.svg
         assert drawing.png.startswith(b"\x89PNG")
+        assert draw(shown) == drawing
+
+
+def test_names_that_a_page_lists_itself_stand_in_the_files_alone() -> None:
+    drawing = draw(Matrix("m", "t", "c", "a", "index", ["a", "b" * 30], [[1.0, None], [None, 1.0]]))
+    assert "b" * 30 in drawing.svg
+    assert "b" * 30 not in drawing.inline
+
+
+def test_a_line_without_marks_says_its_values_on_the_page_and_has_no_invisible_points_in_files() -> None:
+    drawing = draw(Chart("n", "t", "c", "a", "x", "y", [Series("a", [1.0, 2.0], [1.0, 2.0], line=True, marks=False)]))
+    assert [layer["name"] for layer in json.loads(drawing.interactive)["layer"] if "name" in layer] == ["hover"]
+    assert 'opacity="0"' not in drawing.svg
+
+
+def test_what_is_called_like_a_tag_ends_no_script() -> None:
+    drawing = draw(Chart("n", "t", "c", "a", "x", "y", [Series("</script><b>", [1.0], [1.0], ["</script>"])]))
+    assert "</" not in drawing.interactive
+    assert "<b>" not in drawing.inline
+
+
+@pytest.mark.parametrize(("values", "ticks"), [
+    ([1.0, 10_000.0], [1, 10, 100, 1000, 10_000]), ([3.0, 30.0], [5, 10, 20]), ([2.0, 5.0], [2, 3, 4, 5])])
+def test_a_logarithmic_axis_has_plain_round_numbers(values: list[float], ticks: list[float]) -> None:
+    shown = specification(Chart("n", "t", "c", "a", "x", "y", [Series("a", [1.0, 2.0], values)], log_y=True))
+    y = shown["layer"][0]["encoding"]["y"]
+    assert (y["axis"]["values"], y["axis"]["format"]) == (ticks, "~g")
+    assert y["scale"]["domain"][0] < values[0] < values[1] < y["scale"]["domain"][1]
+
+
+def test_an_error_bar_below_zero_ends_on_a_logarithmic_axis() -> None:
+    chart = Chart("n", "t", "c", "a", "x", "y", [Series("a", [1.0, 2.0], [1.0, 50.0], y_error=[2.0, None])], log_y=True)
+    (row, _) = specification(chart)["data"]["values"]
+    assert (row["low"], row["high"]) == (1.0, 3.0)
 
 
 def test_samples_are_cut_so_that_rows_share_noise_and_the_dense_model_comes_first(tmp_path: Path) -> None:
@@ -147,29 +186,33 @@ def test_every_grid_has_its_own_title_and_file(tmp_path: Path) -> None:
         make_run(tmp_path / f"{steps}", {"sampler": {"steps": steps}}, protocol={"steps": steps})
     grids = samples.sample_grids(configurations(runs_in(tmp_path), ["steps"]))
     assert {grid.title for grid in grids} == {"ddpm_digits on digits, steps=50", "ddpm_digits on digits, steps=100"}
-    assert {samples.file(grid) for grid in grids} == {"samples-ddpm_digits-digits-steps-50",
-                                                      "samples-ddpm_digits-digits-steps-100"}
+    assert {samples.file(grid) for grid in grids} == {"samples-ddpm_digits-digits-steps-50.png",
+                                                      "samples-ddpm_digits-digits-steps-100.png"}
 
 
 @pytest.mark.parametrize("titles", [
     ["dense", "diff_pruning sampler.steps=100"], ["dense", "x" * 60], ["dense"], ["dense", *["taylor a.b=1 " * 12] * 3]])
 def test_images_keep_their_room_in_a_picture_whatever_they_are_called(titles: list[str]) -> None:
     grey = [Image.new("L", (8, 8), 100)] * samples.ROWS
-    drawing = samples.figure(samples.Samples("a", [samples.Column(title, grey) for title in titles], 0))
-    (axes,) = drawing.axes
-    drawing.canvas.draw()
-    box, page = axes.get_window_extent(), drawing.bbox
-    assert box.width * box.height > 0.2 * page.width * page.height
-    assert box.width / box.height == pytest.approx((9 * len(titles) - 1) / (9 * samples.ROWS - 1))   # square images
-    for label in axes.get_xticklabels():
-        shown = label.get_window_extent()
-        assert page.x0 <= shown.x0 < shown.x1 <= page.x1
-        assert page.y0 <= shown.y0 < shown.y1 <= page.y1
+    picture = samples.picture(samples.Samples("a", [samples.Column(title, grey) for title in titles], 0))
+    pixels = np.asarray(picture.convert("L"))
+    assert (pixels == 100).sum() >= len(titles) * samples.ROWS * samples.WIDTH ** 2 > 0.2 * pixels.size
+    for edge in (pixels[0], pixels[:, 0], pixels[-1], pixels[:, -1]):
+        assert (edge == 255).all()      # no name is cut off
+
+
+def test_a_name_is_broken_where_its_words_end_and_loses_no_letter() -> None:
+    font = ImageFont.load_default(samples.FONT)
+    title = "diff_pruning pruner.threshold=0.05 " + "x" * 60
+    lines = samples.wrapped(title, font)
+    assert lines[:3] == ["diff_pruning", "pruner.", "threshold="]
+    assert "".join(lines) == title.replace(" ", "")
+    assert max(map(font.getlength, lines)) <= samples.WIDTH
 
 
 def test_large_images_are_stored_small(tmp_path: Path) -> None:
-    assert samples.address(Image.new("L", (32, 32))).startswith("data:image/png")
-    assert samples.address(Image.new("RGB", (256, 256))).startswith("data:image/jpeg")
+    assert image_url(Image.new("L", (32, 32))).startswith("data:image/png")
+    assert image_url(Image.new("RGB", (256, 256))).startswith("data:image/jpeg")
 
 
 # --- published numbers, bold
@@ -280,14 +323,18 @@ def test_the_first_seed_is_the_lowest_wherever_its_folder_lies(tmp_path: Path) -
 
 
 def test_many_series_are_told_apart_without_colour() -> None:
-    series = [Series(str(i), [1.0, 2.0], [1.0, 2.0], colour=i, line=True, marks=marks)
-              for i in range(28) for marks in (False, True)]
-    (axes,) = figure(Chart("n", "t", "c", "a", "x", "y", series)).axes
-    lines = [line for line in axes.get_lines() if len(line.get_xdata()) == 2]
-    looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines]
-    assert len(set(looks)) == len(looks) == len(series)
-    assert len({line.get_linestyle() for line in lines[:8:2]}) == 4     # the first lines differ in more than colour
-    assert len({(line.get_color(), line.get_marker()) for line in lines[1::2]}) == 28
+    def looks(marks: bool) -> list[tuple]:
+        series = [Series(str(i), [1.0, 2.0], [1.0, 2.0], colour=i, line=True, marks=marks) for i in range(28)]
+        known: dict[str, list] = {}
+        for layer in specification(Chart("n", "t", "c", "a", "x", "y", series))["layer"]:
+            known |= {channel: layer["encoding"][channel]["scale"]["range"] for channel in ("color", "strokeDash", "shape")
+                      if channel in layer["encoding"]}
+        return [tuple(map(str, look)) for look in zip(*known.values(), strict=True)]
+
+    lines, marked = looks(False), looks(True)
+    assert len(set(lines)) == len(set(marked)) == 28
+    assert len({dash for _, dash in lines[:4]}) == 4     # the first lines differ in more than colour
+    assert len({(colour, shape) for colour, _, shape in marked}) == 28
 
 
 def test_how_each_number_was_made_is_a_table_of_its_own(tmp_path: Path) -> None:
@@ -311,3 +358,27 @@ def test_versions_that_all_share_stand_beside_the_protocol_and_others_in_a_colum
     shared = page[page.index("Versions that all runs share"):page.index('id="how-each-number-was-made"')]
     assert "2.4.6" in shared
     assert "torch" not in shared
+
+
+# --- files
+
+def test_files_of_the_users_are_kept_and_figures_of_an_earlier_report_are_not(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a")
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    figures = tmp_path / "out" / "figures"
+    (figures / "mine.png").write_text("mine")
+    assert (figures / "widths.png").exists()
+    make_run(tmp_path / "dense", DENSE_OPTIONS, **DENSE_METRICS, protocol={"ema": None})
+    main([str(tmp_path / "dense"), "--out", str(tmp_path / "out")])
+    assert (figures / "mine.png").read_text() == "mine"
+    assert not (figures / "widths.png").exists()
+
+
+@pytest.mark.parametrize("name", ["table.md", "paired.csv", "figures/widths.png", "index.html"])
+def test_a_folder_is_never_replaced_by_a_file_of_the_report(tmp_path: Path, name: str) -> None:
+    make_run(tmp_path / "runs" / "a")
+    (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.raises(SystemExit, match=f"{name} is a folder") as ended:
+        main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    assert "\n" not in str(ended.value)
+    assert (tmp_path / "out" / name).is_dir()

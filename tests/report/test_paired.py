@@ -16,7 +16,6 @@ from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from tests.report.test_report import References, cells, make_run
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 FID = Quantity("fid_digits-cnn", "Fréchet distance (digits-cnn features) ↓")
 
 

@@ -26,7 +26,6 @@ from diffprune.report.tables.quantities import MAIN
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 RESOLUTION, COLUMNS = 8, 16
 LAYERS = ["conv_in", "time_embedding.linear_1", "time_embedding.linear_2",
           *(f"{side}_blocks.{i}.resnets.{j}.{layer}" for side in ("down", "up") for i in range(2) for j in range(2)
@@ -253,7 +252,7 @@ def test_every_picture_can_be_read_without_seeing_it(tmp_path: Path) -> None:
 def test_the_page_says_what_was_achieved_and_how(tmp_path: Path) -> None:
     text = write_report(make_run(tmp_path / "run")).read_text()
     for said in ("55.5 %", "249 of 1000 timesteps", "T = 0.05 stops at 249", "a &amp; b", "0123abc", "2.15.0",
-                 "the output head keeps the image&#x27;s channels", "128 × 128 × 3 × 3", "96 × 96 × 3 × 3", "spacing"):
+                 "the output head keeps the image&#39;s channels", "128 × 128 × 3 × 3", "96 × 96 × 3 × 3", "spacing"):
         assert said in text, said
     seconds = text[text.index("Seconds per stage"):]
     assert re.findall(r"<td>([\d.]+)</td>", seconds)[:3] == ["7.5", "1.5", "20.2"]

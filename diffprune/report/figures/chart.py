@@ -1,22 +1,22 @@
-"""What a figure shows, whatever draws it: plotly on a page, Matplotlib in a file."""
+"""What a figure shows: plain numbers and words, which `vega_lite` turns into a specification."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
-LONG = 20       # letters of a name on an axis
-DENSE = -1      # the colour of what stands for the dense model
+LONG = 20       # letters of a name on an axis of a matrix
+DENSE = -1      # the colour of the dense model
 
 
 def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`"""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points under one name. `labels` say each point's name; errors are standard deviations, None where there is none.
+    """Points under one name. `labels` name each point; errors are standard deviations, None where there is none.
 
-    `colour` counts through the palette, whose colours come with a mark each; `line` joins the points.
+    `colour` counts through the palette, whose colours come with a mark and a dash each; `line` joins the points.
     """
     name: str
     x: Sequence[float]
@@ -38,48 +38,55 @@ class Stop:
 
 @dataclass(frozen=True)
 class Absent:
-    """A figure that there is not, and why."""
+    """A figure that cannot be drawn, and why."""
     title: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Chart:
-    """`name` is its file's and unique on its page; `x` and `y` are axis titles with units; `alt` says what one would see.
-
-    `spans` are stretches of the x axis that are shaded.
-    """
+class Figure:
+    """`name` is its file's and unique on its page; `alt` says what one would see."""
     name: str
     title: str
     caption: str
     alt: str
+
+
+@dataclass(frozen=True)
+class Chart(Figure):
+    """`x` and `y` are axis titles with units; `spans` are stretches of the x axis that are shaded."""
     x: str
     y: str
     series: Sequence[Series]
     stops: Sequence[Stop] = ()
+    log_x: bool = False
     log_y: bool = False
     ticks: Sequence[tuple[float, str]] = ()
     spans: Sequence[tuple[float, float]] = ()
 
-    def content(self) -> dict[str, Any]:
-        return {"kind": "chart", **asdict(self)}
-
 
 @dataclass(frozen=True)
-class Matrix:
+class Matrix(Figure):
     """`values` [n, n] in 0 … 1 between the things that `labels` name; None where there is none."""
-    name: str
-    title: str
-    caption: str
-    alt: str
     unit: str
     labels: Sequence[str]
     values: Sequence[Sequence[float | None]] = field(repr=False)
 
     @property
     def numbered(self) -> bool:
-        """Whether the axes count, since the names are too long to stand beside each other."""
+        """Whether the axes show numbers, because the names are too long to stand side by side."""
         return max(map(len, self.labels)) > LONG
 
-    def content(self) -> dict[str, Any]:
-        return {"kind": "matrix", "numbered": self.numbered, **asdict(self)}
+
+@dataclass(frozen=True)
+class Dots(Figure):
+    """One line per row: (row, its value for every seed, the published value or None); `x` is the axis title."""
+    x: str
+    rows: Sequence[tuple[str, Sequence[float], float | None]]
+    log_x: bool = False
+
+
+@dataclass(frozen=True)
+class Panels(Figure):
+    """Several figures side by side."""
+    panels: Sequence[Chart | Dots]

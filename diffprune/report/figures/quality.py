@@ -6,7 +6,9 @@ from typing import Any
 
 from diffprune.report.figures.chart import DENSE, Absent, Chart, Series
 from diffprune.report.finished import Finished
-from diffprune.report.tables.comparison import configurations, dense_rows, flat, grouped, parts_of, titles, without_seed
+from diffprune.report.tables.comparison import dense_rows
+from diffprune.report.tables.configurations import configurations, flat, grouped, titles, without_seed
+from diffprune.report.tables.protocol import parts_of
 from diffprune.report.tables.quantities import MAIN, Quantity, features_in, quality
 from diffprune.report.tables.rows import Row, compared
 

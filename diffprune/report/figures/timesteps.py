@@ -17,7 +17,7 @@ def loss_per_timestep(runs: list[Finished]) -> list[Chart | Absent]:
     return charts or [Absent("Loss per timestep", "no criterion here walks over the timesteps")]
 
 
-def walk(run: Finished) -> Chart | Absent:
+def scoring_pass(run: Finished) -> Chart | Absent:
     """The loss of one run's walk, the timesteps that counted shaded, under the gate that ended it."""
     if run.scoring is None:
         return loss_per_timestep([])[0]

@@ -8,7 +8,7 @@ from diffprune.report.finished import Finished
 PART = 20       # the running mean is over this part of the logged steps
 
 
-def healing(run: Finished) -> Chart | Absent:
+def training_loss(run: Finished) -> Chart | Absent:
     """The training loss over the steps, and its running mean."""
     if len(run.progress) < 2:
         return Absent("Loss of training", f"it takes two logged steps, of {run.options['schedule']['steps']} there are "

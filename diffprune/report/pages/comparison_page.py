@@ -1,6 +1,5 @@
 """The comparison of many runs as files: tables and figures for people and programs, and a page with all of them."""
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,24 +9,18 @@ from typing import Any
 from diffprune.report.figures.channels import overlap, widths
 from diffprune.report.figures.chart import counted
 from diffprune.report.figures.quality import quality_charts
+from diffprune.report.figures.render import scripts
 from diffprune.report.figures.timesteps import loss_per_timestep
 from diffprune.report.finished import Finished
-from diffprune.report.pages import page, samples
+from diffprune.report.pages import samples
+from diffprune.report.pages.files import Drawings, drawings, figure_files, table_files, write, write_listed
+from diffprune.report.pages.page import asset, page
 from diffprune.report.pages.run_page import write_page
 from diffprune.report.pages.runs_table import Missing, absent, lacking_seeds, missing_table, not_measured, provenance
-from diffprune.report.pages.script import FIGURES, TOUCH
-from diffprune.report.pages.sections import (
-    Drawings,
-    drawings,
-    figures,
-    missing_section,
-    sample_section,
-    write,
-    write_files,
-)
-from diffprune.report.tables.comparison import (
-    compare,
-    configurations,
+from diffprune.report.tables.comparison import compare
+from diffprune.report.tables.configurations import configurations
+from diffprune.report.tables.paired import CHOSEN, NOTE, compare_paired
+from diffprune.report.tables.protocol import (
     differences,
     protocol_differences,
     protocol_of,
@@ -35,10 +28,10 @@ from diffprune.report.tables.comparison import (
     version_differences,
     versions_of,
 )
-from diffprune.report.tables.paired import CHOSEN, NOTE, compare_paired
 from diffprune.report.tables.published import Published
 from diffprune.report.tables.table import Table
 
+MANIFEST = ".files"     # the names of the figures that a report wrote, one a line
 OWN_PAGES = 5       # so many missing pages of runs are made along the way, a second each; more are the runs' own business
 READING = ("Mean ± standard deviation (number of seeds) where a configuration ran with several; percentages are of the "
            "dense model; sizes are those that were achieved, whatever was asked for; – means not measured.")
@@ -68,8 +61,8 @@ def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool =
     """
     shown = comparison(runs, mixed_protocols, baseline, published, missing, title)
     own_pages(runs)
-    write_files(folder, shown.tables, shown.figures, shown.grids)
-    write(folder / "index.html", comparison_page(shown, folder.resolve()))
+    write_listed(folder / "figures", figure_files(shown.figures, shown.grids), MANIFEST)
+    write(folder, table_files(shown.tables) | {"index.html": comparison_page(shown, folder.resolve())})
     return shown.tables["table"]
 
 
@@ -102,28 +95,12 @@ def current(run: Finished) -> bool:
 
 def comparison_page(shown: Comparison, folder: Path) -> str:
     """The page as it will lie in `folder`, from where it links to the runs' own reports."""
-    from plotly.offline import get_plotlyjs
-
-    paired, missing = shown.tables["paired"], shown.tables["missing"]
-    sections = {
-        "Results": [page.sortable(shown.tables["table"], "wide"), *(page.paragraph(note, "quiet") for note in notes(shown))],
-        "Figures": figures(shown.figures),
-        "Samples": [part for grid in shown.grids for part in sample_section(grid, ", each configuration's first seed")],
-        "Beyond the seeds' noise?": [page.paragraph(NOTE), page.sortable(paired, "wide"),
-                                     page.paragraph(CHOSEN, "quiet") if shown.chosen else ""] if paired else [],
-        "Protocol": [page.columns(page.facts("What all runs share", shared(map(protocol_of, shown.runs))),
-                                  page.facts("Versions that all runs share", shared(map(versions_of, shown.runs))))],
-        "How each number was made": [page.folded(
-            f"Commands, sources and seconds of {counted(len(shown.runs), 'run')}",
-            page.sortable(shown.tables["runs"], "wide commands", reports(shown.runs, folder)))],
-        "What is missing": missing_section(missing, "Nothing: every run that was named is finished and complete."),
-    }
-    sections = {title: content for title, content in sections.items() if any(content)}
-    data = json.dumps([chart.content() for chart, _ in shown.figures], allow_nan=False).replace("</", "<\\/")
-    return page.document(shown.title, [
-        page.paragraph(summary(shown), "summary"), page.contents(sections),
-        *(page.section(title, *content) for title, content in sections.items()),
-        f'<script type="application/json" id="figure-data">{data}</script>'], [get_plotlyjs(), TOUCH, FIGURES])
+    return page(
+        "comparison.html", [scripts(), asset("figures.js")] if shown.figures else [], title=shown.title,
+        summary=summary(shown), tables=shown.tables, notes=notes(shown), figures=shown.figures, grids=shown.grids,
+        paired_note=NOTE, chosen=CHOSEN if shown.chosen else "", runs=counted(len(shown.runs), "run"),
+        shared_protocol=shared(map(protocol_of, shown.runs)), shared_versions=shared(map(versions_of, shown.runs)),
+        links=reports(shown.runs, folder))
 
 
 def summary(shown: Comparison) -> str:

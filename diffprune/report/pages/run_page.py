@@ -1,75 +1,71 @@
-"""The page of one run, which its tables and figures can be taken from as files."""
+"""The page of one run, from which its tables and figures can be saved as files."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from diffprune.report.figures.channels import width_chart
-from diffprune.report.figures.chart import Absent, Chart
+from diffprune.report.figures.chart import Absent, Figure
 from diffprune.report.figures.layers import in_order
-from diffprune.report.figures.timesteps import walk
-from diffprune.report.figures.training import healing
+from diffprune.report.figures.timesteps import scoring_pass
+from diffprune.report.figures.training import training_loss
 from diffprune.report.finished import Finished
-from diffprune.report.pages import page, sections
+from diffprune.report.pages.files import drawings, figure_files, table_files, write
+from diffprune.report.pages.page import page
 from diffprune.report.pages.runs_table import absent, lacking, missing_table
 from diffprune.report.pages.samples import own_samples
-from diffprune.report.pages.script import TOUCH
+from diffprune.report.tables.protocol import protocol_of, versions_of
 from diffprune.report.tables.rows import dense, distance, final, states
 from diffprune.report.tables.table import Table, transposed
 
 
 def write_page(run: Finished) -> Path:
-    """Writes the run's `report.html`, whole or not at all."""
-    found = charts(run)
+    """Writes the run's `report.html`, whole or not at all, and returns its path."""
+    figures, grid = figures_of(run), own_samples(run)
     tables = {"table": transposed(states(run)), "layers": layers(run), "left": skipped(run),
-              "missing": missing_table([*lacking(run), *absent(found)])}
-    shown, grid = sections.drawings(found), own_samples(run)
-    files = sections.table_files(tables) | sections.picture_files(shown, [grid] if grid else [])
-    sections.write(run.run.report, page.document(
-        f"{run.metrics['pruner']} on {run.metrics['model']}" if run.is_pruned else f"{run.final} {run.metrics['model']}", [
-            page.paragraph(summary(run), "summary"),
-            page.paragraph(run.run.name, "quiet"),
-            page.section("Results", page.table(tables["table"].header, tables["table"].body),
-                         page.paragraph(reading(run), "quiet")),
-            page.section("Figures", *sections.figures(shown)),
-            page.section("Samples", *(sections.sample_section(grid) if grid else [])),
-            page.section("Layers", *layer_tables(tables)),
-            page.section("How it was made", made(run)),
-            page.section("What is missing", *sections.missing_section(tables["missing"], "Nothing.")),
-            page.section("Files", page.paragraph("Every table and figure of this page, to save."), page.downloads(files)),
-        ], [TOUCH]))
+              "missing": missing_table([*lacking(run), *absent(figures)])}
+    shown = drawings(figures)
+    content = page(
+        "run.html", title=title(run), summary=summary(run), name=run.run.name, reading=reading(run), tables=tables,
+        figures=shown, grid=grid, metrics=run.metrics, protocol=protocol_of(run), versions=versions_of(run),
+        seconds={stage: f"{elapsed:.1f}" for stage, elapsed in run.metrics["seconds"].items()},
+        options=OmegaConf.to_yaml(run.options), files=table_files(tables) | figure_files(shown, [grid] if grid else []))
+    write(run.run.report.parent, {run.run.report.name: content})
     return run.run.report
 
 
-def charts(run: Finished) -> list[Chart | Absent]:
+def figures_of(run: Finished) -> list[Figure | Absent]:
     """Scoring, pruning, training."""
     pruned = [(run.final, run.pruning["layers"])] if run.is_pruned and run.pruning.get("layers") else []
-    return [walk(run), width_chart(pruned), healing(run)]
+    return [scoring_pass(run), width_chart(pruned), training_loss(run)]
+
+
+def title(run: Finished) -> str:
+    model = run.metrics["model"]
+    return f"{run.metrics['pruner']} on {model}" if run.is_pruned else f"{run.final} {model}"
 
 
 def summary(run: Finished) -> str:
     """One sentence: what was done, the sizes that were achieved, and what it cost in quality."""
-    known, before, after = run.metrics, dense(run), final(run)
-    end = f"Fréchet distance ({known['features']} features) {after[distance(run)]:.2f}"
+    metrics, before, after = run.metrics, dense(run), final(run)
+    end = f"Fréchet distance ({metrics['features']} features) {after[distance(run)]:.2f}"
     if before[distance(run)] is not None and not run.is_dense:
         end += f", where the dense model has {before[distance(run)]:.2f}"
     if not run.is_pruned:
-        return (f"{known['model']} on {known['dataset']}, {run.final}: {known['params'] / 1e6:.3g} M parameters, "
-                f"{known['macs'] / 1e9:.3g} G MACs, {end}.")
-    healed = f" and trained for {run.options['schedule']['steps']} steps" if run.is_trained else ""
-    params, macs = (f"{known[size] * scale:.3g} {unit} ({after[size + '_percent']:.1f} % of "
-                    f"{known[size + '_dense'] * scale:.3g} {unit})"
+        return (f"{metrics['model']} on {metrics['dataset']}, {run.final}: {metrics['params'] / 1e6:.3g} M parameters, "
+                f"{metrics['macs'] / 1e9:.3g} G MACs, {end}.")
+    trained = f" and trained for {run.options['schedule']['steps']} steps" if run.is_trained else ""
+    params, macs = (f"{metrics[size] * scale:.3g} {unit} ({after[size + '_percent']:.1f} % of "
+                    f"{metrics[size + '_dense'] * scale:.3g} {unit})"
                     for size, scale, unit in (("params", 1e-6, "M"), ("macs", 1e-9, "G")))
-    return (f"{known['model']} on {known['dataset']}, pruned by {known['pruner']}{healed}: "
+    return (f"{metrics['model']} on {metrics['dataset']}, pruned by {metrics['pruner']}{trained}: "
             f"parameters {params}, MACs {macs}, {end}.")
 
 
 def reading(run: Finished) -> str:
     """What the table's words mean for this run."""
-    known = run.metrics
-    return (f"Fréchet distance between {known['images']} drawn images and the data set, on {known['features']} "
+    return (f"Fréchet distance between {run.metrics['images']} drawn images and the data set, on {run.metrics['features']} "
             "features; distances on other features do not compare. SSIM, like PSNR and RMSE where they were measured, pairs "
             "images from the same noise. "
             "MACs are for one network evaluation of one image. – means not measured.")
@@ -95,21 +91,3 @@ def layers(run: Finished) -> Table | None:
         [{"layer": name, "before": " ".join(map(str, before)), "after": " ".join(map(str, after))}
          for name, before, after in shapes],
         numbers=[[None, old, new, old, new, new / old] for old, new in counts])
-
-
-def layer_tables(tables: Mapping[str, Table | None]) -> list[str]:
-    """What was left as it was; every layer, folded away."""
-    kept, every = tables["left"], tables["layers"]
-    return [*([page.table(kept.header, kept.body, "prose")] if kept else []),
-            *([page.folded(f"Weights of all {len(every.body)} layers", page.sortable(every))] if every else [])]
-
-
-def made(run: Finished) -> str:
-    known = run.metrics
-    seconds = {stage: f"{elapsed:.1f}" for stage, elapsed in known["seconds"].items()}
-    commit = page.paragraph(f"Source at commit {known['commit']}.", "quiet") if known.get("commit") else ""
-    return "\n".join([
-        page.preformatted(known["command"]) if known.get("command") else "", commit,
-        page.columns(page.facts("Protocol", {"features": known["features"], **known["protocol"]}),
-                     page.facts("Versions", known.get("versions", {})), page.facts("Seconds per stage", seconds)),
-        page.folded("Every option that changes the result", page.preformatted(OmegaConf.to_yaml(run.options)))])

@@ -6,7 +6,7 @@ from typing import Any
 from diffprune.config.schema import STAGES
 from diffprune.report.figures.chart import Absent, counted
 from diffprune.report.finished import Finished
-from diffprune.report.tables.comparison import version_differences, versions_of
+from diffprune.report.tables.protocol import version_differences, versions_of
 from diffprune.report.tables.table import MISSING, Table
 
 Missing = tuple[str, str]       # what is not there, and why

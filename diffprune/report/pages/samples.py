@@ -1,33 +1,23 @@
-"""Images of many models side by side: row by row the same noise, column by column a model, the dense one first."""
+"""Images of many models side by side: every row starts from the same noise, every column is a model, the dense one first."""
 
-import base64
 import io
-import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from textwrap import fill
 from typing import Any
 
-import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.textpath import TextPath
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from diffprune.report.figures.drawn import file_name
-from diffprune.report.figures.svg import SVG_METADATA
+from diffprune.report.figures.render import file_name
 from diffprune.report.finished import Finished
-from diffprune.report.pages.page import name
-from diffprune.report.tables.comparison import differences, grouped, protocol_of
+from diffprune.report.tables.configurations import grouped
+from diffprune.report.tables.protocol import differences, protocol_of
 
 ROWS, COLUMNS = 8, 24   # noises and models in one grid
-SMALL = 64              # pixels; larger images are stored as JPEG, smaller ones as they are
-QUALITY = 92
 SAMPLER = ("sampler", "spacing", "steps", "eta", "clip", "seed", "guidance", "precision")
-NONE = "none"           # of a part of the sampler that a run does not state
-INCHES = 0.75           # of one image in a picture
-FONT, LETTERS, SLOPE = 8, 32, 45    # of the names above it: points, in one line, degrees
+NOT_STATED = "none"     # the value of a part of the sampler that a run does not state
+WIDTH, GAP = 120, 8     # pixels of an image in a picture, and between two of them
+FONT = 15               # pixels of the names above the columns
 
 
 @dataclass(frozen=True)
@@ -44,6 +34,10 @@ class Samples:
     columns: list[Column]
     left_out: int
 
+    @property
+    def rows(self) -> int:
+        return max(len(column.images) for column in self.columns)
+
 
 def sample_grids(named: list[tuple[str, list[Finished]]]) -> list[Samples]:
     """One grid for each (model, data set, sampler), from each configuration's first seed that has a grid."""
@@ -58,7 +52,7 @@ def start(run: Finished) -> dict[str, Any]:
     """What must agree for image i of two runs to have begun alike."""
     protocol = protocol_of(run)
     return {"model": run.options["model"]["name"], "dataset": run.options["dataset"]["name"],
-            **{name: protocol.get(name, NONE) for name in SAMPLER}}
+            **{name: protocol.get(name, NOT_STATED) for name in SAMPLER}}
 
 
 def samples(group: list[tuple[str, Finished]], telling: Sequence[str] = ()) -> Samples | None:
@@ -105,81 +99,47 @@ def own_samples(run: Finished) -> Samples | None:
     return Samples(f"{run.options['model']['name']} on {run.options['dataset']['name']}", columns, 0) if columns else None
 
 
-def table(grid: Samples) -> str:
-    """The grid as a table whose images open larger."""
-    head = "".join(f'<th scope="col">{name(column.title)}</th>' for column in grid.columns)
-    body = "\n".join(f'<tr><th scope="row">{i}</th>{"".join(cells(grid, i))}</tr>'
-                     for i in range(max(len(column.images) for column in grid.columns)))
-    return (f'<div class="scroll" tabindex="0"><table class="samples"><thead><tr><td></td>{head}</tr></thead>'
-            f"<tbody>\n{body}\n</tbody></table></div>")
-
-
-def cells(grid: Samples, i: int) -> Iterator[str]:
-    for column in grid.columns:
-        if i >= len(column.images):
-            yield "<td></td>"
-            continue
-        image = column.images[i]
-        sharp = ' class="pixels"' if image.width <= SMALL else ""
-        alt = escape(f"{column.title}, noise {i}")
-        yield (f'<td><button type="button" class="enlarge" aria-label="Enlarge noise {i}"><img{sharp} alt="{alt}" '
-               f'width="{image.width}" height="{image.height}" src="{address(image)}"></button></td>')
-
-
-def address(image: Image.Image) -> str:
-    """The image as a data URL."""
-    kind, options = ("png", {"optimize": True}) if image.width <= SMALL else ("jpeg", {"quality": QUALITY})
-    out = io.BytesIO()
-    (image if kind == "png" else image.convert("RGB")).save(out, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
-def pictures(grid: Samples) -> dict[str, bytes | str]:
-    """{file: content} of the grid as one picture, PNG and SVG, with the models' names above the columns."""
-    stem, drawing = file(grid), figure(grid)
-    out: dict[str, bytes | str] = {}
-    pixels, vectors = io.BytesIO(), io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "diffprune"}):
-        drawing.savefig(pixels, format="png", dpi=120, facecolor="white", metadata={"Software": None})
-        drawing.savefig(vectors, format="svg", transparent=True, metadata=SVG_METADATA)
-    out[f"{stem}.png"], out[f"{stem}.svg"] = pixels.getvalue(), vectors.getvalue()
-    return out
-
-
 def file(grid: Samples) -> str:
-    """What the picture of the grid is called, without its suffix."""
-    return file_name(f"samples-{grid.title.replace(' on ', '-')}")
+    """The name of the picture of the grid."""
+    return file_name(f"samples-{grid.title.replace(' on ', '-')}") + ".png"
 
 
-def figure(grid: Samples) -> Figure:
-    """All images in one axes, a narrow gap between them."""
-    rows, first = max(len(column.images) for column in grid.columns), grid.columns[0].images[0]
-    gap = max(1, first.width // 16)
-    pitch = first.width + gap
-    picture = np.full((rows * pitch - gap, len(grid.columns) * pitch - gap, 3), 255, np.uint8)
-    for j, column in enumerate(grid.columns):
+def png(grid: Samples) -> bytes:
+    out = io.BytesIO()
+    picture(grid).save(out, "png", optimize=True)
+    return out.getvalue()
+
+
+def picture(grid: Samples) -> Image.Image:
+    """The grid as one picture, with the models' names above the columns and the noises' numbers before the rows."""
+    font = ImageFont.load_default(FONT)
+    names = [wrapped(column.title, font) for column in grid.columns]
+    line, left, pitch = FONT + 3, 60, WIDTH + GAP
+    top = line * max(map(len, names)) + 2 * GAP
+    height = grid.columns[0].images[0].height * WIDTH // grid.columns[0].images[0].width
+    out = Image.new("RGB", (left + pitch * len(names), top + (height + GAP) * grid.rows), "white")
+    draw = ImageDraw.Draw(out)
+    draw.text((left - GAP, top - GAP), "noise", "black", font, anchor="rb")
+    for i in range(grid.rows):
+        draw.text((left - GAP, top + i * (height + GAP) + height // 2), str(i), "black", font, anchor="rm")
+    for j, (column, name) in enumerate(zip(grid.columns, names, strict=True)):
+        for i, text in enumerate(reversed(name)):
+            draw.text((left + j * pitch, top - GAP - i * line), text, "black", font, anchor="lb")
         for i, image in enumerate(column.images):
-            picture[i * pitch:i * pitch + image.height, j * pitch:j * pitch + image.width] = np.asarray(image.convert("RGB"))
-    names = [fill(column.title, LETTERS) for column in grid.columns]
-    left, above = 0.45, room(names)
-    high, wide = (pixels * INCHES / pitch for pixels in picture.shape[:2])
-    width, height = left + wide + above, high + above + 0.1
-    out = Figure((width, height))
-    axes = out.add_axes((left / width, 0.1 / height, wide / width, high / height))
-    axes.imshow(picture, interpolation="nearest", aspect="auto")
-    axes.set_xticks([j * pitch + first.width / 2 for j in range(len(names))], names, rotation=SLOPE, ha="left",
-                    rotation_mode="anchor", fontsize=FONT, linespacing=1.0)
-    axes.set_yticks([i * pitch + first.width / 2 for i in range(rows)], map(str, range(rows)), fontsize=FONT)
-    axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.set_ylabel("noise")
+            large = image.convert("RGB").resize((WIDTH, height), Image.Resampling.NEAREST if image.width < WIDTH else
+                                                Image.Resampling.LANCZOS)
+            out.paste(large, (left + j * pitch, top + i * (height + GAP)))
     return out
 
 
-def room(names: Sequence[str]) -> float:
-    """Inches that the longest of these names takes up, to the right as above, on its slope."""
-    longest = max(TextPath((0, 0), line, size=FONT).get_extents().width for name in names for line in name.splitlines())
-    tallest = 1.4 * FONT * max(name.count("\n") + 1 for name in names)
-    return (longest + tallest) / 72 * math.sin(math.radians(SLOPE)) + 0.15
+def wrapped(name: str, font: Any) -> list[str]:
+    """The name in lines as wide as an image, broken after spaces, `.`, `_` and `=`, within a word where it must be."""
+    lines = [""]
+    for piece in re.findall(r"[^ ._=]*[ ._=]?", name):
+        if font.getlength((lines[-1] + piece).rstrip()) > WIDTH:
+            lines.append("")
+        for letter in piece:
+            if font.getlength(lines[-1] + letter.rstrip()) > WIDTH:
+                lines.append("")
+            lines[-1] += letter
+    return [line.rstrip() for line in lines if line.strip()]

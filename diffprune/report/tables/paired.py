@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from diffprune.report.finished import Finished
-from diffprune.report.tables.comparison import configurations, grouped, parts_of, protocol_differences
+from diffprune.report.tables.configurations import configurations, grouped
+from diffprune.report.tables.protocol import parts_of, protocol_differences
 from diffprune.report.tables.quantities import MAIN, Quantity, decimals, features_in, quality
 from diffprune.report.tables.rows import Numbers, compared
 from diffprune.report.tables.table import MISSING, Table

@@ -1,4 +1,4 @@
-"""Published numbers for what was run here, from a file that holds them."""
+"""Published numbers for what was run here, from the YAML file that holds them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,16 +14,19 @@ SCALES = {"params": 1e6, "macs": 1e9, "ssim": 1.0}      # the file counts in mil
 OF_FEATURES = ("fid", "inception_score", "precision", "recall")
 PUBLISHED_ON = "inception"      # the features that published distances are computed on
 NEAR = 0.02                     # relative: sizes that round to the same published number
+UNKNOWN = "unknown"             # the value of a condition that nobody printed
+ABLATION = range(50, 1001, 50)  # timesteps kept, of the values in `timestep_ablation`
 
 
 @dataclass(frozen=True)
 class Published:
-    """`settings` is {data set: {protocol: text, rows: [{method, threshold, steps, params in M, macs in G, fid, ssim}]}}."""
+    """`settings` is {data set: {protocol: text, conditions: {…}, conditions_of: {method: {…}}, rows: [{method, threshold,
+    steps, params in M, macs in G, fid, ssim, …}]}}, or under another source's name {data set: the same}."""
     settings: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> "Published":
-        """Raises UserError where there is no such file, or none of that form."""
+        """Raises UserError where there is no such file, or one of another form."""
         if not path.is_file():
             raise UserError(f"there is no file {path}: --published takes a YAML file of published numbers")
         try:
@@ -38,22 +41,51 @@ class Published:
         """{quantity: value} of the row with the run's method, threshold, training steps and achieved size."""
         own = {"method": run.metrics["pruner"], "threshold": run.options["pruner"].get("threshold"),
                "steps": run.options["schedule"]["steps"]}
-        return next((numbers(row) for row in self.rows(run) if near(row, run.metrics)
+        return next((numbers(row) for row in self.rows("rows", run.metrics["dataset"]) if near(row, run.metrics)
                      and all(row.get(name, value) == value for name, value in own.items())), {})
 
     def dense(self, run: Finished) -> dict[str, float]:
         """The same of the dense model that the run began with."""
         sizes = {name: run.metrics[f"{name}_dense"] for name in ("params", "macs")}
-        return next((numbers(row) for row in self.rows(run) if row["method"] == "dense" and near(row, sizes)), {})
-
-    def rows(self, run: Finished) -> list[dict[str, Any]]:
-        setting = self.settings.get(run.metrics["dataset"])
-        return setting.get("rows", []) if isinstance(setting, dict) else []
+        return next((numbers(row) for row in self.rows("rows", run.metrics["dataset"])
+                     if row["method"] == "dense" and near(row, sizes)), {})
 
     def protocol(self, run: Finished) -> str | None:
         """What the source says about how it measured."""
-        setting = self.settings.get(run.metrics["dataset"])
-        return setting.get("protocol") if isinstance(setting, dict) else None
+        return self.setting("rows", run.metrics["dataset"]).get("protocol")
+
+    def find(self, source: str, dataset: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """The first row of `source` on `dataset` that states all of `wanted`; empty where none has been seen.
+
+        A row that states no pruning ratio has .3, the only one that full tables were printed for.
+        """
+        return next((row for row in self.rows(source, dataset)
+                     if all(({"ratio": 0.3} | row).get(key) == value for key, value in wanted.items())), {})
+
+    def conditions(self, source: str, dataset: str, method: str | None = None) -> dict[str, Any]:
+        """{part of a run's protocol: its published value, or several in a list}: what a run must share to be compared.
+
+        For the rows of `method`; no run is known to share a value that is UNKNOWN.
+        """
+        about = self.setting(source, dataset)
+        return about.get("conditions", {}) | about.get("conditions_of", {}).get(method, {})
+
+    def rows(self, source: str, dataset: str) -> list[dict[str, Any]]:
+        return self.setting(source, dataset).get("rows", [])
+
+    def setting(self, source: str, dataset: str) -> dict[str, Any]:
+        """The part of the file that `source` has on `dataset` (`rows`: the full tables); empty where nothing is known."""
+        found = self.settings.get(dataset) if source == "rows" else self.settings[source].get(dataset)
+        if not isinstance(found, dict):
+            return {}
+        return ablation(found) if source == "timestep_ablation" else found
+
+
+def ablation(curve: Mapping[str, Any]) -> dict[str, Any]:
+    """The timestep ablation in the form of the other sources."""
+    rows = [{"kept": kept, "ssim": ssim, "ratio": curve["ratio"]}
+            for kept, ssim in zip(ABLATION, curve["ssim"], strict=True)]
+    return {"conditions": {"images": [32], "ratio": curve["ratio"]}, "rows": rows}
 
 
 def near(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> bool:

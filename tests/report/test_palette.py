@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffprune.report.pages.style import DENSE_DARK, DENSE_LIGHT, PALETTE_DARK, PALETTE_LIGHT, PAPER_DARK, PAPER_LIGHT
+from diffprune.report.figures.palette import DARK, LIGHT, SERIES
 
 # What a severe deficiency makes of linear RGB: Machado, Oliveira, Fernandes, "A Physiologically-based Model for Simulation
 # of Color Vision Deficiency", IEEE TVCG 15(6), 2009, table of severity 1.0.
@@ -16,7 +16,8 @@ XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721
 WHITE = np.array([0.95047, 1.0, 1.08883])       # D65
 APART = 15.0        # CIE 1976 colour difference; about 2.3 is just noticed
 CONTRAST = 3.0      # of what is drawn to its paper, WCAG 2.1, 1.4.11
-THEMES = {"light": ((*PALETTE_LIGHT, DENSE_LIGHT), PAPER_LIGHT), "dark": ((*PALETTE_DARK, DENSE_DARK), PAPER_DARK)}
+THEMES = {name: ([theme["dense"], *(theme[f"c{i}"] for i in range(SERIES))], theme["paper"])
+          for name, theme in (("light", LIGHT), ("dark", DARK))}
 
 
 def linear(colour: str) -> np.ndarray:
@@ -52,3 +53,8 @@ def test_every_colour_stands_out_from_its_paper(theme: str) -> None:
     for colour in colours:
         low, high = sorted((XYZ[1] @ linear(colour), XYZ[1] @ linear(paper)))
         assert (high + 0.05) / (low + 0.05) > CONTRAST, colour
+
+
+def test_a_colour_of_a_figure_tells_which_variable_of_the_page_it_is() -> None:
+    assert len(set(LIGHT.values())) == len(LIGHT)
+    assert LIGHT.keys() == DARK.keys()

@@ -1,0 +1,61 @@
+"""Figures as files and for pages, rendered by vl-convert from their Vega-Lite specification."""
+
+import io
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+
+import vl_convert
+from PIL import Image
+
+from diffprune.report.figures.chart import Figure
+from diffprune.report.figures.palette import themed
+from diffprune.report.figures.vega_lite import specification
+
+SCALE = 2       # pixels of the PNG for each of the specification
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure: `svg` and `png` are files in the light theme's colours; `inline` (SVG) and `interactive` (Vega-Lite as
+    JSON) have the colours of the page that they lie in."""
+    svg: str
+    png: bytes
+    inline: str
+    interactive: str
+
+
+def draw(figure: Figure) -> Drawing:
+    """Renders a figure; equal figures give equal bytes."""
+    declared = specification(figure)
+    still = {name: value for name, value in declared.items() if name != "layer"}
+    if "layer" in declared:
+        still["layer"] = [layer for layer in declared["layer"] if layer.get("name") != "hover"]
+    # A page lists the names itself that the files hold as a title.
+    untitled = {name: value for name, value in still.items() if name != "title"}
+    svg = vl_convert.vegalite_to_svg(still)
+    inline = themed(vl_convert.vegalite_to_svg(untitled) if "title" in still else svg)
+    interactive = {name: value for name, value in declared.items() if name != "title"}
+    return Drawing(svg, png(svg),
+                   inline.replace("<svg", f'<svg role="img" aria-label="{escape(figure.alt)}"', 1),
+                   themed(json.dumps(interactive, allow_nan=False)).replace("</", "<\\/"))
+
+
+def png(svg: str) -> bytes:
+    """The picture as PNG, without the transparency and the loose compression that triple its size."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=SCALE))).convert("RGB").save(out, "png")
+    return out.getvalue()
+
+
+@cache
+def scripts() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, which needs nothing else and sets `vegaEmbed`."""
+    return vl_convert.javascript_bundle(None)
+
+
+def file_name(name: str) -> str:
+    """`name` without the characters that a file's name should not have."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)

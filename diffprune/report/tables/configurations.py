@@ -1,0 +1,76 @@
+"""Runs that differ in nothing but the seed, under the options that tell them from the others."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from diffprune.report.finished import Finished
+from diffprune.report.tables.protocol import parts_of
+
+# A configuration is called after the first of these that tell it from the others, then any other option that does.
+NAMING = ("dataset.name", "model.name", "pruner.name", "pruner.threshold", "pruner.ratio", "schedule.name",
+          "schedule.steps", "sampler.name", "sampler.spacing", "sampler.steps")
+
+T = TypeVar("T")
+
+
+def configurations(runs: list[Finished], differing: list[str]) -> list[tuple[str, list[Finished]]]:
+    """Runs whose options agree in all but the seed, by seed, under what tells them apart, and in its order."""
+    groups = grouped(sorted((run for run in runs if not run.is_dense), key=lambda run: run.options["seed"]),
+                     lambda run: (without_seed(run.options), parts_of(run, differing)))
+    options = [flat(without_seed(group[0].options)) for group in groups]
+    keys = distinguishing(options)
+    named = [(" ".join([group[0].metrics["pruner"] if group[0].is_pruned else group[0].final, *name]), group)
+             for group, name in zip(groups, titles(options), strict=True)]
+    order = sorted(range(len(named)), key=lambda i: [sortable(options[i].get(key)) for key in keys])
+    return [named[i] for i in order]
+
+
+def titles(options: list[dict[str, Any]]) -> list[list[str]]:
+    """`option=value` for each option that tells one of `options` from another, but for the pruner's name."""
+    keys = [key for key in distinguishing(options) if key != "pruner.name"]
+    return [[f"{key}={own[key]}" for key in keys if key in own] for own in options]
+
+
+def distinguishing(options: list[dict[str, Any]]) -> list[str]:
+    """The keys, most telling first, that together tell all of `options` apart, and no key that adds nothing."""
+    chosen: list[str] = []
+    known = {key for own in options for key in own}
+    for key in [*(key for key in NAMING if key in known), *sorted(known.difference(NAMING))]:
+        if kinds(options, [*chosen, key]) > kinds(options, chosen):
+            chosen.append(key)
+    return chosen
+
+
+def kinds(options: list[dict[str, Any]], keys: list[str]) -> int:
+    return len({canonical([own.get(key) for key in keys]) for own in options})
+
+
+def without_seed(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "seed"}
+
+
+def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{`group.option`: value}"""
+    out: dict[str, Any] = {}
+    for name, value in options.items():
+        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return out
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def sortable(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, then everything else by its text."""
+    number = isinstance(value, int | float)
+    return not number, value if number else 0.0, "" if number else str(value)
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
+    """Items of equal key together, in order of first appearance."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(canonical(key(item)), []).append(item)
+    return list(groups.values())

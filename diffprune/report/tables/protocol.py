@@ -1,0 +1,64 @@
+"""The protocol under which a run's numbers were made, and what of it differs between runs."""
+
+from collections import defaultdict
+from typing import Any
+
+from diffprune.report.finished import Finished
+
+UNTRAINED = ("ema",)    # what of a run's protocol does not apply to the dense model it started from
+# Parts that a run may lack and agree with any value: it was not trained, or it is older than they are (the last three say
+# how KID, precision and recall were made, which such a run has none of).
+MAY_LACK = (*UNTRAINED, "features_sha256", "subset", "kid_subset", "neighbours")
+UNLESS_STATED = {"guidance": 1.0}       # what the absence of a part means
+
+
+def protocol_of(run: Finished) -> dict[str, Any]:
+    """The run's protocol, the kind of features its images are compared on included."""
+    return {"features": run.metrics["features"], **run.metrics["protocol"]}
+
+
+def parts_of(run: Finished, names: list[str]) -> dict[str, Any]:
+    """Those parts of the run's protocol; where it does not state one, what that means, else None."""
+    stated = {name: value for name, value in protocol_of(run).items() if value is not None}
+    return {name: stated.get(name, UNLESS_STATED.get(name)) for name in names}
+
+
+def protocol_differences(runs: list[Finished]) -> dict[str, list[Any]]:
+    """{part of the protocol: its values}, for the parts that differ.
+
+    That a run lacks a part, or states it as null, is a value too, None, but for the parts in MAY_LACK.
+    """
+    names = dict.fromkeys(name for run in runs for name in protocol_of(run))
+    statements = [parts_of(run, list(names)) for run in runs]
+    lacking = {name: [None] for name in names if name not in MAY_LACK and any(own[name] is None for own in statements)}
+    found = {name: [*values, *lacking.get(name, [])] for name, values in collected(statements).items()}
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def version_differences(runs: list[Finished]) -> dict[str, list[Any]]:
+    """{library: its versions}, for the libraries whose version differs."""
+    return differences([versions_of(run) for run in runs])
+
+
+def versions_of(run: Finished) -> dict[str, str]:
+    return run.metrics.get("versions", {})
+
+
+def differences(statements: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: values for name, values in collected(statements).items() if len(values) > 1}
+
+
+def collected(statements: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """{name: its distinct values but null} over all statements."""
+    values: dict[str, list[Any]] = defaultdict(list)
+    for statement in statements:
+        for name, value in statement.items():
+            if value is not None and value not in values[name]:
+                values[name].append(value)
+    return values
+
+
+def sentence(differing: dict[str, list[Any]]) -> str:
+    def text(value: Any) -> str:
+        return "not stated" if value is None else str(value)
+    return "; ".join(f"{name} is {' or '.join(map(text, values))}" for name, values in differing.items())
