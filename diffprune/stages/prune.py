@@ -5,6 +5,8 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.utils import instantiate
@@ -47,6 +49,21 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     write_json(run.prune_report, asdict(report) | about | {"seconds": round(time.monotonic() - start, 3)})
     log.info("pruned %.2f M to %.2f M parameters, %.3f G to %.3f G MACs", report.params_dense / 1e6, report.params / 1e6,
              report.macs_dense / 1e9, report.macs / 1e9)
+    if tracker.keeps_images and run.round.last and allocation.ratio:
+        track_widths(cfg.pruner.name, asdict(report)["layers"], tracker)
+
+
+def track_widths(title: str, layers: dict[str, Any], tracker: Tracker) -> None:
+    """Gives the tracker a figure of every layer's width, dense and pruned."""
+    from diffprune.report.figures.channels import width_chart  # half a second to import, for those who track images
+    from diffprune.report.figures.chart import Absent
+    from diffprune.report.figures.render import draw
+    chart = width_chart([(title, layers)])
+    if not isinstance(chart, Absent):
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "widths.png"
+            path.write_bytes(draw(chart).png)
+            tracker.image("widths", path)
 
 
 def with_target(cfg: DictConfig, quantity: str, target: float, unet: nn.Module, criterion: Criterion,

@@ -16,7 +16,11 @@ class Description:
 
 
 class Tracker:
-    """Keeps nothing: what a run needs is in its folder anyway. The interface that other trackers implement."""
+    """Keeps nothing: what a run needs is in its folder anyway. The interface that other trackers implement.
+
+    `keeps_images` says whether an image is worth drawing for it.
+    """
+    keeps_images = False
 
     def start(self, run: Run, about: Description) -> None:
         """Called once before the first stage that has work to do."""

@@ -29,6 +29,7 @@ class WandbTracker(Tracker):
     the start, and as long with the artifacts and with the end itself. `artifacts` uploads models, scores and images too,
     which are only named otherwise, and needs the patience for that.
     """
+    keeps_images = True
 
     def __init__(self, project: str, entity: str | None, group: str | None, artifacts: bool = False,
                  patience: float = 10.0) -> None:
@@ -114,16 +115,11 @@ class WandbTracker(Tracker):
             self.guarded(what, work)
 
     def pruning(self) -> None:
-        """What pruning achieved, and the width of every layer as a figure."""
+        """What pruning achieved."""
         if not self.folder.prune_report.exists():
             return
-        import wandb
         report = read_json(self.folder.prune_report)
         self.run.summary.update(grouped({name: report[name] for size in SIZES for name in (size, f"{size}_dense")}))
-        pruner = self.about.options["pruner"]
-        picture = widths_picture(pruner["name"], report) if pruner["ratio"] else None
-        if picture is not None:
-            self.run.log({"images/widths": wandb.Image(picture)})
 
     def lineage(self) -> None:
         """Every stage's output that there is as an artifact, made by the run from the one before, which the run used."""
@@ -190,19 +186,6 @@ def job_type(science: dict[str, Any]) -> str:
     if prunes(science):
         return "scratch" if science["pruner"]["reinitialise"] else "prune"
     return "train" if science["schedule"]["steps"] else "dense"
-
-
-def widths_picture(name: str, report: dict[str, Any]) -> Any:
-    """The width of every layer, dense and pruned, as a PIL image; None where the report names no layer."""
-    import io
-
-    from PIL import Image
-
-    from diffprune.report.figures.channels import width_chart
-    from diffprune.report.figures.chart import Absent
-    from diffprune.report.figures.drawn import drawn
-    chart = width_chart([(name, report["layers"])])
-    return None if isinstance(chart, Absent) else Image.open(io.BytesIO(drawn(chart).png))
 
 
 def within(seconds: float, work: Callable[[], Any]) -> None:

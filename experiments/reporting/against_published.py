@@ -77,9 +77,9 @@ class Line:
         ours, theirs = self.ours(quantity), self.theirs(quantity)
         if not self.runs:
             return self.not_run()
-        if theirs is None and ours is not None:
-            return "nothing published"
-        if theirs is not None and quantity.key not in SIZES and (reasons := self.reasons()):
+        if theirs is None:
+            return "not measured" if ours is None else "nothing published"
+        if quantity.key not in SIZES and (reasons := self.reasons()):
             return f"not comparable: {'; '.join(reasons)}"
         if ours is None:
             return "not measured"
@@ -124,10 +124,10 @@ class Line:
 
     def told(self, quantity: Quantity, verdict: str) -> str:
         """The quantity, and how far ours is off where it differs."""
-        name = quantity.key.removesuffix(f"_{PUBLISHED_ON}")
-        if verdict == "matches":
+        name, ours, theirs = quantity.key.removesuffix(f"_{PUBLISHED_ON}"), self.ours(quantity), self.theirs(quantity)
+        if verdict == "matches" or ours is None or theirs is None:
             return name
-        off = (self.ours(quantity).mean - self.theirs(quantity)) * quantity.scale
+        off = (ours.mean - theirs) * quantity.scale
         return f"{name} {off:+.{quantity.decimals}f}"
 
     def apart(self) -> Iterator["Line"]:

@@ -78,7 +78,7 @@ def keys(options: Sequence[dict[str, Any]]) -> list[str]:
 def first_dense(runs: Mapping[str, Any]) -> str | None:
     """The id of the dense one among {name: cell or finished run}, of several the first with the lowest seed."""
     dense = {name: run.options["seed"] for name, run in runs.items() if run.is_dense}
-    return id_of(min(dense, key=dense.get)) if dense else None
+    return id_of(min(dense, key=lambda name: dense[name])) if dense else None
 
 
 def sections(keys: Sequence[str]) -> list[Any]:

@@ -43,11 +43,10 @@ def asked(plan: Plan, name: str, mixed_protocols: bool = False) -> tuple[Table, 
 
 def files(table: Table, lines: Sequence[Line], shown: Shown, options: Sequence[str] = ()) -> dict[str, bytes | None]:
     """{file: its content}; None for a figure of which there is nothing to draw."""
-    drawn = table_figure(table, lines)
-    texts = {".md": document(table, lines, shown, drawn is not None, options), ".csv": shown.csv(), ".tex": shown.latex(),
-             ".svg": drawn and drawn.svg}
-    return {f"{table.name}{end}": text and text.encode() for end, text in texts.items()} | {
-        f"{table.name}.png": drawn and drawn.png}
+    figure = table_figure(table, lines)
+    texts = {".md": document(table, lines, shown, figure is not None, options), ".csv": shown.csv(), ".tex": shown.latex()}
+    return {f"{table.name}{end}": text.encode() for end, text in texts.items()} | {
+        f"{table.name}.svg": figure.svg.encode() if figure else None, f"{table.name}.png": figure.png if figure else None}
 
 
 def missing(lines: Sequence[Line]) -> list[tuple[str, str]]:
@@ -85,12 +84,13 @@ def made_by(table: Table, lines: Sequence[Line], options: Sequence[str]) -> str:
     """The command line, and how long it took where every run's folder says when it began and ended."""
     words = [table.name, *(text for text in options if not text.startswith("paths."))]
     known = [cell.standing for line in lines for cell in line.cells if cell.run.metrics.exists()]
-    timed = bool(known) and all(now.since and now.ended for now in known)
+    times = [(now.since, now.ended) for now in known if now.since and now.ended]
+    timed = bool(known) and len(times) == len(known)
     workers = len({now.pid for now in known}) if timed and len({now.host for now in known}) == 1 else 1
     command = shlex.join([*words, *(["--workers", str(workers)] if workers > 1 else [])])
     took = ""
     if timed:
-        seconds = max(now.ended for now in known) - min(now.since for now in known)
+        seconds = max(ended for _, ended in times) - min(since for since, _ in times)
         took = f" Wall time of its {len(known)} runs: {duration(seconds)} from the first start to the last end."
     return f"Made by `python -m experiments run {command}`, then `python -m experiments report {shlex.join(words)}`.{took}"
 

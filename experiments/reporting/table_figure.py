@@ -29,7 +29,7 @@ def named(name: str, lines: Sequence[Line]) -> list[Quantity]:
 
 def dots(quantity: Quantity, lines: Sequence[Line]) -> Dots:
     """The value of every seed, and the published one."""
-    rows = [(line.row.title, [known[quantity.key] for known in line.numbers if known.get(quantity.key) is not None],
+    rows = [(line.row.title, [value for known in line.numbers if (value := known.get(quantity.key)) is not None],
              line.theirs(quantity)) for line in lines]
     means = [ours.mean for line in lines if (ours := line.ours(quantity))]
     return Dots(quantity.key, "", "", "", quantity.title, rows,
@@ -55,5 +55,6 @@ def place(line: Line, x: str, along: Quantity | None) -> float | None:
     """Where the row lies on the axis: a value that it declares, else one that was measured."""
     if x in line.row.at:
         return line.row.at[x]
-    ours = line.ours(along) if along else None
-    return ours.mean * along.scale if ours else None
+    if along is None or (ours := line.ours(along)) is None:
+        return None
+    return ours.mean * along.scale

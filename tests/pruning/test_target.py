@@ -25,6 +25,7 @@ from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
 from diffprune.stages import prune, score
+from diffprune.tracking.tracker import Tracker
 from tests.conftest import tiny_unet
 from tests.pruning.test_gradient_cache import small_model
 from tests.pruning.test_surgery import scored
@@ -105,8 +106,21 @@ def tiny(config, tmp_path: Path):
 def pruned(cfg) -> dict:
     run = Run(run_folder(cfg))
     score.stage(cfg, run, None)
-    prune.stage(cfg, run, None)
+    prune.stage(cfg, run, Tracker())
     return read_json(run.prune_report)
+
+
+def test_a_tracker_that_keeps_images_gets_the_width_of_every_layer(tiny) -> None:
+    class Keeping(Tracker):
+        keeps_images, kept = True, {}
+
+        def image(self, name: str, path: Path, step: int | None = None) -> None:
+            self.kept[name] = path.read_bytes()
+
+    run = Run.of(cfg := tiny())
+    score.stage(cfg, run, Tracker())
+    prune.stage(cfg, run, Keeping())
+    assert Keeping.kept["widths"].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("quantity", ["macs", pytest.param("params", marks=pytest.mark.slow)])

@@ -1,16 +1,19 @@
 """What a comparison's figures say, checked on their content before anything is drawn; and published numbers, bold, gaps."""
 
 import json
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
 from diffprune.report.__main__ import main
 from diffprune.report.figures.channels import overlap, width_chart, widths
-from diffprune.report.figures.chart import DENSE, Chart, Matrix, Series, Stop
+from diffprune.report.figures.chart import DENSE, Chart, Dots, Matrix, Panels, Series, Stop
 from diffprune.report.figures.palette import LIGHT
 from diffprune.report.figures.quality import quality_charts
 from diffprune.report.figures.render import draw
@@ -131,6 +134,19 @@ def test_a_drawing_is_themed_on_the_page_and_plain_in_its_files() -> None:
         assert draw(shown) == drawing
 
 
+def test_every_kind_of_figure_is_valid_vega_lite() -> None:
+    curve = Series("a", [1.0, 2.0], [1.0, 9.0], ["p", "q"], [0.1, None], [None, 0.5], line=True)
+    chart = Chart("n", "t", "c", "a", "x", "y", [curve, Series("b", [1.0, 2.0], [2.0, 2.0], line=True, marks=False)],
+                  [Stop(1.5, "T")], log_x=True, log_y=True, spans=[(1.0, 1.5)])
+    steps = replace(chart, stops=(), spans=(), log_x=False, log_y=False, ticks=[(1.0, "in"), (2.0, "it's out")])
+    dots = Dots("d", "t", "c", "a", "x", [("r", [1.0, 2.0], 1.5), ("s", [], None)])
+    matrix = Matrix("m", "t", "c", "a", "index", ["a", "b" * 30], [[1.0, None], [None, 1.0]])
+    for shown in (chart, steps, matrix, Panels("p", "t", "c", "a", [chart, dots])):
+        alt.Chart.from_dict(specification(shown))      # raises for what the schema does not know
+    for word in ("in", "it's out"):
+        assert word in unescape(draw(steps).svg)
+
+
 def test_names_that_a_page_lists_itself_stand_in_the_files_alone() -> None:
     drawing = draw(Matrix("m", "t", "c", "a", "index", ["a", "b" * 30], [[1.0, None], [None, 1.0]]))
     assert "b" * 30 in drawing.svg
@@ -205,7 +221,7 @@ def test_a_name_is_broken_where_its_words_end_and_loses_no_letter() -> None:
     font = ImageFont.load_default(samples.FONT)
     title = "diff_pruning pruner.threshold=0.05 " + "x" * 60
     lines = samples.wrapped(title, font)
-    assert lines[:3] == ["diff_pruning", "pruner.", "threshold="]
+    assert lines[:3] == ["diff_pruning", "pruner.threshold=", "0.05"]
     assert "".join(lines) == title.replace(" ", "")
     assert max(map(font.getlength, lines)) <= samples.WIDTH
 

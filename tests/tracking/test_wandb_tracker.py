@@ -19,8 +19,9 @@ from wandb.proto import wandb_internal_pb2
 
 from diffprune.config.naming import run_folder
 from diffprune.runs.run import Run
-from diffprune.runtime.files import write_json
 from diffprune.stages.options import description
+from diffprune.runtime.files import read_json, write_json
+from diffprune.stages.prune import track_widths
 from diffprune.tracking.tracker import Tracker
 from diffprune.tracking.wandb_tracker import WandbTracker, flat, job_type, short_names
 
@@ -115,6 +116,7 @@ def test_without_a_login_a_run_is_kept_offline_and_complete(config, tmp_path: Pa
     Image.new("L", (4, 4)).save(tmp_path / "p.png")
     tracker.image("preview", tmp_path / "p.png", 10)
     tracker.image("samples", tmp_path / "p.png")
+    track_widths("diff_pruning", read_json(run.prune_report)["layers"], tracker)
     tracker.summary({"fid": 12.5, "speedup": 1.5, "params": 30, "params_dense": 60})
     tracker.finish()
     logged = written(tmp_path, run.name)

@@ -53,7 +53,7 @@ def png(svg: str) -> bytes:
 @cache
 def scripts() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which needs nothing else and sets `vegaEmbed`."""
-    return vl_convert.javascript_bundle(None)
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def file_name(name: str) -> str:

@@ -11,17 +11,17 @@ from diffprune.report.finished import Finished, Scoring
 
 def loss_per_timestep(runs: list[Finished]) -> list[Chart | Absent]:
     """L_t of each model that was scored, on the first seed's batch and noise, with where each threshold stops."""
-    scored = sorted((run for run in runs if run.scoring is not None),
-                    key=lambda run: (model_of(run), run.options["seed"], -len(run.scoring.stops)))
-    charts = [loss_chart(model, next(members)) for model, members in groupby(scored, key=model_of)]
-    return charts or [Absent("Loss per timestep", "no criterion here walks over the timesteps")]
+    scored = sorted(((model_of(run), run.options["seed"], -len(run.scoring.stops), i, run.scoring)
+                     for i, run in enumerate(runs) if run.scoring is not None))
+    charts = [loss_chart(model, next(members)[-1]) for model, members in groupby(scored, key=lambda one: one[0])]
+    return [*charts] or [Absent("Loss per timestep", "no criterion here walks over the timesteps")]
 
 
 def scoring_pass(run: Finished) -> Chart | Absent:
     """The loss of one run's walk, the timesteps that counted shaded, under the gate that ended it."""
     if run.scoring is None:
         return loss_per_timestep([])[0]
-    chart, scoring, total = loss_chart(model_of(run), run), run.scoring, len(run.scoring.loss)
+    chart, scoring, total = loss_chart(model_of(run), run.scoring), run.scoring, len(run.scoring.loss)
     gate = Series(f"{scoring.threshold:g} × largest loss so far", list(range(total)),
                   [float(value) for value in scoring.threshold * np.maximum.accumulate(scoring.loss)], colour=1, line=True,
                   marks=False)
@@ -42,12 +42,12 @@ def model_of(run: Finished) -> str:
     return f"{run.options['model']['name']} on {run.options['dataset']['name']}"
 
 
-def loss_chart(model: str, run: Finished) -> Chart:
+def loss_chart(model: str, scoring: Scoring) -> Chart:
     """Stops at which every timestep is kept are named in the caption alone."""
-    loss, total = run.scoring.loss, len(run.scoring.loss)
-    gates = {float(text): stop for text, stop in run.scoring.stops.items() if float(text) > 0}
-    inside = {T: stop for T, stop in sorted(gates.items(), reverse=True) if stop < total}
-    whole = [f"{T:g}" for T, stop in gates.items() if stop >= total]
+    loss, total = scoring.loss, len(scoring.loss)
+    thresholds = {float(text): stop for text, stop in scoring.stops.items() if float(text) > 0}
+    inside = {T: stop for T, stop in sorted(thresholds.items(), reverse=True) if stop < total}
+    whole = [f"{T:g}" for T, stop in thresholds.items() if stop >= total]
     return Chart(
         "loss-" + model.replace(" on ", "-"), f"Loss per timestep: {model}",
         "Squared error on one calibration batch and noise. A threshold T stops at the first timestep whose loss is below T "

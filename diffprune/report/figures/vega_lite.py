@@ -1,5 +1,6 @@
 """Figures as Vega-Lite, declared once for files and for the interactive figures of a page."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -35,7 +36,8 @@ CONFIG = {"font": "Liberation Sans, Arial, Helvetica, sans-serif", "background":
 def specification(figure: Figure) -> dict[str, Any]:
     """The figure in the colours of the light theme.
 
-    It is not validated, which takes longer than drawing: the tests do that. A layer named `hover` holds invisible points that only a page needs; a title, names that a page lists itself.
+    It is not validated, which takes longer than drawing: the tests do that. A layer named `hover` holds invisible points
+    that only a page needs; a title, names that a page lists itself.
     """
     return declared(figure).configure(**CONFIG).to_dict(validate=False)
 
@@ -56,12 +58,12 @@ def declared(figure: Figure) -> Any:
     raise TypeError(f"{type(figure).__name__} is not a figure that can be declared")
 
 
-def chart_of(chart: Chart, choosable: bool = False) -> alt.LayerChart:
+def chart_of(chart: Chart, choosable: bool = False) -> Any:
     """Shaded stretches, named places, then error bars, lines and marks; a click on the legend may choose a series."""
     rows = points(chart)
     named = 1 < len(chart.series) <= MOST_NAMED
     legend = legend_of(chart.series) if named else None
-    base = alt.Chart().encode(
+    base: Any = alt.Chart().encode(
         x=alt.X("x:Q", title=chart.x, scale=x_scale(chart, rows), axis=x_axis(chart, rows)),
         y=alt.Y("y:Q", title=chart.y, scale=y_scale(chart, rows), axis=y_axis(chart, rows)),
         color=alt.Color("series:N", title=None, legend=legend, scale=looks(chart.series, colour)))
@@ -79,10 +81,12 @@ def points(chart: Chart) -> list[dict[str, Any]]:
     out = []
     for series in chart.series:
         for i, (x, y) in enumerate(zip(series.x, series.y, strict=True)):
-            row = {"series": series.name, "x": x, "y": y} | ({"label": series.labels[i]} if series.labels else {})
+            row: dict[str, Any] = {"series": series.name, "x": x, "y": y}
+            if series.labels:
+                row["label"] = series.labels[i]
             for low, high, at, spread in (("left", "right", x, series.x_error), ("low", "high", y, series.y_error)):
-                if spread and spread[i]:
-                    row |= {low: at - spread[i], high: at + spread[i]}
+                if spread and (error := spread[i]):
+                    row |= {low: at - error, high: at + error}
             if chart.log_y and row.get("low", y) <= 0:      # a logarithmic axis has no zero
                 row["low"] = y
             out.append(row)
@@ -101,18 +105,19 @@ def dash(series: Series) -> list[int]:
     return DASHES[0] if series.colour == DENSE else DASHES[series.colour % len(DASHES)]
 
 
-def looks(series: Sequence[Series], look: Callable[[Series], Any]) -> alt.Scale:
+def looks(series: Sequence[Series], look: Callable[[Series], Any]) -> Any:
     """Each series with its own look."""
     return alt.Scale(domain=[one.name for one in series], range=[look(one) for one in series])
 
 
 def legend_of(series: Sequence[Series]) -> alt.Legend:
     """Above the figure, as wide as it. It shows the marks where there are any, else the lines."""
-    columns = 2 if max(len(one.name) for one in series) < LONG else 1
-    return alt.Legend(orient="top", columns=columns, symbolStrokeWidth=0 if any(one.marks for one in series) else 1.5)
+    lines: dict[str, Any] = {"symbolType": "stroke", "symbolStrokeWidth": 1.5}
+    symbol: dict[str, Any] = {"symbolStrokeWidth": 0} if any(one.marks for one in series) else lines
+    return alt.Legend(orient="top", columns=2 if max(len(one.name) for one in series) < LONG else 1, **symbol)
 
 
-def errors(base: alt.Chart, rows: Sequence[dict[str, Any]]) -> list[alt.Chart]:
+def errors(base: Any, rows: Sequence[dict[str, Any]]) -> list[Any]:
     bars = []
     if any("high" in row for row in rows):
         bars.append(base.transform_filter("isValid(datum.high)").mark_rule().encode(y="low:Q", y2="high:Q"))
@@ -121,7 +126,7 @@ def errors(base: alt.Chart, rows: Sequence[dict[str, Any]]) -> list[alt.Chart]:
     return bars
 
 
-def lines(base: alt.Chart, chart: Chart, legend: alt.Legend | None) -> list[alt.Chart]:
+def lines(base: Any, chart: Chart, legend: Any) -> list[Any]:
     """Steps where the x axis counts things, else straight from point to point."""
     lined = [series for series in chart.series if series.line]
     if any(series.marks for series in chart.series):
@@ -131,7 +136,7 @@ def lines(base: alt.Chart, chart: Chart, legend: alt.Legend | None) -> list[alt.
     return [drawn] if lined else []
 
 
-def marks(base: alt.Chart, chart: Chart, legend: alt.Legend | None) -> list[alt.Chart]:
+def marks(base: Any, chart: Chart, legend: Any) -> list[Any]:
     """The points with what one reads when the mouse is over them; those without a mark are there for the mouse alone."""
     labelled = any(series.labels for series in chart.series)
     base = base.encode(tooltip=[
@@ -144,34 +149,35 @@ def marks(base: alt.Chart, chart: Chart, legend: alt.Legend | None) -> list[alt.
             *([of(base, bare).mark_point().encode(opacity=alt.value(0)).properties(name="hover")] if bare else [])]
 
 
-def of(base: alt.Chart, series: Sequence[Series]) -> alt.Chart:
+def of(base: Any, series: Sequence[Series]) -> Any:
     """The rows of these series."""
     return base.transform_filter(alt.FieldOneOfPredicate("series", [one.name for one in series]))
 
 
-def shaded(chart: Chart) -> list[alt.Chart]:
-    data = alt.Data(values=[{"x": first, "end": end} for first, end in chart.spans])
-    return [alt.Chart(data).mark_rect(color=LIGHT["c0"], opacity=0.15).encode(x="x:Q", x2="end:Q")] if chart.spans else []
+def shaded(chart: Chart) -> list[Any]:
+    drawn: Any = alt.Chart(alt.Data(values=[{"x": first, "end": end} for first, end in chart.spans])).mark_rect(
+        color=LIGHT["c0"], opacity=0.15)
+    return [drawn.encode(x="x:Q", x2="end:Q")] if chart.spans else []
 
 
-def stops(chart: Chart) -> list[alt.Chart]:
+def stops(chart: Chart) -> list[Any]:
     """A dotted line with its name, at a height that its neighbours do not have."""
     if not chart.stops:
         return []
     data = alt.Data(values=[{"x": stop.x, "name": stop.name, "height": HEIGHT * (0.98 - 0.2 * (i % 4))}
                             for i, stop in enumerate(chart.stops)])
-    base = alt.Chart(data).encode(x="x:Q")
+    base: Any = alt.Chart(data).encode(x="x:Q")
     name = base.mark_text(angle=270, align="left", baseline="bottom", dx=0, dy=-2, fontSize=10, color=LIGHT["quiet"])
     return [base.mark_rule(color=LIGHT["quiet"], strokeDash=[1, 2]),
             name.encode(y=alt.Y("height:Q", scale=None, axis=None), text="name:N")]
 
 
-def scale(log: bool, values: Sequence[float], **linear: Any) -> alt.Scale:
+def scale(log: bool, values: Sequence[float], **linear: Any) -> Any:
     """A logarithmic axis ends where the values end, a linear one at a round number."""
-    if not log:
-        return alt.Scale(**({"zero": False, "padding": 8} | linear))
-    low, high = log_range(values)
-    return alt.Scale(type="log", nice=False, domain=[low, high])
+    if log:
+        return alt.Scale(type="log", nice=False, domain=[*log_range(values)])
+    shown: dict[str, Any] = {"zero": False, "padding": 8} | linear
+    return alt.Scale(**shown)
 
 
 def log_range(values: Sequence[float]) -> tuple[float, float]:
@@ -190,27 +196,27 @@ def log_ticks(values: Sequence[float]) -> dict[str, Any]:
     return {"format": "~g", "labelOverlap": True} | ({"values": ticks} if len(ticks) > 1 else {"tickCount": 5})
 
 
-def x_axis(chart: Chart, rows: Sequence[dict[str, Any]]) -> alt.Axis:
+def x_axis(chart: Chart, rows: Sequence[dict[str, Any]]) -> Any:
     if chart.log_x:
         return alt.Axis(**log_ticks([row["x"] for row in rows]))
     if not chart.ticks:
-        return alt.Axis(tickCount=7)
+        return alt.Axis(tickCount=5)
     names = {f"{x:g}": name for x, name in chart.ticks}
-    return alt.Axis(values=[x for x, _ in chart.ticks], labelExpr=f"{names}[datum.value]", labelAngle=-90, grid=False,
-                    labelOverlap=False)
+    return alt.Axis(values=[x for x, _ in chart.ticks], labelExpr=f"{json.dumps(names)}[datum.value]", labelAngle=-90,
+                    labelOverlap=False, grid=False)
 
 
-def x_scale(chart: Chart, rows: Sequence[dict[str, Any]]) -> alt.Scale:
+def x_scale(chart: Chart, rows: Sequence[dict[str, Any]]) -> Any:
     return scale(chart.log_x, [row["x"] for row in rows], nice=any(series.marks for series in chart.series))
 
 
-def y_axis(chart: Chart, rows: Sequence[dict[str, Any]]) -> alt.Axis:
+def y_axis(chart: Chart, rows: Sequence[dict[str, Any]]) -> Any:
     if chart.log_y:
         return alt.Axis(**log_ticks(extent(rows)))
-    return alt.Axis(tickCount=6, **({"tickMinStep": 1} if chart.ticks else {}))
+    return alt.Axis(tickCount=6, tickMinStep=1) if chart.ticks else alt.Axis(tickCount=6)
 
 
-def y_scale(chart: Chart, rows: Sequence[dict[str, Any]]) -> alt.Scale:
+def y_scale(chart: Chart, rows: Sequence[dict[str, Any]]) -> Any:
     return scale(chart.log_y, extent(rows), **({"zero": True, "padding": 0} if chart.ticks else {}))
 
 
@@ -219,15 +225,15 @@ def extent(rows: Sequence[dict[str, Any]]) -> list[float]:
     return [row[name] for row in rows for name in ("y", "low", "high") if name in row]
 
 
-def matrix_of(matrix: Matrix) -> alt.LayerChart:
+def matrix_of(matrix: Matrix) -> Any:
     """Shaded squares with their value; the shade is the opacity of one colour, which suits light and dark alike."""
     count, short = len(matrix.labels), [str(i + 1) if matrix.numbered else label for i, label in enumerate(matrix.labels)]
     cells = [{"row": short[i], "column": short[j], "shade": 0.45 * (value or 0.0),
               "text": "–" if value is None else f"{value:.2f}", "title": f"{matrix.labels[i]} and {matrix.labels[j]}"}
              for i, row in enumerate(matrix.values) for j, value in enumerate(row)]
-    axis = {"sort": None, "title": None, "scale": alt.Scale(domain=short)}
-    bare = {"ticks": False, "domain": False, "labelPadding": 4}
-    base = alt.Chart(alt.Data(values=cells)).encode(
+    axis: dict[str, Any] = {"sort": None, "title": None, "scale": alt.Scale(domain=short)}
+    bare: dict[str, Any] = {"ticks": False, "domain": False, "labelPadding": 4}
+    base: Any = alt.Chart(alt.Data(values=cells)).encode(
         x=alt.X("column:N", axis=alt.Axis(labelAngle=0 if matrix.numbered else -45, **bare), **axis),
         y=alt.Y("row:N", axis=alt.Axis(**bare), **axis),
         tooltip=["title:N", alt.Tooltip("text:N", title=matrix.unit)])
@@ -238,9 +244,9 @@ def matrix_of(matrix: Matrix) -> alt.LayerChart:
     return out.properties(title=alt.TitleParams(names, orient="bottom")) if matrix.numbered else out
 
 
-def dots_of(dots: Dots) -> alt.Chart:
+def dots_of(dots: Dots) -> Any:
     """From above a line for each row: each seed a dot, their mean a bar, the published value a cross."""
-    rows = [{"row": name, "value": value, "kind": kind} for name, values, published in dots.rows
+    rows: list[dict[str, Any]] = [{"row": name, "value": value, "kind": kind} for name, values, published in dots.rows
             for value, kind in (*((value, "one seed") for value in values), *([(fmean(values), "mean")] if values else []),
                                 *([(published, "published")] if published is not None else []))]
     kinds, names = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)], [name for name, *_ in dots.rows]
@@ -251,7 +257,8 @@ def dots_of(dots: Dots) -> alt.Chart:
 
     values = [row["value"] for row in rows]
     axis = alt.Axis(**log_ticks(values)) if dots.log_x else alt.Axis(tickCount=6)
-    return alt.Chart(alt.Data(values=rows)).mark_point(opacity=0.8).encode(
+    drawn: Any = alt.Chart(alt.Data(values=rows)).mark_point(opacity=0.8)
+    return drawn.encode(
         x=alt.X("value:Q", title=dots.x, scale=scale(dots.log_x, values), axis=axis),
         y=alt.Y("row:N", title=None, sort=None, scale=alt.Scale(domain=names), axis=alt.Axis(grid=True, ticks=False)),
         shape=alt.Shape("kind:N", **of_kind(lambda kind: KINDS[kind][0])),

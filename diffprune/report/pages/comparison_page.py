@@ -40,9 +40,13 @@ BOLD = "Bold is the best mean of a column, whether or not it is beyond the seeds
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a report shows. `named` are the configurations with their runs, dense ones among them."""
+    """Everything that a report shows; `table`, the main one, is among `tables`.
+
+    `named` are the configurations with their runs; dense runs have no other name than `dense` and are not among them.
+    """
     runs: list[Finished]
     named: list[tuple[str, list[Finished]]]
+    table: Table
     tables: dict[str, Table | None]
     figures: Drawings
     grids: list[samples.Samples]
@@ -63,7 +67,7 @@ def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool =
     own_pages(runs)
     write_listed(folder / "figures", figure_files(shown.figures, shown.grids), MANIFEST)
     write(folder, table_files(shown.tables) | {"index.html": comparison_page(shown, folder.resolve())})
-    return shown.tables["table"]
+    return shown.table
 
 
 def comparison(runs: list[Finished], mixed_protocols: bool, baseline: str | None, published: Published | None,
@@ -76,7 +80,7 @@ def comparison(runs: list[Finished], mixed_protocols: bool, baseline: str | None
     charts = [*quality_charts(runs, differing), *loss_per_timestep(runs), overlap(named), widths(named)]
     tables = {"table": table, "paired": paired, "runs": provenance(everyone),
               "missing": missing_table([*missing, *not_measured(runs), *lacking_seeds(named), *absent(charts)])}
-    return Comparison(runs, named, tables, drawings(charts), samples.sample_grids(everyone), published,
+    return Comparison(runs, named, table, tables, drawings(charts), samples.sample_grids(everyone), published,
                       paired is not None and baseline is None,
                       title or ("One run" if len(runs) == 1 else f"Comparison of {len(runs)} runs"))
 
@@ -114,12 +118,12 @@ def summary(shown: Comparison) -> str:
 def notes(shown: Comparison) -> list[str]:
     """What a reader of the table must know before trusting it."""
     protocols, versions = protocol_differences(shown.runs), version_differences(shown.runs)
-    out = [BOLD] if shown.tables["table"].best else []
+    out = [BOLD] if shown.table.best else []
     if protocols:
         out.append(f"Not all rows compare, their protocols differ: {sentence(protocols)}.")
     if versions:
         out.append(f"Made with different versions: {sentence(versions)}.")
-    if shown.published and any("published" in title for title in shown.tables["table"].header):
+    if shown.published and any("published" in title for title in shown.table.header):
         stated = dict.fromkeys(shown.published.protocol(run) for run in shown.runs)
         out += [f"Published numbers are those of their authors' protocol: {text}." for text in stated if text]
     return out

@@ -29,8 +29,11 @@ def figure_files(shown: Drawings, grids: Sequence[samples.Samples]) -> dict[str,
 
 def table_files(tables: Mapping[str, Table | None]) -> dict[str, str | None]:
     """{file: content} of every table; None for a table that there is not."""
-    return {f"{name}.{end}": text for name, table in tables.items() for end, text in (
-        ("md", table and table.markdown(bold=True)), ("csv", table and table.csv()), ("tex", table and table.latex()))}
+    out: dict[str, str | None] = {}
+    for name, table in tables.items():
+        texts = (table.markdown(bold=True), table.csv(), table.latex()) if table else (None, None, None)
+        out |= zip((f"{name}.md", f"{name}.csv", f"{name}.tex"), texts, strict=True)
+    return out
 
 
 def write(folder: Path, contents: Contents) -> None:
@@ -40,8 +43,8 @@ def write(folder: Path, contents: Contents) -> None:
     """
     for name in contents:
         if is_folder(folder / name):
-            raise UserError(f"{folder / name} is a folder, and the report has a file of that name: give another place, or move "
-                            "the folder away")
+            raise UserError(f"{folder / name} is a folder, and the report has a file of that name: give another place, or "
+                            "move the folder away")
     for name, content in contents.items():
         if content is None:
             (folder / name).unlink(missing_ok=True)

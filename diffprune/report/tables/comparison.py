@@ -62,7 +62,7 @@ def per_seed(runs: list[Finished]) -> list[Numbers]:
     found = []
     for same in grouped(runs, lambda run: run.options["seed"]):
         measured = [dense(run) for run in same]
-        values = {name: {one[name] for one in measured if one.get(name) is not None}
+        values = {name: {value for one in measured if (value := one.get(name)) is not None}
                   for name in dict.fromkeys(name for one in measured for name in one)}
         found.append({name: fmean(distinct) if distinct else None for name, distinct in values.items()})
     return found

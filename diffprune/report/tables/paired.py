@@ -40,7 +40,7 @@ class Difference:
         if low <= 0 <= high:
             return "within the seeds' noise"
         better = (low > 0) == self.quantity.title.endswith("↑")
-        lone = "" if self.p_holm <= 1 - CONFIDENCE else " (not after Holm's correction)"
+        lone = "" if self.p_holm is not None and self.p_holm <= 1 - CONFIDENCE else " (not after Holm's correction)"
         return f"beyond the seeds' noise: {'better' if better else 'worse'}{lone}"
 
     def cells(self) -> list[str]:
@@ -108,7 +108,7 @@ def best(group: dict[str, dict[int, Numbers]]) -> str:
     """The configuration with the least mean Fréchet distance, of those with at least two seeds where there are any."""
     def distances(title: str) -> list[float]:
         (features,) = {name for numbers in group[title].values() for name in features_in(set(numbers))}
-        return [numbers[f"fid_{features}"] for numbers in group[title].values()]
+        return [distance for numbers in group[title].values() if (distance := numbers[f"fid_{features}"]) is not None]
 
     several = [title for title in group if len(group[title]) > 1]
     return min(several or group, key=lambda title: fmean(distances(title)))
@@ -145,10 +145,10 @@ def paired_t_test(differences: Sequence[float]) -> tuple[tuple[float, float], fl
 
 def holm(found: list[Difference]) -> list[Difference]:
     """With every p-value corrected for there being several (Holm 1979): (m - rank) p, never below that of a smaller p."""
-    tested = sorted((difference for difference in found if difference.p is not None), key=lambda d: d.p)
+    tested = sorted((difference.p, i) for i, difference in enumerate(found) if difference.p is not None)
     corrected, least = {}, 0.0
-    for rank, difference in enumerate(tested):
-        least = corrected[difference.title] = max(least, min(1.0, (len(tested) - rank) * difference.p))
+    for rank, (p, i) in enumerate(tested):
+        least = corrected[found[i].title] = max(least, min(1.0, (len(tested) - rank) * p))
     return [replace(difference, p_holm=corrected.get(difference.title)) for difference in found]
 
 

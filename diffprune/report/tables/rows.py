@@ -13,8 +13,8 @@ Numbers = dict[str, float | None]   # {quantity: value}; None where it was not m
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation (n - 1 in the denominator; None for a single value) of `n` values, None of none."""
-    mean: float | None
+    """Mean and standard deviation (n - 1 in the denominator; None for a single value) of `n` values."""
+    mean: float
     std: float | None
     n: int
 

@@ -9,9 +9,8 @@ from typing import Any
 from tabulate import tabulate
 
 from diffprune.report.tables.quantities import MISSING, REPORT, Quantity, quantities
-from diffprune.report.tables.rows import Row, Spread
+from diffprune.report.tables.rows import Row
 
-NOTHING = Spread(None, None, 0)
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "±": r"$\pm$", "×": r"$\times$",
          "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
@@ -109,7 +108,7 @@ class Column:
 
     def number(self, row: Row) -> float | None:
         key = self.quantity.key
-        return row.published.get(key) if self.published else row.values.get(key, NOTHING).mean
+        return row.published.get(key) if self.published else mean(row, key)
 
 
 def columns_of(quantity: Quantity, rows: list[Row]) -> list[Column]:
@@ -148,10 +147,15 @@ def record(row: Row, title: str, shown: list[Quantity], rows: Sequence[Row] = ()
     """
     numbers: dict[str, Any] = {title: row.title, **row.about}
     for quantity in shown:
-        spread = row.values.get(quantity.key, NOTHING)
-        numbers |= {quantity.key: spread.mean, f"{quantity.key}_std": spread.std, f"{quantity.key}_n": spread.n}
+        spread = row.values.get(quantity.key)
+        numbers |= {quantity.key: mean(row, quantity.key), f"{quantity.key}_std": spread and spread.std,
+                    f"{quantity.key}_n": spread.n if spread else 0}
         if any(quantity.key in other.published for other in rows):
             numbers[f"{quantity.key}_published"] = row.published.get(quantity.key)
         if quantity.share:
-            numbers[quantity.share] = row.values.get(quantity.share, NOTHING).mean
+            numbers[quantity.share] = mean(row, quantity.share)
     return numbers
+
+
+def mean(row: Row, key: str) -> float | None:
+    return row.values[key].mean if key in row.values else None
