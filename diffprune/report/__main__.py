@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffprune.report.finished import find, reached, read_all
+from diffprune.report.finished import find, progress_of, read_all
 from diffprune.report.pages.comparison_page import write_comparison
 from diffprune.report.tables.comparison import compare
 from diffprune.report.tables.paired import compare_paired
@@ -16,9 +16,9 @@ from diffprune.runtime.errors import UserError
 
 def main(arguments: list[str] | None = None) -> None:
     """Reports what the command line names; a user's mistake ends it with one sentence and exit status 1."""
-    asked = parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     with one_sentence():
-        print(report(asked.runs, asked.out, asked.mixed_protocols, asked.baseline, asked.published))
+        print(report(options.runs, options.out, options.mixed_protocols, options.baseline, options.published))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def report(paths: list[Path], out: Path, mixed_protocols: bool = False, baseline
     known = Published.read(published) if published is not None else None
     finished, unfinished = find(paths)
     runs, skipped = read_all(finished)
-    skipped += [(folder, reached(folder)) for folder in unfinished]
+    skipped += [(folder, progress_of(folder)) for folder in unfinished]
     for folder, reason in skipped:
         print(f"skipped {folder}: {reason}", file=sys.stderr)
     if not runs:

@@ -1,42 +1,27 @@
 """A finished run, as its files tell it."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from diffprune.config.naming import prunes, scientific
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
+from diffprune.runs.score_file import ScoreHeader, TimestepLosses
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
 
-# What reading a folder ends in whose files are cut off, or are not what a run writes.
+# What is raised for a folder whose files are cut off, or are not those that a run writes.
 UNREADABLE = (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, SafetensorError)
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """The walk over the timesteps: `loss` [T] is L_t; the gradients of `kept` timesteps were summed.
-
-    They are the first, unless `alpha` [T] says how each of them counts. `stops` says for other thresholds, by their text,
-    with which timestep they would have stopped.
-    """
-    loss: np.ndarray
-    threshold: float
-    kept: int
-    stops: dict[str, int] = field(default_factory=dict)
-    alpha: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
 class Finished:
-    """`options` are those that change the science; what a stage did not write is None or empty.
+    """`options` are those that change the results; what a stage did not write is None or empty.
 
     `timed` says whether the run was asked for its speed, which changes nothing else.
     """
@@ -44,23 +29,23 @@ class Finished:
     options: dict[str, Any]
     metrics: dict[str, Any]
     pruning: dict[str, Any]
-    scoring: Scoring | None
+    scoring: TimestepLosses | None
     progress: list[dict[str, float]]
     timed: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> "Finished":
-        """Reads the run in `folder`; raises UserError when it is not there or not finished."""
+        """Reads the run in `folder`; raises UserError when there is none or it is not finished."""
         run = Run(Path(folder))
         for file in (run.metrics, run.config):
             if not file.exists():
                 raise UserError(f"{run.folder} is no finished run, it has no {file.relative_to(run.folder)}: "
                                 "repeat the run's command to finish it")
-        options = read_options(run.config)
-        timed = bool(options["evaluate"].get("speed"))
+        # The file has no interpolations, and libyaml reads it in a twentieth of the time that OmegaConf takes.
+        options = yaml.load(run.config.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return cls(run, scientific(options), read_json(run.metrics),
                    read_json(run.prune_report) if run.prune_report.exists() else {},
-                   read_scoring(run.scores), ProgressLog.read(run.progress), timed)
+                   scoring(run), ProgressLog.read(run.progress), bool(options["evaluate"].get("speed")))
 
     has_dense = property(lambda self: self.options["model"]["checkpoint"] is not None)
     is_pruned = property(lambda self: prunes(self.options))
@@ -70,12 +55,12 @@ class Finished:
 
     @property
     def before(self) -> str:
-        """What the model was before it was trained."""
+        """The name of the model before it was trained."""
         return "pruned before healing" if self.is_pruned else "before training"
 
     @property
     def final(self) -> str:
-        """What the model is that this run ends with."""
+        """The name of the model with which this run ends."""
         if self.is_pruned and self.options["pruner"]["reinitialise"]:
             return "pruned, trained from scratch" if self.is_trained else "pruned, fresh weights"
         if self.is_pruned:
@@ -85,24 +70,9 @@ class Finished:
         return "dense"
 
 
-def read_scoring(path: Path) -> Scoring | None:
-    """The loss curve, where a walk was made; no other tensor is read."""
-    if not path.exists():
-        return None
-    with safe_open(path, "numpy") as file:
-        if "loss" not in file.keys():   # noqa: SIM118  (a safetensors handle is no mapping)
-            return None
-        about = json.loads(file.metadata()["about"])
-        alpha = file.get_tensor("alpha") if "alpha" in file.keys() else None    # noqa: SIM118
-        return Scoring(file.get_tensor("loss"), about["threshold"], about["kept"], about.get("stops", {}), alpha)
-
-
-def read_options(path: Path) -> dict[str, Any]:
-    """The options of a run's resolved configuration.
-
-    A resolved file needs no interpolation, and libyaml reads it in a twentieth of the time that OmegaConf takes.
-    """
-    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+def scoring(run: Run) -> TimestepLosses | None:
+    """The loss at every timestep, where a scoring pass was made."""
+    return ScoreHeader.read(run.scores).losses if run.scores.exists() else None
 
 
 def read_all(folders: Iterable[Path]) -> tuple[list[Finished], list[tuple[Path, str]]]:
@@ -117,8 +87,8 @@ def read_all(folders: Iterable[Path]) -> tuple[list[Finished], list[tuple[Path, 
     return runs, unreadable
 
 
-def reached(folder: Path) -> str:
-    """How far an unfinished run has come, as one says it."""
+def progress_of(folder: Path) -> str:
+    """How far an unfinished run has come, in words."""
     run = Run(folder)
     done = [name for name, file in (("scored", run.scores), ("pruned", run.prune_report), ("fine-tuned", run.finetuned),
                                     ("sampled", run.samples_report)) if file.exists()]

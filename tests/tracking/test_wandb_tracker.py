@@ -19,8 +19,8 @@ from wandb.proto import wandb_internal_pb2
 
 from diffprune.config.naming import run_folder
 from diffprune.runs.run import Run
-from diffprune.stages.options import description
 from diffprune.runtime.files import read_json, write_json
+from diffprune.stages.options import description
 from diffprune.stages.prune import track_widths
 from diffprune.tracking.tracker import Tracker
 from diffprune.tracking.wandb_tracker import WandbTracker, flat, job_type, short_names

@@ -6,7 +6,8 @@ from itertools import groupby
 import numpy as np
 
 from diffprune.report.figures.chart import Absent, Chart, Series, Stop
-from diffprune.report.finished import Finished, Scoring
+from diffprune.report.finished import Finished
+from diffprune.runs.score_file import TimestepLosses
 
 
 def loss_per_timestep(runs: list[Finished]) -> list[Chart | Absent]:
@@ -30,7 +31,7 @@ def scoring_pass(run: Finished) -> Chart | Absent:
         caption=f"{chart.caption} Shaded is what counted here: {scoring.kept} of {total} timesteps.")
 
 
-def spans(scoring: Scoring) -> list[tuple[int, int]]:
+def spans(scoring: TimestepLosses) -> list[tuple[int, int]]:
     """First and end of each stretch of timesteps whose gradients were summed."""
     if scoring.alpha is None:
         return [(0, scoring.kept)]
@@ -42,7 +43,7 @@ def model_of(run: Finished) -> str:
     return f"{run.options['model']['name']} on {run.options['dataset']['name']}"
 
 
-def loss_chart(model: str, scoring: Scoring) -> Chart:
+def loss_chart(model: str, scoring: TimestepLosses) -> Chart:
     """Stops at which every timestep is kept are named in the caption alone."""
     loss, total = scoring.loss, len(scoring.loss)
     thresholds = {float(text): stop for text, stop in scoring.stops.items() if float(text) > 0}

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -59,21 +59,24 @@ def declared(figure: Figure) -> Any:
 
 
 def chart_of(chart: Chart, choosable: bool = False) -> Any:
-    """Shaded stretches, named places, then error bars, lines and marks; a click on the legend may choose a series."""
-    rows = points(chart)
-    named = 1 < len(chart.series) <= MOST_NAMED
+    """Shaded stretches, error bars, lines, marks, named places; a click on the legend may choose a series."""
+    rows, named = points(chart), 1 < len(chart.series) <= MOST_NAMED
     legend = legend_of(chart.series) if named else None
-    base: Any = alt.Chart().encode(
-        x=alt.X("x:Q", title=chart.x, scale=x_scale(chart, rows), axis=x_axis(chart, rows)),
-        y=alt.Y("y:Q", title=chart.y, scale=y_scale(chart, rows), axis=y_axis(chart, rows)),
-        color=alt.Color("series:N", title=None, legend=legend, scale=looks(chart.series, colour)))
-    chosen = alt.selection_point(name="chosen", fields=["series"], bind="legend") if named and choosable else None
-    if chosen is not None:
-        base = base.encode(opacity=alt.condition(chosen, alt.value(1), alt.value(0.15)))
-    drawn = [*errors(base, rows), *lines(base, chart, legend), *marks(base, chart, legend)]
-    if chosen is not None:
-        drawn[0] = drawn[0].add_params(chosen)
-    return alt.layer(*shaded(chart), *drawn, *stops(chart), data=alt.Data(values=rows), width=WIDTH, height=HEIGHT)
+    heights = [row[name] for row in rows for name in ("y", "low", "high") if name in row]
+    x = axis(chart.x, [row["x"] for row in rows], chart.log_x, nice=any(series.marks for series in chart.series))
+    y = axis(chart.y, heights, chart.log_y, **({"zero": True, "padding": 0} if chart.ticks else {}))
+    if chart.ticks:     # the x axis counts things, of which some have names
+        names = json.dumps({f"{x:g}": name for x, name in chart.ticks})
+        x["axis"] = {"values": [x for x, _ in chart.ticks], "labelExpr": f"{names}[datum.value]", "labelAngle": -90,
+                     "labelOverlap": False, "grid": False}
+        y["axis"]["tickMinStep"] = 1
+    base: Any = alt.Chart().encode(x=alt.X("x:Q", **x), y=alt.Y("y:Q", **y),
+                                   color=alt.Color("series:N", **looks(chart.series, colour, legend)))
+    if named and choosable:
+        chosen = alt.selection_point(name="chosen", fields=["series"], bind="legend")
+        base = base.encode(opacity=alt.condition(chosen, alt.value(1), alt.value(0.15))).add_params(chosen)
+    layers = [*shaded(chart), *errors(base, rows), *lines(base, chart, legend), *marks(base, chart, legend), *stops(chart)]
+    return alt.layer(*layers, data=alt.Data(values=rows), width=WIDTH, height=HEIGHT)
 
 
 def points(chart: Chart) -> list[dict[str, Any]]:
@@ -105,35 +108,49 @@ def dash(series: Series) -> list[int]:
     return DASHES[0] if series.colour == DENSE else DASHES[series.colour % len(DASHES)]
 
 
-def looks(series: Sequence[Series], look: Callable[[Series], Any]) -> Any:
-    """Each series with its own look."""
-    return alt.Scale(domain=[one.name for one in series], range=[look(one) for one in series])
+def looks(series: Iterable[Any], look: Callable[[Any], Any], legend: Any) -> dict[str, Any]:
+    """Each series, or kind of dot, with its own look."""
+    named = {one if isinstance(one, str) else one.name: look(one) for one in series}
+    return {"title": None, "legend": legend, "scale": {"domain": [*named], "range": [*named.values()]}}
 
 
-def legend_of(series: Sequence[Series]) -> alt.Legend:
+def legend_of(series: Sequence[Series]) -> dict[str, Any]:
     """Above the figure, as wide as it. It shows the marks where there are any, else the lines."""
-    lines: dict[str, Any] = {"symbolType": "stroke", "symbolStrokeWidth": 1.5}
-    symbol: dict[str, Any] = {"symbolStrokeWidth": 0} if any(one.marks for one in series) else lines
-    return alt.Legend(orient="top", columns=2 if max(len(one.name) for one in series) < LONG else 1, **symbol)
+    symbols = {"symbolStrokeWidth": 0} if any(one.marks for one in series) else {
+        "symbolType": "stroke", "symbolStrokeWidth": 1.5}
+    return {"orient": "top", "columns": 2 if max(len(one.name) for one in series) < LONG else 1, **symbols}
+
+
+def axis(title: str, values: Sequence[float], log: bool, **linear: Any) -> dict[str, Any]:
+    """Title, scale and ticks. A logarithmic axis ends a margin beyond the values, a linear one at round numbers.
+
+    Its ticks are round numbers in plain digits, as many as the span of the values needs; Vega's own where there are fewer
+    than two of them.
+    """
+    if not log:
+        return {"title": title, "scale": {"zero": False, "padding": 8} | linear, "axis": {"tickCount": 6}}
+    margin = (max(values) / min(values)) ** MARGIN * 1.02
+    low, high = min(values) / margin, max(values) * margin
+    span = math.log10(high / low)
+    steps = (1,) if span > 2 else (1, 2, 5) if span > 0.7 else range(1, 10)
+    ticks = [float(f"{step}e{power}") for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+             for step in steps if low <= step * 10.0 ** power <= high]
+    return {"title": title, "scale": {"type": "log", "nice": False, "domain": [low, high]}, "axis": {
+        "format": "~g", "labelOverlap": True} | ({"values": ticks} if len(ticks) > 1 else {"tickCount": 5})}
 
 
 def errors(base: Any, rows: Sequence[dict[str, Any]]) -> list[Any]:
-    bars = []
-    if any("high" in row for row in rows):
-        bars.append(base.transform_filter("isValid(datum.high)").mark_rule().encode(y="low:Q", y2="high:Q"))
-    if any("right" in row for row in rows):
-        bars.append(base.transform_filter("isValid(datum.right)").mark_rule().encode(x="left:Q", x2="right:Q"))
-    return bars
+    ends = {"high": {"y": "low:Q", "y2": "high:Q"}, "right": {"x": "left:Q", "x2": "right:Q"}}
+    return [base.transform_filter(f"isValid(datum.{end})").mark_rule().encode(**bar) for end, bar in ends.items()
+            if any(end in row for row in rows)]
 
 
 def lines(base: Any, chart: Chart, legend: Any) -> list[Any]:
     """Steps where the x axis counts things, else straight from point to point."""
-    lined = [series for series in chart.series if series.line]
-    if any(series.marks for series in chart.series):
-        legend = None
-    drawn = of(base, lined).mark_line(strokeWidth=1.5, interpolate="step" if chart.ticks else "linear").encode(
-        strokeDash=alt.StrokeDash("series:N", title=None, legend=legend, scale=looks(chart.series, dash)))
-    return [drawn] if lined else []
+    lined, marked = [series for series in chart.series if series.line], any(series.marks for series in chart.series)
+    drawn = of(base, lined).mark_line(strokeWidth=1.5, interpolate="step" if chart.ticks else "linear")
+    return [drawn.encode(strokeDash=alt.StrokeDash("series:N", **looks(chart.series, dash, None if marked else legend)))
+            ] if lined else []
 
 
 def marks(base: Any, chart: Chart, legend: Any) -> list[Any]:
@@ -144,7 +161,7 @@ def marks(base: Any, chart: Chart, legend: Any) -> list[Any]:
         alt.Tooltip("series:N", title="configuration") if chart.ticks else alt.Tooltip("x:Q", title=chart.x, format=".4~g"),
         alt.Tooltip("y:Q", title=chart.y, format=".4~g")])
     marked, bare = ([series for series in chart.series if series.marks == shown] for shown in (True, False))
-    shape = alt.Shape("series:N", title=None, legend=legend, scale=looks(chart.series, mark))
+    shape = alt.Shape("series:N", **looks(chart.series, mark, legend))
     return [*([of(base, marked).mark_point().encode(shape=shape)] if marked else []),
             *([of(base, bare).mark_point().encode(opacity=alt.value(0)).properties(name="hover")] if bare else [])]
 
@@ -155,93 +172,37 @@ def of(base: Any, series: Sequence[Series]) -> Any:
 
 
 def shaded(chart: Chart) -> list[Any]:
-    drawn: Any = alt.Chart(alt.Data(values=[{"x": first, "end": end} for first, end in chart.spans])).mark_rect(
-        color=LIGHT["c0"], opacity=0.15)
+    data = alt.Data(values=[{"x": first, "end": end} for first, end in chart.spans])
+    drawn: Any = alt.Chart(data).mark_rect(color=LIGHT["c0"], opacity=0.15)
     return [drawn.encode(x="x:Q", x2="end:Q")] if chart.spans else []
 
 
 def stops(chart: Chart) -> list[Any]:
     """A dotted line with its name, at a height that its neighbours do not have."""
-    if not chart.stops:
-        return []
-    data = alt.Data(values=[{"x": stop.x, "name": stop.name, "height": HEIGHT * (0.98 - 0.2 * (i % 4))}
-                            for i, stop in enumerate(chart.stops)])
-    base: Any = alt.Chart(data).encode(x="x:Q")
+    rows = [{"x": stop.x, "name": stop.name, "y": HEIGHT * (0.98 - 0.2 * (i % 4))} for i, stop in enumerate(chart.stops)]
+    base: Any = alt.Chart(alt.Data(values=rows)).encode(x="x:Q")
     name = base.mark_text(angle=270, align="left", baseline="bottom", dx=0, dy=-2, fontSize=10, color=LIGHT["quiet"])
     return [base.mark_rule(color=LIGHT["quiet"], strokeDash=[1, 2]),
-            name.encode(y=alt.Y("height:Q", scale=None, axis=None), text="name:N")]
-
-
-def scale(log: bool, values: Sequence[float], **linear: Any) -> Any:
-    """A logarithmic axis ends where the values end, a linear one at a round number."""
-    if log:
-        return alt.Scale(type="log", nice=False, domain=[*log_range(values)])
-    shown: dict[str, Any] = {"zero": False, "padding": 8} | linear
-    return alt.Scale(**shown)
-
-
-def log_range(values: Sequence[float]) -> tuple[float, float]:
-    """The least and the greatest of positive `values`, a margin further apart."""
-    margin = (max(values) / min(values)) ** MARGIN * 1.02
-    return min(values) / margin, max(values) * margin
-
-
-def log_ticks(values: Sequence[float]) -> dict[str, Any]:
-    """Round numbers in plain digits, as many as the span of the values needs; Vega's own where it has less than two."""
-    low, high = log_range(values)
-    span = math.log10(high / low)
-    steps = (1,) if span > 2 else (1, 2, 5) if span > 0.7 else range(1, 10)
-    ticks = [float(f"{step}e{power}") for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-             for step in steps if low <= step * 10.0 ** power <= high]
-    return {"format": "~g", "labelOverlap": True} | ({"values": ticks} if len(ticks) > 1 else {"tickCount": 5})
-
-
-def x_axis(chart: Chart, rows: Sequence[dict[str, Any]]) -> Any:
-    if chart.log_x:
-        return alt.Axis(**log_ticks([row["x"] for row in rows]))
-    if not chart.ticks:
-        return alt.Axis(tickCount=5)
-    names = {f"{x:g}": name for x, name in chart.ticks}
-    return alt.Axis(values=[x for x, _ in chart.ticks], labelExpr=f"{json.dumps(names)}[datum.value]", labelAngle=-90,
-                    labelOverlap=False, grid=False)
-
-
-def x_scale(chart: Chart, rows: Sequence[dict[str, Any]]) -> Any:
-    return scale(chart.log_x, [row["x"] for row in rows], nice=any(series.marks for series in chart.series))
-
-
-def y_axis(chart: Chart, rows: Sequence[dict[str, Any]]) -> Any:
-    if chart.log_y:
-        return alt.Axis(**log_ticks(extent(rows)))
-    return alt.Axis(tickCount=6, tickMinStep=1) if chart.ticks else alt.Axis(tickCount=6)
-
-
-def y_scale(chart: Chart, rows: Sequence[dict[str, Any]]) -> Any:
-    return scale(chart.log_y, extent(rows), **({"zero": True, "padding": 0} if chart.ticks else {}))
-
-
-def extent(rows: Sequence[dict[str, Any]]) -> list[float]:
-    """All y values, with the ends of their error bars."""
-    return [row[name] for row in rows for name in ("y", "low", "high") if name in row]
+            name.encode(y=alt.Y("y:Q", scale=None, axis=None), text="name:N")] if rows else []
 
 
 def matrix_of(matrix: Matrix) -> Any:
     """Shaded squares with their value; the shade is the opacity of one colour, which suits light and dark alike."""
-    count, short = len(matrix.labels), [str(i + 1) if matrix.numbered else label for i, label in enumerate(matrix.labels)]
+    side, short = CELL * len(matrix.labels), [str(i) if matrix.numbered else label
+                                              for i, label in enumerate(matrix.labels, 1)]
     cells = [{"row": short[i], "column": short[j], "shade": 0.45 * (value or 0.0),
               "text": "–" if value is None else f"{value:.2f}", "title": f"{matrix.labels[i]} and {matrix.labels[j]}"}
              for i, row in enumerate(matrix.values) for j, value in enumerate(row)]
-    axis: dict[str, Any] = {"sort": None, "title": None, "scale": alt.Scale(domain=short)}
-    bare: dict[str, Any] = {"ticks": False, "domain": False, "labelPadding": 4}
+    names: dict[str, Any] = {"sort": None, "title": None, "scale": {"domain": short}}
+    bare = {"ticks": False, "domain": False, "labelPadding": 4}
     base: Any = alt.Chart(alt.Data(values=cells)).encode(
-        x=alt.X("column:N", axis=alt.Axis(labelAngle=0 if matrix.numbered else -45, **bare), **axis),
-        y=alt.Y("row:N", axis=alt.Axis(**bare), **axis),
-        tooltip=["title:N", alt.Tooltip("text:N", title=matrix.unit)])
+        x=alt.X("column:N", axis={**bare, "labelAngle": 0 if matrix.numbered else -45}, **names),
+        y=alt.Y("row:N", axis=bare, **names), tooltip=["title:N", alt.Tooltip("text:N", title=matrix.unit)])
     squares = base.mark_rect(color=LIGHT["c0"], stroke=LIGHT["grid"], strokeWidth=0.6).encode(
         fillOpacity=alt.FillOpacity("shade:Q", scale=None))
-    out = alt.layer(squares, base.mark_text().encode(text="text:N")).properties(width=CELL * count, height=CELL * count)
-    names = [f"{i}  {label}" for i, label in enumerate(matrix.labels, 1)]
-    return out.properties(title=alt.TitleParams(names, orient="bottom")) if matrix.numbered else out
+    out = alt.layer(squares, base.mark_text().encode(text="text:N"), width=side, height=side)
+    listed = [f"{i}  {label}" for i, label in enumerate(matrix.labels, 1)]
+    return out.properties(title=alt.TitleParams(listed, orient="bottom")) if matrix.numbered else out
 
 
 def dots_of(dots: Dots) -> Any:
@@ -249,18 +210,12 @@ def dots_of(dots: Dots) -> Any:
     rows: list[dict[str, Any]] = [{"row": name, "value": value, "kind": kind} for name, values, published in dots.rows
             for value, kind in (*((value, "one seed") for value in values), *([(fmean(values), "mean")] if values else []),
                                 *([(published, "published")] if published is not None else []))]
-    kinds, names = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)], [name for name, *_ in dots.rows]
-
-    def of_kind(look: Callable[[str], Any]) -> dict[str, Any]:
-        return {"title": None, "legend": alt.Legend(orient="top"),
-                "scale": alt.Scale(domain=kinds, range=[look(kind) for kind in kinds])}
-
-    values = [row["value"] for row in rows]
-    axis = alt.Axis(**log_ticks(values)) if dots.log_x else alt.Axis(tickCount=6)
+    kinds, legend = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)], {"orient": "top"}
+    names: dict[str, Any] = {"title": None, "sort": None, "scale": {"domain": [name for name, *_ in dots.rows]}}
     drawn: Any = alt.Chart(alt.Data(values=rows)).mark_point(opacity=0.8)
     return drawn.encode(
-        x=alt.X("value:Q", title=dots.x, scale=scale(dots.log_x, values), axis=axis),
-        y=alt.Y("row:N", title=None, sort=None, scale=alt.Scale(domain=names), axis=alt.Axis(grid=True, ticks=False)),
-        shape=alt.Shape("kind:N", **of_kind(lambda kind: KINDS[kind][0])),
-        color=alt.Color("kind:N", **of_kind(lambda kind: LIGHT[KINDS[kind][1]]))).properties(
-            width=WIDTH * 0.8, height=LINE * len(names))
+        x=alt.X("value:Q", **axis(dots.x, [row["value"] for row in rows], dots.log_x)),
+        y=alt.Y("row:N", axis={"grid": True, "ticks": False}, **names),
+        shape=alt.Shape("kind:N", **looks(kinds, lambda kind: KINDS[kind][0], legend)),
+        color=alt.Color("kind:N", **looks(kinds, lambda kind: LIGHT[KINDS[kind][1]], legend))).properties(
+            width=WIDTH * 0.8, height=LINE * len(dots.rows))

@@ -119,12 +119,12 @@ def picture(grid: Samples) -> Image.Image:
     height = grid.columns[0].images[0].height * WIDTH // grid.columns[0].images[0].width
     out = Image.new("RGB", (left + pitch * len(names), top + (height + GAP) * grid.rows), "white")
     draw = ImageDraw.Draw(out)
-    draw.text((left - GAP, top - GAP), "noise", "black", font, anchor="rb")
+    draw.text((left - GAP, top - GAP), "noise", "black", font, anchor="rs")
     for i in range(grid.rows):
         draw.text((left - GAP, top + i * (height + GAP) + height // 2), str(i), "black", font, anchor="rm")
     for j, (column, name) in enumerate(zip(grid.columns, names, strict=True)):
         for i, text in enumerate(reversed(name)):
-            draw.text((left + j * pitch, top - GAP - i * line), text, "black", font, anchor="lb")
+            draw.text((left + j * pitch, top - GAP - i * line), text, "black", font, anchor="ls")
         for i, image in enumerate(column.images):
             large = image.convert("RGB").resize((WIDTH, height), Image.Resampling.NEAREST if image.width < WIDTH else
                                                 Image.Resampling.LANCZOS)
