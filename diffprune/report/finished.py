@@ -43,9 +43,10 @@ class Finished:
                                 "repeat the run's command to finish it")
         # The file has no interpolations, and libyaml reads it in a twentieth of the time that OmegaConf takes.
         options = yaml.load(run.config.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        timed = bool(options["evaluate"].get("speed"))      # before `scientific` takes it out
         return cls(run, scientific(options), read_json(run.metrics),
                    read_json(run.prune_report) if run.prune_report.exists() else {},
-                   scoring(run), ProgressLog.read(run.progress), bool(options["evaluate"].get("speed")))
+                   scoring(run), ProgressLog.read(run.progress), timed)
 
     has_dense = property(lambda self: self.options["model"]["checkpoint"] is not None)
     is_pruned = property(lambda self: prunes(self.options))

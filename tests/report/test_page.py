@@ -221,7 +221,7 @@ def test_a_line_says_its_values_and_a_click_on_the_legend_dims_the_others(opened
     page = opened()
     place = page.locator("#plot-widths")
     place.scroll_into_view_if_needed()
-    box = place.locator(".mark-symbol.layer_2_marks path, .mark-symbol:not(.role-legend-symbol) path").first.bounding_box()
+    box = place.locator(".mark-symbol:not(.role-legend-symbol) path").first.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     told = page.locator("#vg-tooltip-element.visible")
     told.wait_for()
@@ -229,7 +229,7 @@ def test_a_line_says_its_values_and_a_click_on_the_legend_dims_the_others(opened
     lines = "[...document.querySelectorAll('#plot-widths .mark-line path')]"
     opacities = f"() => {lines}.map(line => getComputedStyle(line).opacity)"
     assert set(page.evaluate(opacities)) == {"1"}
-    place.locator(".role-legend-symbol path").first.click()
+    place.locator(".role-legend-label text").first.click()
     page.wait_for_function(f"new Set(({opacities})()).size === 2")
 
 

@@ -19,11 +19,12 @@ from safetensors.numpy import save_file
 from diffprune.report import run_table, terminal_table, write_report
 from diffprune.report.__main__ import main, report
 from diffprune.report.figures.timesteps import spans
-from diffprune.report.finished import Finished, Scoring, find
+from diffprune.report.finished import Finished, find
 from diffprune.report.pages.samples import own_samples
 from diffprune.report.tables.comparison import compare
 from diffprune.report.tables.quantities import MAIN
 from diffprune.runs.run import Run
+from diffprune.runs.score_file import TimestepLosses
 from diffprune.runtime.errors import UserError
 
 RESOLUTION, COLUMNS = 8, 16
@@ -509,9 +510,9 @@ def test_a_report_needs_no_torch(tmp_path: Path) -> None:
 
 def test_the_loss_figure_shades_what_counted() -> None:
     loss = np.ones(6)
-    assert spans(Scoring(loss, 0.05, 4)) == [(0, 4)]
-    assert spans(Scoring(loss, 0.0, 3, alpha=np.array([0, 1, 0.5, 0, 0, 2.0]))) == [(1, 3), (5, 6)]
-    assert spans(Scoring(loss, 0.0, 6, alpha=np.ones(6))) == [(0, 6)]
+    assert spans(TimestepLosses(loss, 0.05, 4)) == [(0, 4)]
+    assert spans(TimestepLosses(loss, 0.0, 3, alpha=np.array([0, 1, 0.5, 0, 0, 2.0]))) == [(1, 3), (5, 6)]
+    assert spans(TimestepLosses(loss, 0.0, 6, alpha=np.ones(6))) == [(0, 6)]
 
 
 @pytest.mark.slow

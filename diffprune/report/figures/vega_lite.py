@@ -210,7 +210,7 @@ def dots_of(dots: Dots) -> Any:
     rows: list[dict[str, Any]] = [{"row": name, "value": value, "kind": kind} for name, values, published in dots.rows
             for value, kind in (*((value, "one seed") for value in values), *([(fmean(values), "mean")] if values else []),
                                 *([(published, "published")] if published is not None else []))]
-    kinds, legend = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)], {"orient": "top"}
+    kinds, legend = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)], {"orient": "top", "symbolSize": 30}
     names: dict[str, Any] = {"title": None, "sort": None, "scale": {"domain": [name for name, *_ in dots.rows]}}
     drawn: Any = alt.Chart(alt.Data(values=rows)).mark_point(opacity=0.8)
     return drawn.encode(

@@ -51,66 +51,55 @@ class Row:
 def states(run: Finished) -> list[Row]:
     """The models of one run that were measured, in the order in which they come about."""
     rows = [Row.of("dense", [dense(run)])] if run.knows_dense else []
-    before = before_healing(run)
+    before = scores(run, "_before_healing")
     if run.is_trained and (before[distance(run)] is not None or before["ssim"] is not None):
-        rows.append(Row.of(run.before, [before]))
+        rows.append(Row.of(run.before, [final(run) | before]))      # training changes no shapes: sizes and speed stay
     if not run.is_dense:
         rows.append(Row.of(run.final, [final(run)]))
     return rows
 
 
 def distance(run: Finished) -> str:
-    """The quantity that a run's Fréchet distance is: distances on different features are different quantities."""
+    """The name of the run's Fréchet distance: distances on different features are different quantities."""
     return f"fid_{run.metrics['features']}"
 
 
-def further(run: Finished, state: str = "") -> Numbers:
-    """The measures of the model in that state (`_dense`, `_before_healing`, or nothing for the final one)."""
-    return {measure.name(run.metrics["features"]): run.metrics.get(measure.key + state) for measure in MEASURES}
-
-
-def of_dense(run: Finished) -> Numbers:
-    """The measures of the dense model; where it is the final one, those that do not compare it with itself."""
-    own = {measure.name(run.metrics["features"]): run.metrics.get(measure.key) for measure in MEASURES
-           if run.is_dense and not measure.to_dense}
-    return further(run, "_dense") | {name: value for name, value in own.items() if value is not None}
+def scores(run: Finished, state: str = "") -> Numbers:
+    """What was measured of the images of the model in that state: `_dense`, `_before_healing`, or "" for the final one."""
+    known = run.metrics
+    return {distance(run): known.get(f"fid{state}"), "ssim": known.get(f"ssim{state}")} | {
+        measure.name(known["features"]): known.get(measure.key + state) for measure in MEASURES}
 
 
 def dense(run: Finished) -> Numbers:
     """The dense model as this run measured it; SSIM and speed-up are relative to it, so they are 1 where measured."""
-    known = run.metrics
-    fid, rate = known.get("fid_dense"), known.get("images_per_second_dense")
-    if run.is_dense:
-        fid = known["fid"] if fid is None else fid
+    known, found = run.metrics, scores(run, "_dense")
+    rate = known.get("images_per_second_dense")
+    if run.is_dense:    # then the final model is the dense one; comparing it with itself says nothing
+        own = scores(run) | {measure.name(known["features"]): None for measure in MEASURES if measure.to_dense}
+        found = {name: own[name] if value is None else value for name, value in found.items()}
         rate = known.get("images_per_second") if rate is None else rate
-    return sizes(run, known["params_dense"], known["macs_dense"]) | of_dense(run) | {
-        distance(run): fid, "ssim": None if known.get("ssim") is None else 1.0, "images_per_second": rate,
-        "speedup": None if known.get("speedup") is None else 1.0,
-        "latency_percent": None if known.get("speedup") is None else 100.0}
+    timed = known.get("speedup") is not None
+    return sizes(run, "_dense") | found | {
+        "ssim": None if known.get("ssim") is None else 1.0, "images_per_second": rate,
+        "speedup": 1.0 if timed else None, "latency_percent": 100.0 if timed else None}
 
 
 def final(run: Finished) -> Numbers:
     known = run.metrics
-    return sizes(run, known["params"], known["macs"]) | further(run) | {
-        distance(run): known["fid"], "ssim": known.get("ssim"),
+    return sizes(run) | scores(run) | {
         "images_per_second": known.get("images_per_second"), "speedup": known.get("speedup"),
         "latency_percent": 100 / known["speedup"] if known.get("speedup") else None}
 
 
 def compared(run: Finished) -> Numbers:
     """The final model's numbers, with what it was like before healing beside them."""
-    known = run.metrics
-    unhealed = further(run, "_before_healing") | {distance(run): known.get("fid_before_healing"),
-                                                  "ssim": known.get("ssim_before_healing")}
-    return final(run) | {f"unhealed_{name}": value for name, value in unhealed.items()}
+    return final(run) | {f"unhealed_{name}": value for name, value in scores(run, "_before_healing").items()}
 
 
-def before_healing(run: Finished) -> Numbers:
-    """Training changes no shapes: sizes and speed are the final model's."""
-    return final(run) | further(run, "_before_healing") | {
-        distance(run): run.metrics.get("fid_before_healing"), "ssim": run.metrics.get("ssim_before_healing")}
-
-
-def sizes(run: Finished, params: int, macs: int) -> Numbers:
-    return {"params": params, "params_percent": 100 * params / run.metrics["params_dense"],
-            "macs": macs, "macs_percent": 100 * macs / run.metrics["macs_dense"]}
+def sizes(run: Finished, state: str = "") -> Numbers:
+    out: Numbers = {}
+    for name in ("params", "macs"):
+        size = run.metrics[name + state]
+        out |= {name: size, f"{name}_percent": 100 * size / run.metrics[f"{name}_dense"]}
+    return out
