@@ -313,7 +313,7 @@ def test_a_figure_that_there_is_not_has_its_reason(tmp_path: Path) -> None:
     _, *lines = cells((tmp_path / "out" / "missing.md").read_text())
     reasons = {line[0].removeprefix("figure: "): line[1] for line in lines}
     assert reasons["Width of every layer"] == "nothing was pruned"
-    assert reasons["Loss per timestep"] == "no criterion here walks over the timesteps"
+    assert reasons["Loss per timestep"] == "no criterion here made a scoring pass over the timesteps"
     assert reasons["Overlap of removed channels"].endswith("there is none")
     assert reasons["SSIM to dense against MACs"] == "no configuration but the dense model has both numbers"
     assert reasons["SSIM to dense against the ratio"] == "no two configurations differ in pruner.ratio alone"

@@ -1,4 +1,4 @@
-"""Which channels went: how alike the criteria chose, and how wide every layer became."""
+"""Which channels were removed: how alike the criteria chose, and how wide every layer became."""
 
 from collections.abc import Iterable
 from statistics import fmean
@@ -22,9 +22,9 @@ def overlap(named: Named) -> Matrix | Absent:
     if len(chosen) < 2:
         return Absent("Overlap of removed channels", "it takes two configurations whose removed channels are known, there "
                       f"{'is one' if chosen else 'is none'}")
-    values = [[between(one, other) for _, other in chosen] for _, one in chosen]
-    shares = [share(run) for _, runs in named for run in runs if removed(run)]
-    p = fmean(shares) if shares else 0.0
+    values = [[mean_overlap(one, other) for _, other in chosen] for _, one in chosen]
+    fractions = [fraction_removed(run) for _, runs in named for run in runs if removed(run)]
+    p = fmean(fractions) if fractions else 0.0
     apart = [(value, chosen[i][0], chosen[j][0]) for i, row in enumerate(values) for j, value in enumerate(row)
              if i < j and value is not None]
     alt = "; ".join(f"{one} and {other} {value:.2f}" for value, one, other in sorted(apart, reverse=True)[:12])
@@ -41,13 +41,13 @@ def removed(run: Finished) -> Removed:
     return {group["root"]: set(group["removed"]) for group in run.pruning.get("groups", []) if "removed" in group}
 
 
-def share(run: Finished) -> float:
-    """Of the channels that could go, the part that went."""
+def fraction_removed(run: Finished) -> float:
+    """The fraction of the removable channels that was removed."""
     groups = run.pruning["groups"]
     return sum(len(group.get("removed", ())) for group in groups) / max(1, sum(group["before"] for group in groups))
 
 
-def between(one: dict[int, Removed], other: dict[int, Removed]) -> float | None:
+def mean_overlap(one: dict[int, Removed], other: dict[int, Removed]) -> float | None:
     """Mean over common seeds of |A ∩ B| / |A ∪ B|; None without a common seed."""
     found = [jaccard(one[seed], other[seed]) for seed in one if seed in other]
     return fmean(found) if found else None

@@ -62,10 +62,10 @@ def against_cost(found: list[Point], quantity: Quantity, cost: str) -> Chart | A
         "Mean over seeds; bars are one standard deviation." + (
             " Dense and pruned model took turns in one process, so that a busy machine slows both alike."
             if cost == LATENCY else ""),
-        f"{short} against {name}. " + said(kept, quantity, lambda row: f"{row.values[cost].mean * scale:.3g}"),
+        f"{short} against {name}. " + in_words(kept, quantity, lambda row: f"{row.values[cost].mean * scale:.3g}"),
         axis, quantity.title,
         log_y=wide([point.row.values[quantity.key].mean for point in kept]), series=[
-         drawn(members, quantity, lambda row: row.values[cost].mean * scale, cost, scale, colour)
+         series_of(members, quantity, lambda row: row.values[cost].mean * scale, cost, scale, colour)
          for colour, members in families(kept)])
 
 
@@ -87,10 +87,10 @@ def against_option(found: list[Point], quantity: Quantity, option: str) -> Chart
     return Chart(
         f"{short_key(quantity)}-{word}", f"{short} against the {word}", "Mean over seeds; bars are one standard deviation."
         + (" The ratio is what was asked for; the table has the sizes that came out." if word == "ratio" else ""),
-        f"{short} against the {word}. " + said([point for curve in curves for point in curve], quantity, lambda _: ""),
+        f"{short} against the {word}. " + in_words([point for curve in curves for point in curve], quantity, lambda _: ""),
         OPTIONS[option], quantity.title,
         log_y=wide([point.row.values[quantity.key].mean for curve in curves for point in curve]), series=[
-         drawn(curve, quantity, None, option, 1.0, colours[curve[0].family] if own else i, names[i])
+         series_of(curve, quantity, None, option, 1.0, colours[curve[0].family] if own else i, names[i])
          for i, curve in enumerate(curves)])
 
 
@@ -108,7 +108,7 @@ def families(kept: list[Point]) -> Iterator[tuple[int, list[Point]]]:
         colour += not dense
 
 
-def drawn(members: Sequence[Point], quantity: Quantity, place: Callable[[Row], float] | None, x: str, scale: float,
+def series_of(members: Sequence[Point], quantity: Quantity, place: Callable[[Row], float] | None, x: str, scale: float,
           colour: int, name: str | None = None) -> Series:
     """A series; `x` is the quantity or option along the axis, `place` says where a row lies, by default at its option."""
     rows = [point.row for point in members]
@@ -121,7 +121,7 @@ def drawn(members: Sequence[Point], quantity: Quantity, place: Callable[[Row], f
         [row.values[quantity.key].std for row in rows], colour, line=place is None)
 
 
-def said(kept: list[Point], quantity: Quantity, place: Callable[[Row], str]) -> str:
+def in_words(kept: list[Point], quantity: Quantity, place: Callable[[Row], str]) -> str:
     """The points in words, the first dozen of them."""
     words = [f"{point.row.title} {quantity.cell(point.row)}" + (f" at {place(point.row)}" if place(point.row) else "")
              for point in kept]

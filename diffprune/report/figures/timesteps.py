@@ -1,4 +1,4 @@
-"""The loss at every timestep, and where each threshold ends the walk."""
+"""The loss at every timestep, and the last timestep that each threshold keeps."""
 
 from dataclasses import replace
 from itertools import groupby
@@ -15,19 +15,19 @@ def loss_per_timestep(runs: list[Finished]) -> list[Chart | Absent]:
     scored = sorted(((model_of(run), run.options["seed"], -len(run.scoring.stops), i, run.scoring)
                      for i, run in enumerate(runs) if run.scoring is not None))
     charts = [loss_chart(model, next(members)[-1]) for model, members in groupby(scored, key=lambda one: one[0])]
-    return [*charts] or [Absent("Loss per timestep", "no criterion here walks over the timesteps")]
+    return [*charts] or [Absent("Loss per timestep", "no criterion here made a scoring pass over the timesteps")]
 
 
 def scoring_pass(run: Finished) -> Chart | Absent:
-    """The loss of one run's walk, the timesteps that counted shaded, under the gate that ended it."""
+    """The loss of one run's scoring pass, the timesteps that counted shaded, and the threshold that ended it."""
     if run.scoring is None:
         return loss_per_timestep([])[0]
     chart, scoring, total = loss_chart(model_of(run), run.scoring), run.scoring, len(run.scoring.loss)
-    gate = Series(f"{scoring.threshold:g} × largest loss so far", list(range(total)),
+    threshold = Series(f"{scoring.threshold:g} × largest loss so far", list(range(total)),
                   [float(value) for value in scoring.threshold * np.maximum.accumulate(scoring.loss)], colour=1, line=True,
                   marks=False)
     return replace(
-        chart, name="loss", series=[*chart.series, *([gate] if scoring.threshold > 0 else [])], spans=spans(scoring),
+        chart, name="loss", series=[*chart.series, *([threshold] if scoring.threshold > 0 else [])], spans=spans(scoring),
         caption=f"{chart.caption} Shaded is what counted here: {scoring.kept} of {total} timesteps.")
 
 

@@ -9,7 +9,7 @@ from diffprune.report.finished import Finished
 from diffprune.report.tables.protocol import version_differences, versions_of
 from diffprune.report.tables.table import MISSING, Table
 
-Missing = tuple[str, str]       # what is not there, and why
+Missing = tuple[str, str]       # what is missing, and why
 NAMED = 3       # runs that lack the same are named up to this many
 
 
@@ -19,7 +19,7 @@ def provenance(named: list[tuple[str, list[Finished]]]) -> Table:
     stages = [stage for stage in STAGES if any(seconds(run, stage) is not None for _, run in entries)]
     libraries = list(version_differences([run for _, run in entries]))
     header = ["run", "configuration", "seed", *(f"{stage} [s]" for stage in stages), "on", *libraries, "commit", "command"]
-    body = [[run.run.name, title, str(run.options["seed"]), *(said(seconds(run, stage)) for stage in stages),
+    body = [[run.run.name, title, str(run.options["seed"]), *(rounded(seconds(run, stage)) for stage in stages),
              run.metrics.get("device") or MISSING, *(versions_of(run).get(name, MISSING) for name in libraries),
              (run.metrics.get("commit") or MISSING)[:10], run.metrics.get("command") or MISSING] for title, run in entries]
     numbers = [[None, None, run.options["seed"], *(seconds(run, stage) for stage in stages), *[None] * (len(libraries) + 3)]
@@ -37,7 +37,7 @@ def seconds(run: Finished, stage: str) -> float | None:
     return run.metrics.get("seconds", {}).get(stage)
 
 
-def said(elapsed: float | None) -> str:
+def rounded(elapsed: float | None) -> str:
     return MISSING if elapsed is None else f"{elapsed:.1f}"
 
 

@@ -85,7 +85,7 @@ def listed(rows: list[Row], columns: list[str], level: int = REPORT, published: 
     known = quantities(rows, published)
     shown = [quantity for quantity in known if quantity.level <= level or any(quantity.key in row.published for row in rows)]
     parts = [part for quantity in shown for part in columns_of(quantity, rows)]
-    body = [[row.title, *(said(row.about.get(name)) for name in columns), *(part.cell(row) for part in parts)]
+    body = [[row.title, *(stated(row.about.get(name)) for name in columns), *(part.cell(row) for part in parts)]
             for row in rows]
     numbers = [[None, *(None for _ in columns), *(part.number(row) for part in parts)] for row in rows]
     best = () if columns else best_cells(rows, parts)
@@ -136,7 +136,7 @@ def best_cells(rows: list[Row], parts: list[Column]) -> Iterator[tuple[int, int]
             yield from ((i, column) for i, text in shown.items() if text == winner)
 
 
-def said(value: Any) -> str:
+def stated(value: Any) -> str:
     return MISSING if value is None else str(value)
 
 
