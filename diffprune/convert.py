@@ -10,7 +10,7 @@ from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from diffprune.models.model_folder import DiffusionModel
+    from diffprune.models.diffusion_model import DiffusionModel
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,13 +9,21 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config.naming import run_name
-from diffprune.config.schema import Config, GatedPruner, LabelledDataset, LatentModel, SlurmLauncher, WandbLogger
+from diffprune.config.schema import (
+    Config,
+    FamilyModel,
+    GatedPruner,
+    LabelledDataset,
+    LatentModel,
+    SlurmLauncher,
+    WandbLogger,
+)
 from diffprune.config.validation import check
 
 CONF = Path(__file__).parents[2] / "conf"
 # Options that only one choice of a group has are types of their own: that choice names its type in its defaults.
-OF_ONE_CHOICE = {"gated_pruner": GatedPruner, "latent_model": LatentModel, "labelled_dataset": LabelledDataset,
-                 "wandb_logger": WandbLogger, "slurm_launcher": SlurmLauncher}
+OF_ONE_CHOICE = {"gated_pruner": GatedPruner, "latent_model": LatentModel, "family_model": FamilyModel,
+                 "labelled_dataset": LabelledDataset, "wandb_logger": WandbLogger, "slurm_launcher": SlurmLauncher}
 
 
 def register() -> None:

@@ -79,6 +79,12 @@ class LatentModel(Model):
 
 
 @dataclass
+class FamilyModel(Model):
+    """Adds the family of a model that belongs to none of the package's families, with its fixed networks."""
+    family: dict[str, Any] = MISSING
+
+
+@dataclass
 class Target:
     """The fraction of the dense model that is kept, in (0, 1), of at most one of three quantities."""
     macs: float | None = option(1e-6, 1)

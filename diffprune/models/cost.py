@@ -2,10 +2,11 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from diffprune.models.families import family_for
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,7 @@ class Cost:
 
 def example_inputs(unet: nn.Module) -> dict[str, Tensor]:
     """Arguments of one evaluation on one image, in the order of the network's signature, on its device."""
-    device = next(unet.parameters()).device
-    config: Any = unet.config
-    image = "hidden_states" if "patch_size" in config else "sample"     # diffusers' names in transformers and in UNets
-    inputs = {image: torch.zeros(1, config.in_channels, config.sample_size, config.sample_size, device=device),
-              "timestep": torch.ones(1, dtype=torch.long, device=device)}
-    if "cross_attention_dim" in config:
-        inputs["encoder_hidden_states"] = torch.zeros(1, 1, config.cross_attention_dim, device=device)
-    if config.get("num_class_embeds") or config.get("num_embeds_ada_norm"):
-        inputs["class_labels"] = torch.zeros(1, dtype=torch.long, device=device)
-    return inputs
+    return family_for(type(unet)).example_inputs(unet)
 
 
 def measure(unet: nn.Module) -> Cost:

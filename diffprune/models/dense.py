@@ -7,26 +7,29 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from torch import nn
 
 from diffprune.config.model_source import is_url
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.families import Family, family_for
 from diffprune.models.formats.read import fill_model
 from diffprune.models.model_folder import load_model, save_model
+from diffprune.models.network import config_of
 from diffprune.runs.cache import Cache
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import remove
 
 SHIPPED = Path(__file__).parents[1] / "assets"
-NETWORKS = ("unet", "vqvae", "class_embedder")
 
 
 @dataclass(frozen=True)
 class DenseModel:
-    """What a configuration says of a run's dense model; nothing is read before `load`.
+    """A run's dense model as its configuration describes it; nothing is read before `load`.
 
     `checkpoint`: `shipped:NAME`, a model folder, a hub repository, an address, or None for random weights from `seed`.
-    `architecture`: {network or "scheduler": its class under `_target_` and its arguments}. `origin` says who publishes the
-    checkpoint and how large it is, `by_hand` what to do where it cannot be fetched. What is fetched is kept in `cache`.
+    `architecture`: {"unet", "scheduler" or a fixed network: its class under `_target_` and its arguments}; for a model of no
+    family of this package, "family" has the family's class under `_target_`, and its fixed networks. `origin` says who
+    publishes the checkpoint and how large it is, `by_hand` what to do where it cannot be fetched. Downloads go to `cache`.
     """
     name: str
     checkpoint: str | None
@@ -47,16 +50,27 @@ class DenseModel:
             return self.blank()
 
     def blank(self) -> DiffusionModel:
-        """The architecture on the present default device; its noise schedule is always on the CPU."""
+        """The architecture on torch's default device; its noise schedule is always on the CPU."""
         if "_target_" not in self.architecture["unet"]:
             raise UserError(f"model={self.name} has no architecture of its own: "
                             "give model.checkpoint=<folder> or a hub repository")
-        networks = {name: instantiate(self.architecture[name], _convert_="all").eval()
-                    for name in NETWORKS if name in self.architecture}
-        for network in list(networks.values())[1:]:
-            network.requires_grad_(False)
+        unet = self.made("unet").eval()
+        family = self.family(unet)
+        for network in family.networks.values():
+            network.eval().requires_grad_(False)
         with torch.device("cpu"):
-            return DiffusionModel(**networks, scheduler=instantiate(self.architecture["scheduler"], _convert_="all"))
+            return DiffusionModel(unet, self.made("scheduler"), family)
+
+    def family(self, unet: nn.Module) -> Family:
+        """The fixed networks around `unet`, in the family that the configuration names or that the networks' names tell."""
+        if "family" in self.architecture:
+            return self.made("family")
+        kind = family_for(type(unet), self.architecture)
+        return kind(**{name: self.made(name) for name in kind.fixed if name in self.architecture})
+
+    def made(self, name: str) -> Any:
+        """The object that the configuration describes under `name`."""
+        return instantiate(self.architecture[name], _convert_="all")
 
     def folder(self, checkpoint: str) -> Path:
         """The local folder of `checkpoint`, fetched first when it is an address or a hub repository (owner/name)."""
@@ -92,13 +106,11 @@ def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, 
     if model.image_shape != shape:
         raise UserError(f"model={name} draws images of shape {model.image_shape}, dataset={dataset} has "
                         f"{shape}: choose a model of the data set's shape")
-    channels = (model.unet.config.in_channels, model.unet.config.out_channels)
+    channels = config_of(model.unet)["in_channels"], config_of(model.unet)["out_channels"]
     if channels[0] != channels[1]:
         raise UserError(f"model={name} takes {channels[0]} channels and gives {channels[1]}: only models that "
                         "predict the noise and nothing else (no variance) can be scored, sampled and trained here")
-    if "cross_attention_dim" in model.unet.config and model.class_embedder is None:
-        raise UserError(f"model={name} is conditional and has no class_embedder/: only unconditional and "
-                        "class-conditional models can be scored, sampled and trained here")
-    if guidance is not None and model.class_embedder is None:
+    model.family.check(model.unet, name)
+    if guidance is not None and model.family.classes is None:
         raise UserError(f"sampler.guidance={guidance} needs a class-conditional model, "
                         f"model={name} is unconditional: leave it out or give sampler.guidance=null")

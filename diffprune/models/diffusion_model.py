@@ -1,70 +1,61 @@
-"""A noise predictor with what it needs around it: schedule, first stage, class embedding."""
+"""A noise predictor with its noise schedule and what its family puts around it."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMPipeline,
-    DDIMScheduler,
-    DiffusionPipeline,
-    DiTPipeline,
-    DiTTransformer2DModel,
-    LDMPipeline,
-    VQModel,
-)
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
 from diffprune.diffusion.process import Denoiser
+from diffprune.models.families import Family, family_for
 from diffprune.runtime.errors import UserError
 
 
 @dataclass
 class DiffusionModel:
-    """A noise predictor with the noise schedule it was trained on, and what a latent model needs besides.
+    """A noise predictor `unet`, which alone is pruned and trained, its noise schedule, and the fixed networks of its family.
 
-    Pixels are the latents of a model without first stage, and an unconditional model has no context.
+    Without `family`, that of the network's class without fixed networks: most often an unconditional model of pixels.
     """
     unet: nn.Module
     scheduler: DDIMScheduler
-    vqvae: VQModel | None = None
-    class_embedder: nn.Module | None = None
-    vae: AutoencoderKL | None = None
+    family: Family = field(default_factory=Family)
+
+    def __post_init__(self) -> None:
+        if type(self.family) is Family:     # not given
+            self.family = family_for(type(self.unet))()
 
     @property
     def parts(self) -> list[nn.Module]:
-        """The UNet, which alone is pruned and trained, and the fixed networks around it."""
-        return [part for part in (self.unet, self.vqvae, self.class_embedder, self.vae) if part is not None]
+        """The noise predictor and the fixed networks around it."""
+        return [self.unet, *self.family.networks.values()]
 
     @property
     def device(self) -> torch.device:
+        """Where the noise predictor is."""
         return next(self.unet.parameters()).device
 
     def to(self, device: torch.device) -> "DiffusionModel":
-        """Moves every network to `device`, and gives the same model back."""
+        """Moves every network to `device`, and returns the same model."""
         for part in self.parts:
             part.to(device)
         return self
 
     @property
     def alpha_bar(self) -> Tensor:
-        """[T] float32, on the device of the UNet."""
+        """[T] float32, on the device of the noise predictor."""
         return self.scheduler.alphas_cumprod.to(self.device)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the UNet denoises."""
-        size = self.unet.config.sample_size
-        return (self.unet.config.in_channels, size, size)
+        """(C, H, W) of what the noise predictor denoises."""
+        return self.family.shape(self.unet)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images it draws."""
-        if self.vqvae is None:
-            return self.shape
-        side = self.unet.config.sample_size * 2 ** (len(self.vqvae.config.block_out_channels) - 1)
-        return (self.vqvae.config.out_channels, side, side)
+        return self.family.image_shape(self.unet)
 
     @property
     def key(self) -> str:
@@ -73,39 +64,36 @@ class DiffusionModel:
         return keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest()
 
     def denoise(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        """Predicted noise [B, C, H, W] for `x_t` at timesteps `t` [B], given the `context` [B, 1, D] of its classes."""
-        if context is None:
-            return self.unet(x_t, t).sample
-        return self.unet(x_t, t, encoder_hidden_states=context).sample
+        """Predicted noise [B, C, H, W] for `x_t` at timesteps `t` [B], given the `context` of its classes."""
+        return self.family.predict(self.unet, x_t, t, context)
 
     def context(self, labels: Tensor | None) -> Tensor | None:
-        """The embedding [B, 1, D] of classes [B], None for an unconditional model; UserError for an unknown class."""
-        if self.class_embedder is None:
+        """What `denoise` is given of classes [B], None for an unconditional model; UserError for an unknown class."""
+        if self.family.classes is None:
             return None
         if labels is None:
             raise UserError("the model draws images of given classes and the data set names none: "
                             "give a folder with one sub-folder of images per class")
-        if int(labels.max()) >= self.class_embedder.unconditional:
+        if int(labels.max()) >= self.family.classes:
             raise UserError(f"the data set has a class {int(labels.max())}, the model knows 0 to "
-                            f"{self.class_embedder.unconditional - 1}: give the data set it was trained on")
-        with torch.no_grad():
-            return self.class_embedder(labels.to(self.device))
+                            f"{self.family.classes - 1}: give the data set it was trained on")
+        return self.family.condition(labels.to(self.device))
 
     def labels_for(self, indices: range) -> Tensor | None:
         """The class of each image that is drawn, index modulo the number of classes; None for an unconditional model."""
-        return None if self.class_embedder is None else torch.tensor(indices) % self.class_embedder.unconditional
+        return None if self.family.classes is None else torch.tensor(indices) % self.family.classes
 
     def denoiser(self, labels: Tensor | None, guidance: float | None) -> Denoiser:
         """The predictor of noise for images of `labels` [B], by classifier-free guidance (Ho and Salimans 2022, eq. 6).
 
         eps_u + guidance (eps_c - eps_u), both in one evaluation of twice the batch; None or 1 is eps_c alone.
         """
-        context_c = self.context(labels)
-        if context_c is None or guidance in (None, 1):
+        context_c, classes = self.context(labels), self.family.classes
+        if labels is None or classes is None or context_c is None or guidance is None or guidance == 1:
             return lambda x_t, t: self.denoise(x_t, t, context_c)
-        with torch.no_grad():
-            nobody = torch.full_like(labels, self.class_embedder.unconditional).to(self.device)
-            context = torch.cat([self.class_embedder(nobody), context_c])
+        context_u = self.family.condition(torch.full_like(labels, classes).to(self.device))
+        assert context_u is not None
+        context = torch.cat([context_u, context_c])
 
         def guided(x_t: Tensor, t: Tensor) -> Tensor:
             eps_u, eps_c = self.denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), context).float().chunk(2)
@@ -113,31 +101,12 @@ class DiffusionModel:
         return guided
 
     def to_latent(self, images: Tensor) -> Tensor:
-        """What the UNet denoises of `images` [B, C, H, W] in [-1, 1], before the codebook, on the scale of its training."""
-        if self.vqvae is None:
-            return images
-        with torch.no_grad():
-            return self.vqvae.encode(images).latents.float() * self.vqvae.config.scaling_factor
+        """What the noise predictor denoises of `images` [B, C, H, W] in [-1, 1]: latents, or the images themselves."""
+        return self.family.encode(images)
 
     def to_image(self, latents: Tensor) -> Tensor:
-        """Images [B, C, H, W], about [-1, 1], of clean `latents`: nearest codebook entry, then the decoder."""
-        if self.vqvae is None:
-            return latents
-        with torch.no_grad():
-            return self.vqvae.decode(latents / self.vqvae.config.scaling_factor).sample.float()
-
-
-def pipeline_of(model: DiffusionModel) -> DiffusionPipeline:
-    """The diffusers pipeline that draws with `model`; that of a transformer decodes its latents with `vae` alone."""
-    if isinstance(model.unet, DiTTransformer2DModel):
-        return DiTPipeline(transformer=model.unet, vae=model.vae, scheduler=model.scheduler)
-    if model.vqvae is None:
-        return DDIMPipeline(unet=model.unet, scheduler=model.scheduler)
-    if model.class_embedder is None:
-        return LDMPipeline(vqvae=model.vqvae, unet=model.unet, scheduler=model.scheduler)
-    from diffprune.models.families.latent import ClassConditionalLDMPipeline
-    return ClassConditionalLDMPipeline(unet=model.unet, vqvae=model.vqvae, scheduler=model.scheduler,
-                                       class_embedder=model.class_embedder)
+        """Images [B, C, H, W], about [-1, 1], of clean `latents`."""
+        return self.family.decode(latents)
 
 
 def state_key(module: nn.Module) -> str:

@@ -11,6 +11,7 @@ from urllib.error import HTTPError
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from diffprune.models.families import Family
 from diffprune.models.model_folder import SCHEDULER, TORCH_WEIGHTS, WEIGHTS, read_config
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import remove, write_json
@@ -18,7 +19,8 @@ from diffprune.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
-NETWORKS = ("", "unet/", "vqvae/", "class_embedder/")       # older repositories have the UNet at their root
+# Older repositories have the UNet at their root.
+NETWORKS = ("", "unet/", *(f"{name}/" for kind in Family.known if kind.folder == "unet" for name in kind.fixed))
 COPY = "model.checkpoint=<folder> uses a local copy"
 CHUNK = 1 << 20
 
@@ -37,13 +39,13 @@ def has_weights(network: str, names: set[str]) -> bool:
     return network + "config.json" in names and not {network + WEIGHTS, network + TORCH_WEIGHTS}.isdisjoint(names)
 
 
-def fetch_repository(repository: str, told: str) -> Path:
+def fetch_repository(repository: str, origin: str) -> Path:
     """The folder of a hub repository's model, from the hub's own cache or downloaded into it: only the files that are used.
 
-    `told` says size and licence where the hub does not. UserError where it cannot be had or holds no UNet.
+    `origin` says size and licence where the hub does not. UserError where it cannot be fetched or holds no UNet.
     """
     try:
-        return cached(repository) or download(repository, told)
+        return cached(repository) or download(repository, origin)
     except (OSError, ValueError) as error:
         raise UserError(f"model.checkpoint={repository} is neither a local folder nor could it be fetched "
                         f"({type(error).__name__}): download it elsewhere and give its folder") from error
@@ -63,16 +65,16 @@ def cached(repository: str) -> Path | None:
     return folder if all(has_weights(network, names) for network in needed) else None
 
 
-def download(repository: str, told: str) -> Path:
+def download(repository: str, origin: str) -> Path:
     """Fetches a repository's model after saying what, from whom, how large and under which licence."""
     info = HfApi().model_info(repository, files_metadata=True)
     sizes = {file.rfilename: file.size for file in info.siblings or []}
     if not has_weights("", set(sizes)) and not has_weights("unet/", set(sizes)):
         raise UserError(f"model.checkpoint={repository} holds no UNet with weights in diffusers' layout: give another one")
     files = wanted(set(sizes))
-    known = [sizes[file] for file in files if sizes[file] is not None]
+    listed = [size for file in files if (size := sizes[file]) is not None]
     licence = info.card_data.get("license") if info.card_data else None
-    about = f"{sum(known) / 1e6:.1f} MB, licence {licence or 'not stated'}" if known else told
+    about = f"{sum(listed) / 1e6:.1f} MB, licence {licence or 'not stated'}" if listed else origin
     log.info("fetching %s (%s) from the Hugging Face hub; %s", repository, about, COPY)
     return Path(snapshot_download(repository, revision=info.sha, allow_patterns=files))
 

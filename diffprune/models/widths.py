@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -10,6 +10,7 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from diffprune.models.network import config_of, from_config
 from diffprune.runtime.errors import UserError
 
 Shapes = Mapping[str, torch.Size]
@@ -41,6 +42,7 @@ def divide(unet: nn.Module, divided: list[str], heads: Any, file: Path) -> None:
                         f"{', '.join(divided[:3]) or 'none'} ({len(divided)} in all): copy the folder again")
     for name, count in heads.items():
         attention = unet.get_submodule(name)
+        assert isinstance(attention, Attention)
         width = attention.to_q.weight.shape[0]
         if type(count) is not int or not 1 <= count <= attention.heads or width % count:
             raise UserError(f"{file} gives {name} {count!r} heads, into which its {width} channels do not fall: "
@@ -66,8 +68,9 @@ def synchronise(unet: nn.Module) -> None:
             module.channels, module.out_channels = module.conv.in_channels, module.conv.out_channels
         elif isinstance(module, Attention):
             module.inner_dim = module.inner_kv_dim = module.to_q.out_features
-            module.query_dim, module.cross_attention_dim = module.to_q.in_features, module.to_k.in_features
-            module.out_dim = module.to_out[0].out_features
+            to_k, to_out = cast("nn.Linear", module.to_k), cast("list[nn.Linear]", module.to_out)
+            module.query_dim, module.cross_attention_dim = module.to_q.in_features, to_k.in_features
+            module.out_dim = to_out[0].out_features
             module.scale = (module.inner_dim / module.heads) ** -0.5    # PAPER: the scale follows the current width
 
 
@@ -77,7 +80,7 @@ def narrowing(unet: nn.Module) -> dict[str, dict]:
     `heads`: {layer: how many are left} of every narrowed attention that the config gives several; left out where none is.
     """
     with torch.device("meta"):
-        dense = type(unet).from_config(unet.config)
+        dense = from_config(type(unet), config_of(unet))
     before, after = ({name: tensor.shape for name, tensor in net.state_dict().items()} for net in (dense, unet))
     heads = {name: unet.get_submodule(name).heads for name in narrowed_heads(dense, after)}
     listed = {name: [list(before[name]), list(shape)] for name, shape in after.items() if shape != before[name]}

@@ -40,7 +40,7 @@ asks = {
     "composition": lambda place: checked(place + "/inside"),
     "parquet": lambda place: imagenet.load(place + ".parquet", 8, flip=False),
     "parquet of cifar10": lambda place: cifar10.load(place + ".parquet", flip=False),
-    "statistics": lambda place: Portrait.read(Path(place + ".npz")),
+    "statistics": lambda place: FeatureStatistics.read(Path(place + ".npz")),
     "partition": lambda place: celeba.training(Path(place + ".txt")),
 }
 if os.getuid() == 0:

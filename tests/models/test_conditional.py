@@ -15,12 +15,13 @@ from PIL import Image
 from diffprune.data import image_folder
 from diffprune.data.loading.images import Images
 from diffprune.diffusion.randomness import noise_for
-from diffprune.models.diffusion_model import DiffusionModel, pipeline_of, state_key
-from diffprune.models.families.latent import ClassEmbedder
-from diffprune.models.model_folder import load_model, load_pipeline, save_model
+from diffprune.models.diffusion_model import DiffusionModel, state_key
+from diffprune.models.families.latent import ClassEmbedder, Latent
+from diffprune.models.model_folder import load_model, load_pipeline, pipeline_of, save_model
 from diffprune.pruning.gradients import CalibrationBatch, timestep_losses
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.draw import draw
+from diffprune.sampling.protocol import SamplerOptions
 from diffprune.stages.options import load_dense
 from diffprune.training.losses import Noised, squared_error
 from tests.conftest import ROOT, tiny_unet
@@ -38,10 +39,11 @@ def model() -> DiffusionModel:
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             norm_num_groups=8, attention_head_dim=1, cross_attention_dim=16).eval(),
         DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False),
-        VQModel(in_channels=1, out_channels=1, block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-                norm_num_groups=4, up_block_types=("UpDecoderBlock2D",) * 2, num_vq_embeddings=32,
-                scaling_factor=0.5).eval().requires_grad_(False),
-        ClassEmbedder(n_classes=CLASSES + 1, embed_dim=16).eval().requires_grad_(False))
+        Latent(
+            VQModel(in_channels=1, out_channels=1, block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+                    norm_num_groups=4, up_block_types=("UpDecoderBlock2D",) * 2, num_vq_embeddings=32,
+                    scaling_factor=0.5).eval().requires_grad_(False),
+            ClassEmbedder(n_classes=CLASSES + 1, embed_dim=16).eval().requires_grad_(False)))
 
 
 @pytest.fixture
@@ -69,8 +71,8 @@ def test_latents_lie_on_the_scale_of_the_unet_and_come_back(model: DiffusionMode
     x = torch.randn(2, 1, 8, 8).clamp(-1, 1)
     latents = model.to_latent(x)
     assert latents.shape == (2, *model.shape)
-    torch.testing.assert_close(latents, model.vqvae.encode(x).latents * 0.5)
-    torch.testing.assert_close(model.to_image(latents), model.vqvae(x).sample)
+    torch.testing.assert_close(latents, model.family.vqvae.encode(x).latents * 0.5)
+    torch.testing.assert_close(model.to_image(latents), model.family.vqvae(x).sample)
     assert model.image_shape == (1, 8, 8)
 
 
@@ -79,26 +81,26 @@ def test_latents_lie_on_the_scale_of_the_unet_and_come_back(model: DiffusionMode
 def test_guidance_is_the_pipelines(model: DiffusionModel, guidance: float | None) -> None:
     labels, x_t = torch.tensor([2, 7]), torch.randn(2, 3, 4, 4)
     t, pipeline = torch.tensor([5, 5]), pipeline_of(model)
-    context_u = model.class_embedder(torch.tensor([CLASSES, CLASSES]))
+    context_u = model.family.class_embedder(torch.tensor([CLASSES, CLASSES]))
     scale = 1.0 if guidance is None else guidance
     expected = pipeline.guided_noise(x_t, torch.tensor(5), context_u, model.context(labels), scale)
     torch.testing.assert_close(model.denoiser(labels, guidance)(x_t, t), expected)
 
 
-def test_images_are_drawn_of_every_class_in_turn(model: DiffusionModel, config) -> None:
+def test_images_are_drawn_of_every_class_in_turn(model: DiffusionModel) -> None:
     assert model.labels_for(range(8, 13)).tolist() == [8, 9, 0, 1, 2]
-    cfg = config("sampler.steps=2", "sampler.guidance=2.0")
-    together, alone = draw(model, range(4), cfg), draw(model, range(2, 4), cfg)
+    options = SamplerOptions(2, guidance=2.0)
+    together, alone = draw(model, range(4), options), draw(model, range(2, 4), options)
     assert together.shape == (4, 8, 8, 1)
     assert np.abs(together[2:].astype(int) - alone).max() <= 1
 
 
-def test_drawing_is_the_saved_pipelines(model: DiffusionModel, config, tmp_path: Path) -> None:
+def test_drawing_is_the_saved_pipelines(model: DiffusionModel, tmp_path: Path) -> None:
     save_model(model, tmp_path / "model")
-    pipeline, cfg = load_pipeline(tmp_path / "model"), config("sampler.steps=4", "sampler.guidance=2.0")
+    pipeline, options = load_pipeline(tmp_path / "model"), SamplerOptions(4, guidance=2.0)
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline([0, 1, 2], 4, guidance_scale=2.0, latents=noise_for(range(3), (3, 4, 4), 0), output_type="np").images
-    assert np.abs(draw(model, range(3), cfg) / 255 - expected).max() < 0.01
+    assert np.abs(draw(model, range(3), options) / 255 - expected).max() < 0.01
 
 
 def test_the_loss_is_given_the_classes(model: DiffusionModel) -> None:
@@ -132,7 +134,7 @@ def test_a_class_that_the_model_does_not_know_is_refused(model: DiffusionModel) 
 
 
 def test_a_conditional_model_without_class_embedding_is_refused(model: DiffusionModel, config, tmp_path: Path) -> None:
-    model.vqvae = model.class_embedder = None
+    model.family = Latent()
     folder = tmp_path / "text"
     model.unet.save_pretrained(folder / "unet")
     model.scheduler.save_pretrained(folder / "scheduler")
@@ -146,9 +148,9 @@ def test_an_unconditional_latent_model_is_a_model_too(config, tmp_path: Path) ->
     torch.manual_seed(0)
     vqvae = VQModel(in_channels=1, out_channels=1, block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
                     norm_num_groups=4, up_block_types=("UpDecoderBlock2D",) * 2, num_vq_embeddings=32).eval()
-    save_model(DiffusionModel(tiny_unet(channels=3, size=4), DDIMScheduler(), vqvae), tmp_path / "model")
+    save_model(DiffusionModel(tiny_unet(channels=3, size=4), DDIMScheduler(), Latent(vqvae)), tmp_path / "model")
     loaded = load_dense(config("model=diffusers", f"model.checkpoint={tmp_path / 'model'}"))
-    assert draw(loaded, range(2), config("sampler.steps=2")).shape == (2, 8, 8, 1)
+    assert draw(loaded, range(2), SamplerOptions(2)).shape == (2, 8, 8, 1)
     assert (tmp_path / "model" / "vqvae").is_dir()
 
 
@@ -197,7 +199,7 @@ def test_a_latent_model_goes_through_the_whole_chain(model: DiffusionModel, imag
     assert np.isfinite(metrics["fid"])
     assert metrics["ssim"] < 1
     final = load_model(next((tmp_path / "runs").glob("*/*/finetuned")))
-    assert state_key(final.vqvae) == state_key(model.vqvae)
-    assert state_key(final.class_embedder) == state_key(model.class_embedder)
+    assert state_key(final.family.vqvae) == state_key(model.family.vqvae)
+    assert state_key(final.family.class_embedder) == state_key(model.family.class_embedder)
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "fine-tuning" not in again.stdout

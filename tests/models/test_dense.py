@@ -341,8 +341,8 @@ def test_a_ddim_checkpoint_at_an_address_becomes_the_model(published, server, co
 def test_a_latent_checkpoint_at_an_address_becomes_the_model(published, config) -> None:
     state = random_state(shapes_of(dense_model(config(*LATENT)).blank()))
     model = load_dense(config(*LATENT, f'model.checkpoint="{published({"state_dict": state})}"'))
-    assert torch.equal(model.vqvae.quantize.embedding.weight, state["first_stage_model.quantize.embedding.weight"])
-    assert torch.equal(model.class_embedder.embedding.weight, state["cond_stage_model.embedding.weight"])
+    assert torch.equal(model.family.vqvae.quantize.embedding.weight, state["first_stage_model.quantize.embedding.weight"])
+    assert torch.equal(model.family.class_embedder.embedding.weight, state["cond_stage_model.embedding.weight"])
     assert not any(p.requires_grad for part in model.parts[1:] for p in part.parameters())
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffprune.models.formats.compvis import build, class_part, convert_compvis, first_stage_part, unet_part
+from diffprune.models.formats.compvis import build, convert_compvis, filled_classes, filled_first_stage, filled_unet
 from diffprune.runtime.errors import UserError
 from tests.models.test_formats_ddim import conv, linear, norm, random_state, relative
 
@@ -110,8 +110,8 @@ def original_unet(config):
 
 
 def shapes_of(model):
-    parts = unet_part(model.unet), first_stage_part(model.vqvae), class_part(model.class_embedder)
-    return {key: shape for part in parts for key, shape in part.shapes().items()}
+    modules = filled_unet(model.unet), filled_first_stage(model.family.vqvae), filled_classes(model.family.class_embedder)
+    return {key: shape for module in modules for key, shape in module.shapes().items()}
 
 
 @pytest.fixture(scope="module")
@@ -144,35 +144,35 @@ def test_the_unets_output_is_the_original_codes(tiny):
 @torch.no_grad()
 def test_the_first_stages_images_and_latents_are_the_original_codes(tiny):
     model, expected = tiny
-    assert relative(model.vqvae.decode(expected["latent"].float()).sample, expected["decoded"]) < 1e-4
-    assert relative(model.vqvae.encode(expected["image"].float()).latents, expected["encoded"]) < 1e-4
+    assert relative(model.family.vqvae.decode(expected["latent"].float()).sample, expected["decoded"]) < 1e-4
+    assert relative(model.family.vqvae.encode(expected["image"].float()).latents, expected["encoded"]) < 1e-4
 
 
 @torch.no_grad()
 def test_the_embedding_of_the_classes_is_the_original_codes(tiny):
     model, expected = tiny
-    assert torch.equal(model.class_embedder(expected["class_labels"]), expected["context"].float())
+    assert torch.equal(model.family.class_embedder(expected["class_labels"]), expected["context"].float())
 
 
 def test_the_original_yamls_layout_means_the_same(small):
     flat, nested = convert_compvis(small, SMALL), convert_compvis(small, original_yaml(SMALL))
     assert dict(flat.unet.config) == dict(nested.unet.config)
-    assert dict(flat.vqvae.config) == dict(nested.vqvae.config)
+    assert dict(flat.family.vqvae.config) == dict(nested.family.vqvae.config)
     assert dict(flat.scheduler.config) == dict(nested.scheduler.config)
-    assert torch.equal(flat.class_embedder.embedding.weight, nested.class_embedder.embedding.weight)
+    assert torch.equal(flat.family.class_embedder.embedding.weight, nested.family.class_embedder.embedding.weight)
 
 
 def test_the_papers_model_has_the_papers_size_and_the_original_names():
     model = build(original_yaml(IMAGENET), None)
     assert sum(parameter.numel() for parameter in model.unet.parameters()) == 400_920_579
-    assert unet_part(model.unet).shapes() == original_unet(IMAGENET["unet_config"])
-    assert model.class_embedder.unconditional == 1000
-    assert model.vqvae.config.scaling_factor == 1
+    assert filled_unet(model.unet).shapes() == original_unet(IMAGENET["unet_config"])
+    assert model.family.class_embedder.unconditional == 1000
+    assert model.family.vqvae.config.scaling_factor == 1
 
 
 def test_an_upsampling_after_a_block_without_attention_is_found():
     sparse = {**IMAGENET["unet_config"], "attention_resolutions": [1, 4]}
-    assert unet_part(build({**IMAGENET, "unet_config": sparse}, None).unet).shapes() == original_unet(sparse)
+    assert filled_unet(build({**IMAGENET, "unet_config": sparse}, None).unet).shapes() == original_unet(sparse)
 
 
 def test_the_scheduler_is_the_papers(small):
@@ -184,7 +184,7 @@ def test_the_scheduler_is_the_papers(small):
 
 def test_a_wrapped_state_dict_is_unwrapped(small):
     model = convert_compvis({"state_dict": small, "epoch": 3, "callbacks": {}}, SMALL)
-    assert torch.equal(model.class_embedder.embedding.weight, small["cond_stage_model.embedding.weight"])
+    assert torch.equal(model.family.class_embedder.embedding.weight, small["cond_stage_model.embedding.weight"])
 
 
 def test_what_the_original_keeps_besides_is_ignored_by_name(small):
@@ -192,7 +192,7 @@ def test_what_the_original_keeps_besides_is_ignored_by_name(small):
         "first_stage_model.loss.discriminator.main.0.weight": torch.zeros(2),
         "first_stage_model.loss.perceptual_loss.lin0.model.1.weight": torch.zeros(2)}
     model = convert_compvis(small | besides, SMALL)
-    assert torch.equal(model.vqvae.quantize.embedding.weight, small["first_stage_model.quantize.embedding.weight"])
+    assert torch.equal(model.family.vqvae.quantize.embedding.weight, small["first_stage_model.quantize.embedding.weight"])
 
 
 @pytest.mark.parametrize(("options", "buffer", "expected"), [
@@ -200,7 +200,7 @@ def test_what_the_original_keeps_besides_is_ignored_by_name(small):
     ({"scale_factor": 0.5}, {"scale_factor": torch.tensor(0.25)}, 0.25)], ids=["none", "config", "measured"])
 def test_the_scale_of_the_latents_is_kept(small, options, buffer, expected):
     model = convert_compvis(small | buffer, original_yaml(SMALL, **options))
-    assert model.vqvae.config.scaling_factor == expected
+    assert model.family.vqvae.config.scaling_factor == expected
 
 
 @pytest.mark.parametrize(("options", "expected"), [
@@ -217,7 +217,7 @@ def test_a_checkpoint_with_an_ema_gives_the_weights_asked_for(small, weights):
     model = convert_compvis(small | ema_of(small), SMALL, weights)
     expected = small["model.diffusion_model.out.2.weight"] + (weights == "ema")
     assert torch.equal(model.unet.conv_out.weight, expected)
-    assert torch.equal(model.vqvae.quant_conv.weight, small["first_stage_model.quant_conv.weight"])
+    assert torch.equal(model.family.vqvae.quant_conv.weight, small["first_stage_model.quant_conv.weight"])
 
 
 def test_a_checkpoint_with_an_ema_asks_which_weights(small):
@@ -288,7 +288,7 @@ def test_what_holds_no_state_dict_is_refused(checkpoint):
 def test_a_converted_model_runs_from_noise_to_pixels(small, config):
     model = convert_compvis(small, config)
     latents = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
-    eps = model.unet(latents, 5, encoder_hidden_states=model.class_embedder(torch.tensor([0, 4]))).sample
+    eps = model.unet(latents, 5, encoder_hidden_states=model.family.class_embedder(torch.tensor([0, 4]))).sample
     assert eps.shape == (2, 3, 8, 8)
-    assert model.vqvae.decode(eps).sample.shape == (2, 3, 16, 16)
+    assert model.family.vqvae.decode(eps).sample.shape == (2, 3, 16, 16)
     assert math.isfinite(eps.sum())

@@ -11,7 +11,8 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
 import diffprune
-from diffprune.models.model_folder import WEIGHTS, DiffusionModel, load_model, save_model
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import WEIGHTS, load_model, save_model
 from diffprune.pruning import criteria
 from diffprune.pruning.api import prune
 from diffprune.runtime.errors import UserError

@@ -5,10 +5,10 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel, VQModel
 
 from diffprune.models.cost import measure
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families.latent import ClassEmbedder
 from diffprune.models.formats import compvis_config, ddim
 from diffprune.models.formats.compvis import build
-from diffprune.models.model_folder import DiffusionModel
 from diffprune.pruning import criteria
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.surgery import cut
@@ -92,8 +92,8 @@ def test_the_original_imagenet_config_describes_the_latent_model(skeleton) -> No
     model, original = skeleton("ldm_imagenet"), compvis_config.read(IMAGENET)
     with torch.device("meta"):
         assert behaviour(UNet2DConditionModel(**original.unet).config) == behaviour(model.unet.config)
-        assert behaviour(VQModel(**original.vqvae).config) == behaviour(model.vqvae.config)
-        assert behaviour(ClassEmbedder(**original.class_embedder).config) == behaviour(model.class_embedder.config)
+        assert behaviour(VQModel(**original.vqvae).config) == behaviour(model.family.vqvae.config)
+        assert behaviour(ClassEmbedder(**original.class_embedder).config) == behaviour(model.family.class_embedder.config)
     assert behaviour(build(IMAGENET, None).scheduler.config) == behaviour(model.scheduler.config)
     assert measure(model.unet).params == 400_920_579
 

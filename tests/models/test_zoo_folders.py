@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.families import Latent
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Random
@@ -30,8 +31,8 @@ def small(cfg: DictConfig) -> DiffusionModel:
         return DiffusionModel(quarter(cfg.model.unet, sample_size=32), scheduler)
     return DiffusionModel(
         quarter(cfg.model.unet, sample_size=16, cross_attention_dim=32), scheduler,
-        quarter(cfg.model.vqvae, sample_size=64, num_vq_embeddings=64),
-        instantiate(cfg.model.class_embedder, embed_dim=32, _convert_="all"))
+        Latent(quarter(cfg.model.vqvae, sample_size=64, num_vq_embeddings=64),
+               instantiate(cfg.model.class_embedder, embed_dim=32, _convert_="all")))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diffprune.config.naming import run_folder, run_name
 from diffprune.models.cost import example_inputs
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.families import DiT
 from diffprune.models.model_folder import load_model, load_pipeline, save_model
 from diffprune.models.widths import synchronise
 from diffprune.pipeline import reproduce
@@ -400,7 +401,7 @@ def test_a_transformers_pipeline_draws_when_it_has_its_decoder(tmp_path: Path) -
     model = dit(channels=4)
     prune(model, 0.5, Magnitude())
     vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=4).eval()
-    save_model(DiffusionModel(model, DDIMScheduler(clip_sample=False), vae=vae), tmp_path / "model")
+    save_model(DiffusionModel(model, DDIMScheduler(clip_sample=False), DiT(vae)), tmp_path / "model")
     save_model(load_model(tmp_path / "model"), tmp_path / "again")
     assert digests(tmp_path / "again") == digests(tmp_path / "model")
     pipeline = load_pipeline(tmp_path / "model")

@@ -1,14 +1,26 @@
-"""Class-conditional latent diffusion: the class embedding, and the pipeline that samples with guidance."""
+"""Latent diffusion with a VQ first stage, class-conditional or not, and the pipeline that samples it with guidance."""
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DConditionModel, VQModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.vq_model import VQModel
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
+
+from diffprune.models.families.family import Family, Shape
+from diffprune.models.network import config_of
+from diffprune.runtime.errors import UserError
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 
@@ -24,11 +36,80 @@ class ClassEmbedder(ModelMixin, ConfigMixin):
     @property
     def unconditional(self) -> int:
         """The class that stands for none: 1000 of the 1001 on ImageNet."""
-        return self.config.n_classes - 1
+        return config_of(self)["n_classes"] - 1
 
     def forward(self, labels: Tensor) -> Tensor:
         """Integer `labels` [B] → context [B, 1, embed_dim]."""
         return self.embedding(labels)[:, None, :]
+
+
+@dataclass
+class Latent(Family):
+    """A UNet on the latents of the first stage `vqvae` (pixels are the latents without one), for classes where it has a
+    `class_embedder`."""
+    kinds = (UNet2DModel, UNet2DConditionModel)
+    fixed = MappingProxyType({"vqvae": VQModel, "class_embedder": ClassEmbedder})
+    vqvae: VQModel | None = None
+    class_embedder: ClassEmbedder | None = None
+
+    @property
+    def classes(self) -> int | None:
+        return None if self.class_embedder is None else self.class_embedder.unconditional
+
+    def image_shape(self, unet: nn.Module) -> Shape:
+        if self.vqvae is None:
+            return self.shape(unet)
+        first_stage = config_of(self.vqvae)
+        side = config_of(unet)["sample_size"] * 2 ** (len(first_stage["block_out_channels"]) - 1)
+        return first_stage["out_channels"], side, side
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents before the codebook, on the scale of the UNet's training."""
+        if self.vqvae is None:
+            return images
+        return self.vqvae.encode(images).latents.float() * config_of(self.vqvae)["scaling_factor"]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents if self.vqvae is None else decoded(self.vqvae, latents).float()
+
+    @torch.no_grad()
+    def condition(self, labels: Tensor) -> Tensor | None:
+        """The embedding [B, 1, D] of the classes."""
+        return None if self.class_embedder is None else self.class_embedder(labels)
+
+    def predict(self, unet: nn.Module, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        if condition is None:
+            return unet(x_t, t).sample
+        return unet(x_t, t, encoder_hidden_states=condition).sample
+
+    @classmethod
+    def example_inputs(cls, unet: nn.Module) -> dict[str, Tensor]:
+        inputs, width = super().example_inputs(unet), config_of(unet).get("cross_attention_dim")
+        if width is None:
+            return inputs
+        context = torch.zeros(1, 1, width, device=inputs["sample"].device)
+        return {"sample": inputs["sample"], "timestep": inputs["timestep"], "encoder_hidden_states": context} | inputs
+
+    def pipeline(self, unet: Any, scheduler: DDIMScheduler) -> DiffusionPipeline:
+        if self.vqvae is None:
+            return super().pipeline(unet, scheduler)
+        if self.class_embedder is None:
+            import diffusers
+            unconditional: Any = diffusers.LDMPipeline      # its module is another one in each version of diffusers
+            return unconditional(vqvae=self.vqvae, unet=unet, scheduler=scheduler)
+        return ClassConditionalLDMPipeline(unet, self.vqvae, scheduler, self.class_embedder)
+
+    def check(self, unet: nn.Module, name: str) -> None:
+        if "cross_attention_dim" in config_of(unet) and self.class_embedder is None:
+            raise UserError(f"model={name} is conditional and has no class_embedder/: only unconditional and "
+                            "class-conditional models can be scored, sampled and trained here")
+
+
+def decoded(vqvae: VQModel, latents: Tensor) -> Tensor:
+    """Images [B, C, H, W], about [-1, 1], of clean `latents` [B, c, h, w]: nearest codebook entry, then the decoder."""
+    return vqvae.decode(latents / config_of(vqvae)["scaling_factor"]).sample
 
 
 class ClassConditionalLDMPipeline(DiffusionPipeline):
@@ -70,7 +151,8 @@ class ClassConditionalLDMPipeline(DiffusionPipeline):
         for t in self.progress_bar(self.scheduler.timesteps):
             eps = self.guided_noise(self.scheduler.scale_model_input(x_t, t), t, context_u, context_c, guidance_scale)
             x_t = self.scheduler.step(eps, t, x_t, **options).prev_sample
-        return ImagePipelineOutput(images=VaeImageProcessor().postprocess(self.decode(x_t), output_type=output_type))
+        images: Any = VaeImageProcessor().postprocess(self.decode(x_t), output_type=output_type)
+        return ImagePipelineOutput(images=images)
 
     def guided_noise(self, x_t: Tensor, t: Tensor, context_u: Tensor, context_c: Tensor, scale: float) -> Tensor:
         """Classifier-free guidance, eps_u + scale (eps_c - eps_u), in one pass over twice the batch."""
@@ -82,7 +164,7 @@ class ClassConditionalLDMPipeline(DiffusionPipeline):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, h, w] → pixels [B, 3, H, W], about [-1, 1]: nearest codebook entry, then the decoder."""
-        return self.vqvae.decode(latents / self.vqvae.config.scaling_factor).sample
+        return decoded(self.vqvae, latents)
 
     def labels(self, class_labels: int | Sequence[int] | Tensor) -> Tensor:
         """`class_labels` as int64 [B] on the pipeline's device; ValueError for one that the embedding does not have."""
@@ -96,8 +178,7 @@ class ClassConditionalLDMPipeline(DiffusionPipeline):
     def starting_noise(self, batch: int, generator: torch.Generator | list[torch.Generator] | None,
                        latents: Tensor | None) -> Tensor:
         """Noise [batch, C, h, w]: `latents` where given, else drawn."""
-        size = self.unet.config.sample_size
-        shape = (batch, self.unet.config.in_channels, size, size)
+        shape = (batch, *Latent().shape(self.unet))
         if latents is None:
             return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
         if tuple(latents.shape) != shape:

@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
+from diffusers.models.autoencoders.vq_model import VQModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import nn
 
-from diffprune.models.families.latent import ClassEmbedder
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.families.latent import ClassEmbedder, Latent
 from diffprune.models.formats import compvis_config, ddim
-from diffprune.models.formats.keys import Part, State, as_state, fill, some_of
-from diffprune.models.model_folder import DiffusionModel
+from diffprune.models.formats.keys import Filled, State, as_state, check_choice, fill, some_of
+from diffprune.models.network import config_of
 from diffprune.runtime.errors import UserError
 
 UNET, FIRST_STAGE, CLASSES, EMA = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "model_ema."
@@ -58,13 +62,16 @@ def convert_compvis(checkpoint: Any, config: Mapping[str, Any], weights: str | N
 
 def fill_compvis(model: DiffusionModel, checkpoint: Any, weights: str | None = None) -> DiffusionModel:
     """`model`, on the meta device until now, with the weights in `checkpoint`; UserError where something does not fit."""
-    state = state_of(checkpoint, weights)
+    state, family = state_of(checkpoint, weights), model.family
+    assert isinstance(family, Latent)
+    assert family.vqvae is not None
+    assert family.class_embedder is not None
     check_betas(state, model.scheduler)
-    if scale_of(state) not in (None, model.vqvae.config.scaling_factor):
-        raise UserError(f"its latents are scaled by {scale_of(state)}, the model's by {model.vqvae.config.scaling_factor}")
-    fill(
-        [unet_part(model.unet), first_stage_part(model.vqvae), class_part(model.class_embedder)],
-        {key: tensor for key, tensor in state.items() if key not in IGNORED and not key.startswith(IGNORED_LOSS)})
+    scale = config_of(family.vqvae)["scaling_factor"]
+    if scale_of(state) not in (None, scale):
+        raise UserError(f"its latents are scaled by {scale_of(state)}, the model's by {scale}")
+    fill([filled_unet(model.unet), filled_first_stage(family.vqvae), filled_classes(family.class_embedder)],
+         {key: tensor for key, tensor in state.items() if key not in IGNORED and not key.startswith(IGNORED_LOSS)})
     return model
 
 
@@ -84,13 +91,12 @@ def build(config: Mapping[str, Any], scale_factor: float | None) -> DiffusionMod
     try:
         architecture = compvis_config.read(config, scale_factor)
         with torch.device("meta"):
-            modules = (UNet2DConditionModel(**architecture.unet), VQModel(**architecture.vqvae),
-                       ClassEmbedder(**architecture.class_embedder))
+            unet = UNet2DConditionModel(**architecture.unet).eval()
+            family = Latent(VQModel(**architecture.vqvae).eval(), ClassEmbedder(**architecture.class_embedder).eval())
     except (TypeError, ValueError) as error:
         raise UserError(f"the config describes no model that can be built ({error}), "
                         "give the one that belongs to the checkpoint") from error
-    unet, vqvae, embedder = (module.eval() for module in modules)
-    return DiffusionModel(unet, DDIMScheduler(**architecture.scheduler), vqvae, embedder)
+    return DiffusionModel(unet, DDIMScheduler(**architecture.scheduler), family)
 
 
 def choose_weights(state: State, weights: str | None) -> State:
@@ -99,10 +105,7 @@ def choose_weights(state: State, weights: str | None) -> State:
     The original names an EMA tensor as the model's without the dots.
     """
     ema = {key for key in state if key.startswith(EMA) and key not in IGNORED}
-    if weights == "ema" and not ema:
-        raise UserError("there is no EMA beside the weights in it, leave --weights ema out")
-    if weights is None and ema:
-        raise UserError("it holds the trained weights and their EMA, choose with --weights model or --weights ema")
+    check_choice(weights, bool(ema))
     shadows = {key: EMA + key.removeprefix("model.").replace(".", "") for key in state if key.startswith(UNET)}
     odd = [f"{key} is unknown" for key in ema - set(shadows.values())]
     if weights == "ema":
@@ -121,8 +124,8 @@ def check_betas(state: State, scheduler: DDIMScheduler) -> None:
         raise UserError("its noise schedule (betas) is another than --config says, give the config it was trained with")
 
 
-def unet_part(unet: UNet2DConditionModel) -> Part:
-    """The UNet with its original keys."""
+def filled_unet(unet: nn.Module) -> Filled:
+    """The UNet2DConditionModel with its original keys."""
     table = unet_modules(unet)
 
     def original(key: str) -> str:
@@ -130,12 +133,13 @@ def unet_part(unet: UNet2DConditionModel) -> Part:
         leaf, dot, rest = key.removeprefix(module).partition(".")
         return UNET + table[module] + (RESIDUAL[leaf] if ".resnets." in module else leaf) + dot + rest
 
-    return Part(unet, {key: original(key) for key in unet.state_dict()})
+    return Filled(unet, {key: original(key) for key in unet.state_dict()})
 
 
-def unet_modules(unet: UNet2DConditionModel) -> dict[str, str]:
+def unet_modules(unet: nn.Module) -> dict[str, str]:
     """diffusers' module → original module, as prefixes of keys; rows are counted as the original builds them."""
-    layers, levels = unet.config.layers_per_block, len(unet.config.block_out_channels)
+    config = config_of(unet)
+    layers, levels = config["layers_per_block"], len(config["block_out_channels"])
     table, row = dict(TRUNK), 1
     for level in range(levels):
         for layer in range(layers):
@@ -145,7 +149,7 @@ def unet_modules(unet: UNet2DConditionModel) -> dict[str, str]:
         table[f"down_blocks.{level}.downsamplers.0.conv."] = f"input_blocks.{row}.0.op."
         row += 1
     row = 0
-    for level, kind in enumerate(unet.config.up_block_types):
+    for level, kind in enumerate(config["up_block_types"]):
         for layer in range(layers + 1):
             table[f"up_blocks.{level}.resnets.{layer}."] = f"output_blocks.{row}.0."
             table[f"up_blocks.{level}.attentions.{layer}."] = f"output_blocks.{row}.1."
@@ -155,11 +159,12 @@ def unet_modules(unet: UNet2DConditionModel) -> dict[str, str]:
     return table
 
 
-def first_stage_part(vqvae: VQModel) -> Part:
+def filled_first_stage(vqvae: VQModel) -> Filled:
     """The VQ first stage with its original keys, which follow the DDIM code base."""
-    levels = len(vqvae.config.block_out_channels)
-    return Part(vqvae, {key: FIRST_STAGE + ddim.original_name(key, levels) for key in vqvae.state_dict()})
+    levels = len(config_of(vqvae)["block_out_channels"])
+    return Filled(vqvae, {key: FIRST_STAGE + ddim.original_name(key, levels) for key in vqvae.state_dict()})
 
 
-def class_part(embedder: ClassEmbedder) -> Part:
-    return Part(embedder, {key: CLASSES + key for key in embedder.state_dict()})
+def filled_classes(embedder: ClassEmbedder) -> Filled:
+    """The class embedding with its original key."""
+    return Filled(embedder, {key: CLASSES + key for key in embedder.state_dict()})

@@ -66,11 +66,12 @@ def sections(config: Mapping[str, Any]) -> tuple[Section, Section, Section, Sect
     if "model" not in config:
         entries = [config, *(config.get(name) for name in list(SUPPORTED)[1:])]
     else:
-        model = parameters(config, "model")
-        first_stage = parameters(model, "first_stage_config")
-        entries = [model, parameters(model, "unet_config"), {**first_stage.get("ddconfig", {}), **first_stage},
-                   parameters(model, "cond_stage_config")]
-    return tuple(Section(name, section) for name, section in zip(SUPPORTED, entries, strict=True))
+        root = parameters(config, "model")
+        vqvae = parameters(root, "first_stage_config")
+        entries = [root, parameters(root, "unet_config"), {**vqvae.get("ddconfig", {}), **vqvae},
+                   parameters(root, "cond_stage_config")]
+    model, unet, first_stage, classes = (Section(name, section) for name, section in zip(SUPPORTED, entries, strict=True))
+    return model, unet, first_stage, classes
 
 
 def parameters(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

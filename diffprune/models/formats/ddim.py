@@ -4,10 +4,12 @@ import re
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-from diffprune.models.formats.keys import Part, State, as_state, fill
-from diffprune.models.model_folder import DiffusionModel
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.formats.keys import Filled, State, as_state, check_choice, fill
+from diffprune.models.network import config_of
 from diffprune.runtime.errors import UserError
 
 GROUPS = 32
@@ -45,8 +47,8 @@ def convert_ddim(checkpoint: Any, resolution: int | None, weights: str | None = 
 
 def fill_ddim(model: DiffusionModel, checkpoint: Any, weights: str | None = None) -> DiffusionModel:
     """`model`, on the meta device until now, with the weights in `checkpoint`; UserError where something does not fit."""
-    levels = len(model.unet.config.block_out_channels)
-    fill([Part(model.unet, {key: original_name(key, levels) for key in model.unet.state_dict()})],
+    levels = len(config_of(model.unet)["block_out_channels"])
+    fill([Filled(model.unet, {key: original_name(key, levels) for key in model.unet.state_dict()})],
          as_state(choose_weights(checkpoint, weights)))
     return model
 
@@ -60,28 +62,25 @@ def ddim_scheduler() -> DDIMScheduler:
 
 
 def choose_weights(checkpoint: Any, weights: str | None) -> Any:
-    """The state dict meant by `weights`, which has to be said where the checkpoint holds an EMA beside the model."""
-    parts = checkpoint if isinstance(checkpoint, list | tuple) else [checkpoint]
-    model = parts[0] if parts else None
-    ema = parts[4] if len(parts) > 4 else None
-    if weights == "ema" and ema is None:
-        raise UserError("there is no EMA beside the weights in it, leave --weights ema out")
-    if weights is None and ema is not None:
-        raise UserError("it holds the trained weights and their EMA, choose with --weights model or --weights ema")
+    """The state dict that `weights` names; UserError where it is None and the checkpoint holds an EMA beside the model."""
+    entries = checkpoint if isinstance(checkpoint, list | tuple) else [checkpoint]
+    model = entries[0] if entries else None
+    ema = entries[4] if len(entries) > 4 else None
+    check_choice(weights, ema is not None)
     return ema if weights == "ema" else model
 
 
 def original_name(key: str, levels: int) -> str:
     """The DDIM code base's name of diffusers' `key`; both count downward blocks from the highest resolution,
     the original counts upward blocks from there too, diffusers from the lowest."""
-    key = re.sub(r"up_blocks\.(\d+)", lambda found: f"up_blocks.{levels - 1 - int(found[1])}", key)
+    key = re.sub(r"up_blocks\.(\d+)", lambda match: f"up_blocks.{levels - 1 - int(match[1])}", key)
     for pattern, replacement in RULES:
         key = re.sub(pattern, replacement, key)
     return key
 
 
 def infer_config(state: State, resolution: int | None) -> dict[str, Any]:
-    """Arguments of UNet2DModel read from the shapes in `state`; UserError where they do not say enough."""
+    """Arguments of UNet2DModel inferred from the shapes in `state`; UserError where they do not suffice."""
     widths = level_widths(state)
     check_resolution(resolution, len(widths))
     attention = [any(key.startswith(f"down.{level}.attn.") for key in state) for level in range(len(widths))]
@@ -122,10 +121,10 @@ def check_resolution(resolution: int | None, levels: int) -> None:
 
 def largest_index(state: State, pattern: str) -> int:
     """The largest number that `pattern` captures among the keys."""
-    found = [int(match[1]) for match in (re.match(pattern, key) for key in state) if match]
-    if not found:
+    numbers = [int(match[1]) for match in (re.match(pattern, key) for key in state) if match]
+    if not numbers:
         raise UserError(f"this is no UNet of the DDIM code base, no key matches {pattern}")
-    return max(found)
+    return max(numbers)
 
 
 def conv_shape(state: State, key: str) -> torch.Size:

@@ -1,7 +1,7 @@
 """Which key of an original checkpoint fills which tensor of a diffusers module, and what does not fit."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ POINTWISE_CONV = re.compile(r"\.(q|k|v|proj_out)\.weight$")
 
 
 @dataclass(frozen=True)
-class Part:
+class Filled:
     """A module to fill; `originals` maps each key of its state dict to the key of the original checkpoint."""
     module: nn.Module
     originals: Mapping[str, str]
@@ -51,15 +51,22 @@ def as_state(content: Any) -> State:
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
-def fill(parts: Iterable[Part], state: State) -> None:
-    """Copies every tensor of `state` to its place in `parts`, or none: UserError lists each key that does not fit."""
-    parts = list(parts)
-    expected = {original: shape for part in parts for original, shape in part.shapes().items()}
+def fill(modules: Sequence[Filled], state: State) -> None:
+    """Copies every tensor of `state` to its place in `modules`, or none: UserError lists each key that does not fit."""
+    expected = {original: shape for module in modules for original, shape in module.shapes().items()}
     problems = misfits(state, expected)
     if problems:
         raise UserError(f"{len(problems)} keys do not fit the architecture: {some_of(problems)}")
-    for part in parts:
-        part.load(state)
+    for module in modules:
+        module.load(state)
+
+
+def check_choice(weights: str | None, has_ema: bool) -> None:
+    """UserError where `weights` ("model", "ema", None) does not say which of a checkpoint's weights are meant."""
+    if weights == "ema" and not has_ema:
+        raise UserError("there is no EMA beside the weights in it, leave --weights ema out")
+    if weights is None and has_ema:
+        raise UserError("it holds the trained weights and their EMA, choose with --weights model or --weights ema")
 
 
 def misfits(state: State, expected: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diffprune.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from diffprune.models.model_folder import DiffusionModel
+    from diffprune.models.diffusion_model import DiffusionModel
 
 FORMATS = ("ddim", "compvis")
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
@@ -43,13 +43,16 @@ def read_model(original: Path, format: str | None = None, config: Path | None = 
 
 def fill_model(model: "DiffusionModel", original: Path, weights: str | None = None) -> "DiffusionModel":
     """`model`, on the meta device until now, with the weights in the file `original`; UserError where they do not fit."""
+    from diffprune.models.families import Ddpm, Latent
+    from diffprune.models.formats.compvis import fill_compvis
+    from diffprune.models.formats.ddim import fill_ddim
     content = read_checkpoint(original)
     try:
-        if model.vqvae is None:
-            from diffprune.models.formats.ddim import fill_ddim
+        if isinstance(model.family, Ddpm):
             return fill_ddim(model, content, weights)
-        from diffprune.models.formats.compvis import fill_compvis
-        return fill_compvis(model, content, weights)
+        if isinstance(model.family, Latent) and len(model.parts) == 3:
+            return fill_compvis(model, content, weights)
+        raise UserError("no original format of such a model is known, give a model folder")
     except UserError as error:
         raise UserError(f"{original}: {error}") from error
 

@@ -1,0 +1,99 @@
+"""What surrounds the network that predicts noise in one kind of diffusion model: the protocol that a family implements."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor, nn
+
+from diffprune.models.network import config_of
+
+Shape = tuple[int, int, int]
+
+
+@dataclass
+class Family:
+    """The fixed networks around a noise predictor `unet`, and how they work together; this one has none, in pixel space.
+
+    A subclass names its predictors' classes (`kinds`), the folder of the predictor in a model folder (`folder`), and the
+    classes of its fixed networks by their folders (`fixed`), which are also its fields: a network or None. Every defined
+    subclass is in `known`; a predictor belongs to the first of them that has its class and all of its fixed networks.
+    """
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
+    folder: ClassVar[str] = "unet"
+    fixed: ClassVar[Mapping[str, type[nn.Module]]] = {}
+    known: ClassVar[list[type["Family"]]] = []
+
+    def __init_subclass__(cls) -> None:
+        Family.known.append(cls)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """{folder: fixed network} of those that this model has."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes it draws, 0 to `classes` - 1, where label `classes` means no class; None if unconditional."""
+        return None
+
+    def shape(self, unet: nn.Module) -> Shape:
+        """(C, H, W) of what `unet` denoises."""
+        config = config_of(unet)
+        return config["in_channels"], config["sample_size"], config["sample_size"]
+
+    def image_shape(self, unet: nn.Module) -> Shape:
+        """(C, H, W) of the images that are drawn."""
+        return self.shape(unet)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """What `unet` denoises, [B, c, h, w], of `images` [B, C, H, W] in [-1, 1]."""
+        return images
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, C, H, W], about [-1, 1], of clean `latents` [B, c, h, w]: the inverse of `encode`."""
+        return latents
+
+    def condition(self, labels: Tensor) -> Tensor | None:
+        """What `predict` is given of the classes `labels` [B]; None if unconditional."""
+        return None
+
+    def predict(self, unet: nn.Module, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """Predicted noise [B, c, h, w] for `x_t` at timesteps `t` [B]."""
+        return unet(x_t, t).sample
+
+    @classmethod
+    def example_inputs(cls, unet: nn.Module) -> dict[str, Tensor]:
+        """Arguments of one evaluation on one image, in the order of the network's signature, on its device."""
+        device, config = next(unet.parameters()).device, config_of(unet)
+        size = (1, config["in_channels"], config["sample_size"], config["sample_size"])
+        inputs = {"sample": torch.zeros(size, device=device), "timestep": torch.ones(1, dtype=torch.long, device=device)}
+        if config.get("num_class_embeds"):
+            inputs["class_labels"] = torch.zeros(1, dtype=torch.long, device=device)
+        return inputs
+
+    def pipeline(self, unet: Any, scheduler: DDIMScheduler) -> DiffusionPipeline:
+        """The diffusers pipeline that draws with these networks, which also decides how a model folder is laid out."""
+        from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
+        return DDIMPipeline(unet=unet, scheduler=scheduler)
+
+    def check(self, unet: nn.Module, name: str) -> None:
+        """Raises UserError where the model `name` lacks something without which it cannot be scored, sampled and trained."""
+
+
+def family_for(kind: type[nn.Module], folders: Collection[str] = ()) -> type[Family]:
+    """The family of predictors of class `kind` that has fixed networks in `folders`, of which unknown ones do not count.
+
+    A class that belongs to no family is that of an unconditional predictor of pixels.
+    """
+    families = [family for family in Family.known if issubclass(kind, family.kinds)]
+    needed = {name for family in families for name in family.fixed} & set(folders)
+    return next((family for family in families if needed <= set(family.fixed)), Family)
+
+
+def predictors() -> dict[str, type[nn.Module]]:
+    """The classes of noise predictors that can be loaded, by name."""
+    return {kind.__name__: kind for family in Family.known for kind in family.kinds}
