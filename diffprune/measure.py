@@ -52,19 +52,19 @@ def statistics_of(path: Path, extractor: Extractor, batch: int, kept: int) -> tu
         read = FeatureStatistics.read(path)
         read.check(extractor, path)
         return read, hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    of, digest = open_images(path, channels_of(extractor)), hashlib.sha256()
+    images, digest = open_images(path, channels_of(extractor)), hashlib.sha256()
 
-    def noted() -> Iterator[np.ndarray]:
-        for part in of.chunks(batch):
-            digest.update(np.ascontiguousarray(part))
-            yield part
+    def hashed() -> Iterator[np.ndarray]:
+        for some in images.chunks(batch):
+            digest.update(np.ascontiguousarray(some).data)
+            yield some
 
-    seen = FeatureStatistics.of(extractor, noted(), len(of), kept, str(path))
-    return seen, digest.hexdigest()[:8]
+    statistics = FeatureStatistics.of(extractor, hashed(), len(images), kept, str(path))
+    return statistics, digest.hexdigest()[:8]
 
 
 def channels_of(extractor: Extractor) -> int:
-    """As how many channels image files are read for it: those that it takes, else colours."""
+    """The number of channels that image files are read with for `extractor`: that of its input, else 3."""
     return 3 if extractor.takes is None else extractor.takes[0]
 
 
@@ -100,28 +100,29 @@ def main() -> None:
         if options.save is not None and options.save.is_dir():
             raise UserError(f"--save {options.save} is a folder: give a file name ending in .npz")
         extractor = load_extractor(options.features, options.weights).to(device_named(options.device))
-        if options.pairs is not None:       # what cannot be is said before the features are computed
+        if options.pairs is not None:       # fail before the features are computed
             if options.reference is None:
                 raise UserError("--pairs compares with the images of a REFERENCE: give one, or leave --pairs out")
             pair(options.images, options.reference, options.pairs, channels_of(extractor))
-        seen, _ = statistics_of(options.images, extractor, options.batch, options.subset)
+        statistics, _ = statistics_of(options.images, extractor, options.batch, options.subset)
         if options.save is not None:
-            seen.save(options.save)
+            statistics.save(options.save)
         if options.reference is not None:
-            print(json.dumps(scores(options, seen, extractor), indent=2))
+            print(json.dumps(scores(options, statistics, extractor), indent=2))
 
 
-def scores(options: argparse.Namespace, seen: FeatureStatistics, extractor: Extractor) -> dict[str, Any]:
-    """Everything that was asked for of the images that were `seen`, with what it was computed on."""
+def scores(options: argparse.Namespace, statistics: FeatureStatistics, extractor: Extractor) -> dict[str, Any]:
+    """The requested scores of the images with these `statistics`, with the protocol they were computed under."""
     reference, key = statistics_of(options.reference, extractor, options.batch, options.subset)
-    found: dict[str, Any] = {"features": extractor.name, **extractor.about}
-    found |= {"images": seen.count, "images_reference": reference.count, "reference_key": key}
-    found |= {"subset": options.subset, **subset_rule(max(seen.count or 0, reference.count or 0), options.subset),
-              "kid_subset": options.kid_subset, "neighbours": options.neighbours, "ssim_window": options.pairs}
-    found |= against(seen, reference, Settings(options.kid_subset, options.neighbours))
+    values: dict[str, Any] = {
+        "features": extractor.name, **extractor.about, "images": statistics.count, "images_reference": reference.count,
+        "reference_key": key, "subset": options.subset,
+        **subset_rule(max(statistics.count or 0, reference.count or 0), options.subset),
+        "kid_subset": options.kid_subset, "neighbours": options.neighbours, "ssim_window": options.pairs,
+        **against(statistics, reference, Settings(options.kid_subset, options.neighbours))}
     if options.pairs is not None:
-        found |= paired(options.images, options.reference, options.batch, options.pairs, channels_of(extractor))
-    return found
+        values |= paired(options.images, options.reference, options.batch, options.pairs, channels_of(extractor))
+    return values
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
+
+from diffprune.data.loading.images import ImageSet
 
 
 def picture(value: int, size: tuple[int, int] = (12, 8)) -> Image.Image:
@@ -71,3 +74,8 @@ def celeba(root: Path, values: dict[str, int], size: tuple[int, int] = (178, 218
         picture(place, size).save(photographs / name, format="PNG")
     (root / "list_eval_partition.txt").write_text("".join(f"{name} {part}\n" for name, part in values.items()))
     return photographs
+
+
+def batch(images: ImageSet, step: int, size: int, seed: int) -> Tensor:
+    """The images of one training step, on their own."""
+    return next(images.batches(step, step + 1, size, seed))[0]

@@ -81,7 +81,7 @@ class LatentModel(Model):
 @dataclass
 class FamilyModel(Model):
     """Adds the family of a model that belongs to none of the package's families, with its fixed networks."""
-    family: dict[str, Any] = MISSING
+    family: dict[str, Any] = option()
 
 
 @dataclass

@@ -1,9 +1,10 @@
-"""What is kept of a set of images, whatever its size, to compare it with another set."""
+"""Feature statistics: all that is kept of a set of images, whatever its size, to compare it with another set."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file
 from diffprune.runtime.progress import progress
 
+NUMBERS, NOTES = ("count", "inception_score"), ("made_with", "skipped")     # entries of a file besides arrays
 SUBSET_RULE = "PCG64(0)"    # how the images of a subset are drawn: the name changes when the rule does
 
 
@@ -22,9 +24,9 @@ class FeatureStatistics:
     """A set of `count` images as one extractor sees it.
 
     `gaussian` is fitted to the features of all of them; `features` float32 [M, D] are those of M images drawn from the set
-    (None where only the Gaussian is known); `inception_score` is None for an extractor without classes. `made_with` is the
-    extractor's name and what else it says of itself, None where the file does not say; `skipped` has {name: reason} of
-    images that were replaced by others because they cannot be used.
+    (None where only the Gaussian is known); `inception_score` is None for an extractor without classes. `made_with` has the
+    extractor's name and its protocol, None where the file lacks both; `skipped` has {name: reason} of images that were
+    replaced by others because they cannot be used.
     """
     count: int | None
     gaussian: Gaussian
@@ -35,7 +37,7 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, extractor: Extractor, images: Iterable[np.ndarray], count: int, kept: int, what: str) -> "FeatureStatistics":
-        """Makes one pass over `images`, batches of uint8 [B, H, W, C] with `count` images in all; one batch is in memory.
+        """Makes one pass over `images`, batches of uint8 [B, H, W, C] with `count` images in total; one batch is in memory.
 
         The features of at most `kept` images are kept; `what` names the set in messages. Raises UserError for fewer than two
         images, and where there are not exactly `count`.
@@ -59,27 +61,25 @@ class FeatureStatistics:
 
     def save(self, path: Path) -> None:
         """Writes a `.npz` file, by rename, which pytorch-fid reads as well (`mu`, `sigma`)."""
-        known = {"count": self.count, "features": self.features, "inception_score": self.inception_score,
-                 "made_with": None if self.made_with is None else json.dumps(self.made_with),
-                 "skipped": json.dumps(self.skipped) if self.skipped else None}
+        entries = {"mu": self.gaussian.mu, "sigma": self.gaussian.sigma, "count": self.count, "features": self.features,
+                   "inception_score": self.inception_score,
+                   "made_with": None if self.made_with is None else json.dumps(self.made_with),
+                   "skipped": json.dumps(self.skipped) if self.skipped else None}
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in entries.items() if value is not None}
         with atomic_file(path) as partial, partial.open("wb") as file:
-            np.savez(file, mu=self.gaussian.mu, sigma=self.gaussian.sigma,
-                     **{name: np.asarray(value) for name, value in known.items() if value is not None})
+            np.savez(file, **arrays)
 
     @classmethod
     def read(cls, path: Path) -> "FeatureStatistics":
         """From a file that `save` or pytorch-fid wrote; raises UserError for another."""
         gaussian = Gaussian.read(path)
         with np.load(path, allow_pickle=False) as stored:
-            known = {name: stored[name] for name in ("count", "features", "inception_score", "made_with", "skipped")
-                     if name in stored}
-        number = {name: known[name].item() for name in ("count", "inception_score") if name in known}
-        text = {name: json.loads(str(known[name])) for name in ("made_with", "skipped") if name in known}
-        return cls(number.get("count"), gaussian, known.get("features"), number.get("inception_score"),
-                   text.get("made_with"), text.get("skipped", {}))
+            entries: dict[str, Any] = {"count": None} | {name: stored[name].item() for name in NUMBERS if name in stored}
+            entries |= {name: json.loads(str(stored[name])) for name in NOTES if name in stored}
+            return cls(gaussian=gaussian, features=stored.get("features"), **entries)
 
     def check(self, extractor: Extractor, path: Path) -> None:
-        """Raises UserError where the file `path` says that these are another extractor's features."""
+        """Raises UserError where these statistics, of the file `path`, were made with another extractor."""
         if self.made_with is not None and self.made_with != identity(extractor):
             raise UserError(f"{path} was made with {described(self.made_with)}, these features are "
                             f"{described(identity(extractor))}: choose the same (--features, evaluate.features), or make "
@@ -87,6 +87,7 @@ class FeatureStatistics:
 
 
 def identity(extractor: Extractor) -> dict[str, float | str]:
+    """What must be equal for two sets of features to be comparable."""
     return {"features": extractor.name, **extractor.about}
 
 
@@ -97,10 +98,10 @@ def described(made_with: dict[str, float | str]) -> str:
 
 
 def subset_indices(count: int, kept: int) -> np.ndarray:
-    """`min(count, kept)` of the indices 0 … count-1, ascending: those to which PCG64(0) gives the least numbers.
+    """`min(count, kept)` of the indices 0 … count-1, ascending: those to which PCG64(0) assigns the smallest numbers.
 
-    The same on every machine: NumPy promises the generator's raw numbers for all of its versions. Regular steps through
-    the set would meet the same classes again and again, where image i is of class i modulo their number.
+    They are the same on every machine: NumPy guarantees the generator's raw numbers for all of its versions. Regular steps
+    through the set would pick few classes, since image i is of class i modulo their number.
     """
     if kept >= count:
         return np.arange(count)
@@ -108,5 +109,5 @@ def subset_indices(count: int, kept: int) -> np.ndarray:
 
 
 def subset_rule(count: int, kept: int) -> dict[str, str]:
-    """The rule by which `kept` of `count` images are drawn, for keys and protocols; nothing where all are kept."""
+    """The rule by which `kept` of `count` images are drawn, for keys and protocols; empty where all are kept."""
     return {"subset_rule": SUBSET_RULE} if kept < count else {}

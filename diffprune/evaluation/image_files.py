@@ -1,4 +1,4 @@
-"""Images as they lie on the disk, in their own size and in a fixed order: folders, array files, runs."""
+"""Images on the disk, in their own size and in a fixed order: folders, array files, runs."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +18,10 @@ from diffprune.runtime.files import exists, is_folder
 
 
 class ImageFiles(Protocol):
-    """`len` images of one `shape` (H, W, C); `chunks` gives them in order, uint8 [B, H, W, C], at most `batch` at a time."""
-    shape: tuple[int, ...]
+    """`len` images of one `shape` (H, W, C); `chunks` yields them in order, uint8 [B, H, W, C] with B <= `batch`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -44,7 +46,7 @@ def open_images(path: Path, channels: int = 3) -> ImageFiles:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Mapped, not read: uint8 [N, H, W, C]."""
+    """The images of a `.npy` file, uint8 [N, H, W, C], mapped into memory; raises UserError for other content."""
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -59,7 +61,9 @@ class ArrayFile:
     """Images of an array."""
     images: np.ndarray
 
-    shape = property(lambda self: self.images.shape[1:])
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.images.shape[1:]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,7 +74,7 @@ class ArrayFile:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Image files of one size; the next batch is decoded while the present one is used."""
+    """Image files of one size; the next batch is decoded while the current one is used."""
     files: list[Path]
     channels: int = 3
 
@@ -85,7 +89,7 @@ class ImageFolder:
         with ThreadPoolExecutor() as pool:
             ahead = [pool.submit(self.decode, file) for file in self.files[:batch]]
             for start in range(0, len(self), batch):
-                images = [decoded.result() for decoded in ahead]
+                images = [job.result() for job in ahead]
                 ahead = [pool.submit(self.decode, file) for file in self.files[start + batch:start + 2 * batch]]
                 check_sizes(images, self.files[start:start + batch], self.shape)
                 yield np.stack(images)
@@ -102,6 +106,7 @@ class ImageFolder:
 
 
 def check_sizes(images: list[np.ndarray], files: list[Path], shape: tuple[int, ...]) -> None:
+    """Raises UserError, naming the file, for an image whose shape is not `shape`."""
     for image, file in zip(images, files, strict=True):
         if image.shape != shape:
             raise UserError(f"{file} is {image.shape[1]}x{image.shape[0]} pixels, the images before it are "

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Standing:
         except (JSONDecodeError, TypeError) as error:
             return cls("failed", until, reason=f"{run.standing.name} cannot be read ({error}): delete it")
         if known.state == "running" and known.gone(beat):
-            return cls(**asdict(known) | {"state": "stopped", "reason": f"its process on {known.host} is gone"})
+            return replace(known, state="stopped", reason=f"its process on {known.host} is gone")
         covers = finished if until == STAGES[-1] else STAGES.index(known.until) >= STAGES.index(until)
         if known.state == "done" and not covers:
             return cls("waiting", until)

@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from diffprune.runs.run import Run
 from diffprune.runtime.command_line import one_sentence
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not run.config.exists():
             raise UserError(f"{run.folder} is no run folder: start the run first, with until=finetune")
         cfg = OmegaConf.load(run.config)
+        assert isinstance(cfg, DictConfig)
         model = run.final(trains(cfg))
         if not model.exists():
             raise UserError(f"{run.folder} has no model {model.name}/ yet: repeat its command with until=finetune")

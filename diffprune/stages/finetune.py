@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from diffprune.data.loading.images import ImageSet
 from diffprune.models.model_folder import load_model, save_model
+from diffprune.runs.data_record import note_skipped
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runtime.distributed import current_ranks
@@ -48,7 +49,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
               else nullcontext()) as progress_log:
             train(cfg, trainer, images.to(trainer.device), checkpoints, interrupt, progress_log, tracker)
         if ranks.is_rank0:
-            options.note_skipped(run, images.skipped)
+            note_skipped(run, images.skipped)
             with interrupt.held():
                 finish(trainer, run)
 

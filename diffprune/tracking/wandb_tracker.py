@@ -48,7 +48,7 @@ class WandbTracker(Tracker):
         folder.mkdir(parents=True, exist_ok=True)
         write_below(folder)
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")     # a silent server holds up a process's end for that
-        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
         try:
             opened = self.init(run, about, mode)
         except Exception as error:
@@ -64,7 +64,8 @@ class WandbTracker(Tracker):
                      folder / "wandb" / f"offline-run-*-{opened.id}")
         return opened
 
-    def init(self, run: Run, about: Description, mode: str) -> Any:
+    def init(self, run: Run, about: Description, mode: Any) -> Any:
+        """The open W&B run; `mode` is one of the client's words ("online", "offline", …)."""
         import wandb
         dataset, pruner, model = (about.options[group]["name"] for group in ("dataset", "pruner", "model"))
         settings = wandb.Settings(silent=True, console="off", init_timeout=self.patience, finish_timeout=self.patience,

@@ -12,7 +12,7 @@ import torch
 
 from diffprune.data import cifar10, image_folder, imagenet, lsun
 from diffprune.data.loading.images import ImageSet
-from diffprune.data.loading.skipped import Skipped
+from diffprune.data.loading.streamed import Skipped
 from diffprune.runtime.errors import UserError
 from tests import data_sets_on_disk as made
 
@@ -61,10 +61,10 @@ def test_the_next_good_image_stands_in_for_a_skipped_one(folder: Path, options: 
     assert [Path(name).name for name in images.skipped] == ["003.png", "006.png", "011.png"]
     assert set(images.skipped.values()) == {"is not a readable image: remove it or copy it again"}
     for step, (pixels, labels) in enumerate(images.batches(0, 5, 5, 1)):
-        assert torch.equal(pixels, images.batch(step, 5, 1))
-        assert torch.equal(labels, images.batch_labels(step, 5, 1))
+        assert torch.equal(pixels, made.batch(images, step, 5, 1))
+        assert torch.equal(labels, images.take(images.order.indices(step, 5, 1))[1])
     held = image_folder.load(str(folder), 8, 3, flip=True, on_error="skip")
-    assert torch.equal(images.batch(3, 7, 2), held.batch(3, 7, 2))
+    assert torch.equal(made.batch(images, 3, 7, 2), made.batch(held, 3, 7, 2))
     assert torch.equal(images.calibration_labels(12, 2), held.calibration_labels(12, 2))
     assert sorted(held.calibration_labels(12, 2).tolist()) == [0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2]
     assert images.key == held.key

@@ -10,6 +10,7 @@ from diffprune.data import digits, image_folder
 from diffprune.data.loading.images import Images
 from diffprune.runtime.errors import UserError
 from diffprune.stages.options import load_images
+from tests import data_sets_on_disk as made
 
 
 @pytest.fixture
@@ -38,27 +39,27 @@ def test_digits_take_no_path() -> None:
 
 
 def test_every_image_is_seen_once_per_epoch(numbered: Images) -> None:
-    seen = [v for step in range(5) for v in values(numbered.batch(step, 4, seed=0))]
+    seen = [v for step in range(5) for v in values(made.batch(numbered, step, 4, seed=0))]
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
 
 
 def test_a_batch_depends_on_step_and_seed_alone(numbered: Images) -> None:
-    assert torch.equal(numbered.batch(7, 4, seed=0), numbered.batch(7, 4, seed=0))
-    assert values(numbered.batch(0, 10, seed=0)) != values(numbered.batch(0, 10, seed=1))
+    assert torch.equal(made.batch(numbered, 7, 4, seed=0), made.batch(numbered, 7, 4, seed=0))
+    assert values(made.batch(numbered, 0, 10, seed=0)) != values(made.batch(numbered, 0, 10, seed=1))
 
 
 def test_a_batch_may_be_larger_than_the_set(numbered: Images) -> None:
-    assert sorted(values(numbered.batch(0, 20, seed=0))) == sorted([*range(10)] * 2)
+    assert sorted(values(made.batch(numbered, 0, 20, seed=0))) == sorted([*range(10)] * 2)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_parts_of_a_batch_are_slices_of_it(world: int) -> None:
     images = Images(torch.arange(30, dtype=torch.uint8).view(10, 1, 1, 3), True, torch.arange(10))
-    parts = [list(images.batches(1, 6, 7, 3, (rank, world))) for rank in range(world)]
-    for step, shares in enumerate(zip(*parts, strict=True), 1):
-        assert torch.equal(torch.cat([pixels for pixels, _ in shares]), images.batch(step, 7, 3))
-        assert torch.equal(torch.cat([labels for _, labels in shares]), images.batch_labels(step, 7, 3))
+    of_ranks = [list(images.batches(1, 6, 7, 3, (rank, world))) for rank in range(world)]
+    for step, shares in enumerate(zip(*of_ranks, strict=True), 1):
+        assert torch.equal(torch.cat([pixels for pixels, _ in shares]), made.batch(images, step, 7, 3))
+        assert torch.equal(torch.cat([labels for _, labels in shares]), images.labels[images.order.indices(step, 7, 3)])
 
 
 def test_a_part_may_be_empty(numbered: Images) -> None:
@@ -82,7 +83,7 @@ def test_chunks_are_the_images_in_order(numbered: Images) -> None:
 def test_moved_images_stay_the_same_set(numbered: Images) -> None:
     moved = numbered.to("cpu")
     assert moved.key == numbered.key
-    assert torch.equal(moved.batch(0, 4, 0), numbered.batch(0, 4, 0))
+    assert torch.equal(made.batch(moved, 0, 4, 0), made.batch(numbered, 0, 4, 0))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -98,10 +99,10 @@ def test_batches_made_on_a_gpu_are_the_cpus_bit_for_bit() -> None:
 
 def test_flips_mirror_about_half_and_only_where_allowed() -> None:
     ramp = torch.arange(3, dtype=torch.uint8).expand(400, 1, 1, 3).clone()
-    flipped = Images(ramp, flip=True).batch(0, 400, seed=0)
+    flipped = made.batch(Images(ramp, flip=True), 0, 400, seed=0)
     share = float((flipped[:, 0, 0, 0] > flipped[:, 0, 0, 2]).float().mean())
     assert 0.4 < share < 0.6
-    straight = Images(ramp, flip=False).batch(0, 400, seed=0)
+    straight = made.batch(Images(ramp, flip=False), 0, 400, seed=0)
     assert bool((straight[:, 0, 0, 0] < straight[:, 0, 0, 2]).all())
 
 

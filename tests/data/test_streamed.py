@@ -73,7 +73,7 @@ def test_a_streamed_set_gives_what_one_in_memory_gives(load: Callable[..., Image
                 assert torch.equal(pixels, expected)
                 assert (labels is None) == (known is None) == (held.labels is None)
                 assert labels is None or torch.equal(labels, known)
-        assert torch.equal(images.batch(3, 5, 7), held.batch(3, 5, 7))
+        assert torch.equal(made.batch(images, 3, 5, 7), made.batch(held, 3, 5, 7))
         assert torch.equal(images.calibration(5, 7), held.calibration(5, 7))
         for chunk, expected in zip(images.chunks(5, [3, 1, 7, 7, 0, 2]), held.chunks(5, [3, 1, 7, 7, 0, 2]), strict=True):
             assert np.array_equal(chunk, expected)
@@ -106,7 +106,7 @@ def test_memory_decides_and_is_no_part_of_the_experiment(tmp_path: Path, config)
     assert isinstance(load_images(streamed), StreamedImages)
     assert isinstance(load_images(config(*base, "dataset.memory_gb=2.304e-6")), HeldImages)     # 12 x 3 x 8 x 8 bytes
     assert run_name(kept) == run_name(streamed)
-    assert torch.equal(load_images(kept).batch(5, 7, 0), load_images(streamed).batch(5, 7, 0))
+    assert torch.equal(made.batch(load_images(kept), 5, 7, 0), made.batch(load_images(streamed), 5, 7, 0))
     assert run_name(config(*base, "dataset.on_error=stop")) == run_name(kept)
     assert run_name(config(*base, "dataset.on_error=skip")) != run_name(kept)
 
@@ -151,8 +151,8 @@ def test_a_killed_reading_process_ends_the_run_with_a_sentence(tmp_path: Path, m
 
 def test_a_database_is_read_by_several_sets_and_after_a_fork(tmp_path: Path) -> None:
     first, second = database(tmp_path, memory_gb=0), database(tmp_path, memory_gb=0, workers=2)
-    assert torch.equal(first.batch(0, 4, 0), second.batch(0, 4, 0))
-    assert torch.equal(next(second.batches(0, 2, 4, 0))[0], first.batch(0, 4, 0))
+    assert torch.equal(made.batch(first, 0, 4, 0), made.batch(second, 0, 4, 0))
+    assert torch.equal(next(second.batches(0, 2, 4, 0))[0], made.batch(first, 0, 4, 0))
 
 
 # a listing of 1.3 million names

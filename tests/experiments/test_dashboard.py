@@ -51,12 +51,14 @@ def test_runs_are_found_by_their_ids_and_sorted_by_distance() -> None:
 def test_seeds_of_one_cell_are_together_and_nothing_else(name: str, keys: list[str], groups: int) -> None:
     """As the client groups: by the values that the tracker sends under these keys."""
     from diffprune.config.compose import composed
-    from diffprune.tracking.wandb_tracker import asked, flat
+    from diffprune.stages.options import description
+    from diffprune.tracking.wandb_tracker import flat, short_names
     assert grouping(of(name)[0]) == keys
     sent = []
     for cell in {cell.title: cell for cell in plan([name]).cells}.values():
         cfg = composed(cell.overrides)
-        values = flat(cfg) | asked(cfg)
+        about = description(cfg)
+        values = flat(about.options) | short_names(about.science)
         sent.append(tuple(values.get(key) for key in keys))
     assert len(set(sent)) == len(sent) == groups
 

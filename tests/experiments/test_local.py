@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
 from diffprune import __main__ as entry
-from diffprune.config.naming import run_folder
+from diffprune.config.naming import masked, run_folder
 from diffprune.pipeline import Stages, reproduce
 from diffprune.runs.cache import Cache
 from diffprune.runs.provenance import provenance
@@ -230,7 +230,7 @@ def test_a_cell_keeps_its_own_log_and_command(cells, pretended) -> None:
 
 def test_cells_that_differ_in_sampling_alone_share_one_healed_model(config, tmp_path: Path) -> None:
     few, first = lone(["sampler.steps=10", f"paths.runs={tmp_path}/runs"]), Run(run_folder(cfg := config()))
-    first.open(cfg)
+    first.open(OmegaConf.to_yaml(masked(cfg), resolve=True))
     for file in (first.scores, first.prune_report, first.progress):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(file.name)
@@ -263,7 +263,7 @@ def test_cells_of_one_model_wait_for_its_healing_and_for_nothing_after_it(config
     lock, seen = Cache(tmp_path / "cache").lock(f"model-{maker.model}"), []
 
     def reproduce(cfg: DictConfig, run: Run, healed: Callable[[], None]) -> None:
-        Run(run_folder(cfg)).open(cfg)
+        Run(run_folder(cfg)).open(OmegaConf.to_yaml(masked(cfg), resolve=True))
         seen.append((run.finetuned.exists(), free(lock)))
         run.finetuned.mkdir(exist_ok=True)
         healed()

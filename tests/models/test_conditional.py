@@ -172,13 +172,12 @@ def test_classes_are_the_sorted_sub_folders(images: Path) -> None:
 def test_a_batch_comes_with_its_classes() -> None:
     """Image i has the value and the class i."""
     images = Images(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1), False, torch.arange(10))
-    for step in range(4):
-        values = ((images.batch(step, 4, 3).flatten() + 1) * 127.5).round().long()
-        assert torch.equal(values, images.batch_labels(step, 4, 3))
+    for batch, labels in images.batches(0, 4, 4, 3):
+        assert torch.equal(((batch.flatten() + 1) * 127.5).round().long(), labels)
     values = ((images.calibration(5, 3).flatten() + 1) * 127.5).round().long()
     assert torch.equal(values, images.calibration_labels(5, 3))
     plain = Images(images.pixels, False)
-    assert plain.batch_labels(0, 4, 3) is plain.calibration_labels(4, 3) is None
+    assert next(plain.batches(0, 1, 4, 3))[1] is plain.calibration_labels(4, 3) is None
     assert plain.key != images.key
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from diffprune.config.naming import run_folder, run_name
@@ -127,7 +127,7 @@ def test_no_rounding_adds_up(selection: str, channels: int, blocks: int, heads: 
 def test_rounds_share_all_steps_and_come_to_the_whole_ratio(of: int) -> None:
     parts = [Round(index, of) for index in range(1, of + 1)]
     for steps in (7, 100, 299):
-        own = [part.healing(OmegaConf.create({"schedule": {"steps": steps}})).schedule.steps for part in parts]
+        own = [part.steps(steps) for part in parts]
         assert sum(own) == steps
         assert [part.steps_before(steps) for part in parts] == [sum(own[:index]) for index in range(of)]
         assert min(own) >= 1

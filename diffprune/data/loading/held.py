@@ -1,4 +1,4 @@
-"""Whether a data set is held in memory or streamed, and reading it into memory."""
+"""Data sets in memory, decoded at their first use, and the choice between these and streamed ones."""
 
 import logging
 import math
@@ -24,8 +24,8 @@ def gather(source: Source, transform: Transform, flip: bool, labels: torch.Tenso
            memory_gb: float = math.inf, on_error: str = "stop", **_: Any) -> ImageSet:
     """The images of `source`, in memory up to `memory_gb` (10^9 bytes), else streamed; `workers` processes read.
 
-    Both give the same batches and have the same key, and neither decodes an image before one is asked for. UserError for
-    an image that cannot be used is raised then; `on_error` "skip" replaces it by the next one.
+    Both give the same batches and have the same key, and neither decodes an image before its first use. That raises
+    UserError for an image that cannot be used; with `on_error` "skip" the next image replaces it.
     """
     readable = Readable(source, transform, labels, on_error == "skip")
     if readable.bytes <= memory_gb * 1e9:
@@ -49,11 +49,14 @@ class HeldImages(ImageSet):
     def images(self) -> Images:
         return held(self.readable, self.flip, self.workers)
 
-    pixels = property(lambda self: self.images.pixels)
+    @property
+    def pixels(self) -> torch.Tensor:
+        """uint8 [N, C, H, W]."""
+        return self.images.pixels
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """Those of the files; where images may be left out, of what stands in for them, which shows on decoding."""
+        """Those of the files; where bad images are replaced, those of the decoded images."""
         return self.images.labels if self.readable.skip and self.readable.labels is not None else self.readable.labels
 
     @property
@@ -87,7 +90,7 @@ def held(readable: Readable, flip: bool, workers: int = 0) -> Images:
     def fill() -> Iterator[int]:
         for indices, (some, classes) in zip(chunks, stream.taken(chunks), strict=True):
             pixels[indices] = some
-            if labels is not None:
+            if labels is not None and classes is not None:
                 labels[indices] = classes
             yield from indices.tolist()
 

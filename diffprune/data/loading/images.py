@@ -1,9 +1,8 @@
-"""What every data set is to its users, and the one that is held in memory."""
+"""The interface of every data set, and the set that is held in memory."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,14 +17,21 @@ Taken = tuple[Tensor, Tensor | None]        # images uint8 [B, C, H, W] and thei
 
 
 class ImageSet(ABC):
-    """A data set: `flip` says whether a mirrored image is still one of the set; `labels` int64 [N] or None; `skipped` has
-    {name: reason} of the images left out so far because they cannot be used, in index order (dataset.on_error=skip).
+    """A data set; `flip` says whether a mirrored image still belongs to it.
 
-    Everything below is made of `take`, so that sets in memory and streamed ones give the same batches, bit for bit.
+    Every batch is made by `take`, so that sets in memory and streamed ones give the same batches, bit for bit.
     """
     flip: bool
-    labels: Tensor | None
-    skipped: dict[str, str]
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The images' classes, int64 [N]; None for a set without classes."""
+        return None
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """{name: reason} of the unusable images found so far and replaced (dataset.on_error=skip), in index order."""
+        return {}
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -44,7 +50,7 @@ class ImageSet(ABC):
         return map(self.take, wanted)
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """The set with its pixels on `device`, where batches are made from then on; a streamed set as it is."""
+        """The set with its pixels on `device`, where batches are then made; a streamed set itself."""
         return self
 
     @cached_property
@@ -52,21 +58,17 @@ class ImageSet(ABC):
         return Order(len(self))
 
     def batches(self, start: int, stop: int, size: int, seed: int, part: Part = (0, 1)) -> Iterator[Taken]:
-        """For each step from `start` to `stop` - 1: float32 images in [-1, 1] and their classes.
+        """For each training step from `start` to `stop` - 1: float32 images in [-1, 1] and their classes.
 
-        They are the `part` (rank, world) of that step's batch of `size` images, the same whoever computes the others.
+        A batch of `size` images depends on (step, size, seed) alone; this gives its part (rank, world size).
         """
-        wanted = (self.order.indices(step, size, seed, part) for step in range(start, stop))
-        for step, (pixels, labels) in zip(range(start, stop), self.taken(wanted), strict=True):
-            yield self._batch(pixels, step, size, seed, part), labels
-
-    def batch(self, step: int, size: int, seed: int) -> Tensor:
-        """The training batch of `step` (0, 1, …), float32 in [-1, 1]: it depends on (step, size, seed) alone."""
-        return self._batch(self.take(self.order.indices(step, size, seed))[0], step, size, seed)
-
-    def batch_labels(self, step: int, size: int, seed: int) -> Tensor | None:
-        """The classes [size] of the images in `batch`, None for a set without classes."""
-        return self._classes(self.order.indices(step, size, seed))
+        steps = range(start, stop)
+        wanted = (self.order.indices(step, size, seed, part) for step in steps)
+        for step, (pixels, labels) in zip(steps, self.taken(wanted), strict=True):
+            if self.flip:       # as bytes, a quarter of the work
+                turned = mirrored(step, size, seed, part).to(pixels.device)
+                pixels = torch.where(turned.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+            yield from_uint8(pixels), labels
 
     def calibration(self, size: int, seed: int) -> Tensor:
         """The fixed scoring batch: the first batch of the seed's shuffle, never mirrored, float32 in [-1, 1]."""
@@ -84,37 +86,38 @@ class ImageSet(ABC):
         for pixels, _ in self.taken(wanted.split(batch) if len(wanted) else ()):
             yield pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
-    def _batch(self, pixels: Tensor, step: int, size: int, seed: int, part: Part = (0, 1)) -> Tensor:
-        if self.flip:       # as bytes, a quarter of the work
-            turned = mirrored(step, size, seed, part).to(pixels.device)
-            pixels = torch.where(turned.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-        return from_uint8(pixels)
-
     def _classes(self, indices: Tensor) -> Tensor | None:
         return None if self.labels is None else self.labels[indices]
 
 
-@dataclass(frozen=True)
 class Images(ImageSet):
     """A data set in memory: `pixels` uint8 [N, C, H, W]. The key is the digest of every pixel and label."""
-    pixels: Tensor
-    flip: bool
-    labels: Tensor | None = None
-    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __init__(self, pixels: Tensor, flip: bool, labels: Tensor | None = None,
+                 skipped: dict[str, str] | None = None) -> None:
+        self.pixels, self.flip, self._labels, self._skipped = pixels, flip, labels, skipped or {}
+
+    @property
+    def labels(self) -> Tensor | None:
+        return self._labels
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        return self._skipped
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     @cached_property
     def key(self) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(self.pixels.cpu().numpy()))
+        digest = hashlib.sha256(self.pixels.cpu().contiguous().numpy().data)
         digest.update(str(self.pixels.shape).encode())
         if self.labels is not None:
             digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> "Images":
-        return replace(self, pixels=self.pixels.to(device))
+        return Images(self.pixels.to(device), self.flip, self.labels, self.skipped)
 
     def take(self, indices: Tensor) -> Taken:
         return self.pixels[indices.to(self.pixels.device)], self._classes(indices)

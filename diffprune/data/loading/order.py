@@ -5,7 +5,7 @@ from torch import Tensor
 
 from diffprune.diffusion.randomness import Stream, generator
 
-Part = tuple[int, int]      # (rank, world): which of `world` equal parts of a batch is meant
+Part = tuple[int, int]      # (rank, world): the part of a batch that process `rank` of `world` computes
 
 
 class Order:
@@ -17,7 +17,7 @@ class Order:
 
     def indices(self, step: int, size: int, seed: int, part: Part = (0, 1)) -> Tensor:
         """Indices of the images in `part` of the batch of `size` at `step`: places step * size … of the shuffles."""
-        low, high = share(size, part)
+        low, high = bounds(size, part)
         places = torch.arange(step * size + low, step * size + high)
         epochs = places // self.length
         return torch.cat([self.shuffle(int(epoch), seed)[places[epochs == epoch] % self.length]
@@ -32,12 +32,12 @@ class Order:
 
 
 def mirrored(step: int, size: int, seed: int, part: Part = (0, 1)) -> Tensor:
-    """Which images of `part` of the batch at `step` are mirrored, bool; drawn for the whole batch, whoever works on it."""
-    low, high = share(size, part)
+    """Which images of `part` of the batch at `step` are mirrored, bool; drawn for the complete batch, whatever the part."""
+    low, high = bounds(size, part)
     return (torch.rand(size, generator=generator(seed, Stream.FLIP, step)) < 0.5)[low:high]
 
 
-def share(size: int, part: Part) -> tuple[int, int]:
+def bounds(size: int, part: Part) -> tuple[int, int]:
     """The contiguous places [low, high) of a batch of `size` that belong to `part`."""
     rank, world = part
     return rank * size // world, (rank + 1) * size // world

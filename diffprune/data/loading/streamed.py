@@ -1,5 +1,6 @@
 """A data set that is read as it is needed, ahead of its use, by several processes."""
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -12,23 +13,31 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffprune.data.loading.images import ImageSet, Taken
 from diffprune.data.loading.readable import Bad, Readable
-from diffprune.data.loading.skipped import Skipped
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.interrupt import unheard
 
+log = logging.getLogger(__name__)
+
+NAMED = 10      # images that a message names
+
 
 class StreamedImages(ImageSet):
-    """The images of `readable`, decoded when they are asked for; `workers` processes read ahead, 0 none.
+    """The images of `readable`, decoded when they are needed; `workers` processes read ahead (0: none).
 
-    `labels` are those of the files; with a bad image's substitute comes the substitute's class.
+    `labels` are those of the files; an image that replaces a bad one comes with its own class.
     """
 
     def __init__(self, readable: Readable, flip: bool, workers: int = 0) -> None:
         self.readable, self.flip, self.workers = readable, flip, workers
         self._skipped = Skipped()
 
-    labels = property(lambda self: self.readable.labels)
-    skipped = property(lambda self: self._skipped.reasons)
+    @property
+    def labels(self) -> Tensor | None:
+        return self.readable.labels
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        return self._skipped.reasons
 
     def __len__(self) -> int:
         return len(self.readable)
@@ -89,19 +98,43 @@ class Requests(Dataset):
     def __init__(self, readable: Readable) -> None:
         self.readable = readable
 
-    def __getitem__(self, indices: Tensor) -> Answer:
-        known = set(self.readable.bad)
+    def __getitem__(self, index: Tensor) -> Answer:
+        """The answer for the images at the int64 [B] `index`."""
+        reported = set(self.readable.bad)
         try:
-            found = [self.readable.image(index) for index in indices.tolist()]
+            images = [self.readable.image(place) for place in index.tolist()]
         except UserError as error:
             return error
         side, channels = self.readable.transform.resolution, self.readable.transform.channels
-        pixels = np.empty((len(found), channels, side, side), np.uint8)
-        for place, (_, image) in enumerate(found):
-            pixels[place] = image.transpose(2, 0, 1)
-        origin = np.array([index for index, _ in found], np.int64)
-        return pixels, origin, {index: why for index, why in self.readable.bad.items() if index not in known}
+        pixels = np.empty((len(images), channels, side, side), np.uint8)
+        for row, (_, image) in enumerate(images):
+            pixels[row] = image.transpose(2, 0, 1)
+        origin = np.array([place for place, _ in images], np.int64)
+        return pixels, origin, {place: why for place, why in self.readable.bad.items() if place not in reported}
 
 
 def unchanged(answer: Any) -> Any:
     return answer
+
+
+class Skipped:
+    """Collects unusable images by index; logs their count and the first names, then whenever the count has doubled."""
+
+    def __init__(self) -> None:
+        self.bad: dict[int, Bad] = {}
+        self.logged = 0     # images in the last message
+
+    def add(self, bad: dict[int, Bad]) -> None:
+        """Adds the `bad` images, by index; an image counts once."""
+        self.bad |= bad
+        count = len(self.bad)
+        if count > self.logged and (count <= NAMED or count >= 2 * self.logged):
+            self.logged = count
+            names, rest = list(self.reasons)[:NAMED], count - NAMED
+            log.warning("%d image%s left out as unusable, the next good one stands in: %s%s", count,
+                        " is" if count == 1 else "s are", ", ".join(names), f" and {rest} more" if rest > 0 else "")
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """{name: why it cannot be used} in index order."""
+        return dict(self.bad[index] for index in sorted(self.bad))

@@ -1,22 +1,27 @@
-"""Where encoded images lie: folders, archives, databases, tables."""
+"""Where encoded images are stored: folders, archives, databases, tables."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
 
 
-class Source(Protocol):
+class Source(ABC):
     """Encoded images by index 0, 1, …, the same on every machine. Threads and processes may share one."""
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def name(self, index: int) -> str:
-        """What people call the image."""
+        """The image's name in messages."""
 
+    @abstractmethod
     def read(self, index: int) -> bytes:
         """The encoded image; raises OSError where it cannot be read."""
 
+    @abstractmethod
     def identity(self) -> Iterator[bytes]:
-        """What tells this source from every other: relative names and sizes, without reading an image."""
+        """What distinguishes this source from every other: relative names and sizes, without reading an image."""
 
     def at_random(self) -> "Source":
-        """The same images from where any one of them is read quickly; `self` for most."""
+        """The same images in a form in which any one of them is read quickly."""
+        return self

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diffprune.data.sources import Source
 from diffprune.data.sources.names import SUFFIXES, is_image, packed, unpacked
 from diffprune.runtime.errors import UserError
 
 
 @dataclass
-class ZipSource:
+class ZipSource(Source):
     """The members `names` of the archive `path`; `sizes` and `checksums` int64 [N] are those in its directory."""
     path: Path
     names: pa.Array
@@ -32,11 +33,12 @@ class ZipSource:
                              for info in archive.infolist() if wanted(info.filename))
         if not members:
             raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)})")
-        names = packed("/".join(parts).encode() for parts, _, _ in members)
-        return cls(path, names, *(np.array(column, np.int64) for column in list(zip(*members, strict=True))[1:]))
+        names = packed("/".join(path_parts).encode() for path_parts, _, _ in members)
+        return cls(path, names, np.array([size for _, size, _ in members], np.int64),
+                   np.array([checksum for _, _, checksum in members], np.int64))
 
     def chosen(self, places: np.ndarray) -> "ZipSource":
-        """The members at `places` alone."""
+        """Only the members at `places`."""
         return ZipSource(self.path, self.names.take(pa.array(places)), self.sizes[places], self.checksums[places])
 
     def __len__(self) -> int:
@@ -64,9 +66,6 @@ class ZipSource:
         yield b"\0".join(unpacked(self.names))
         yield self.sizes.tobytes()
         yield self.checksums.tobytes()
-
-    def at_random(self) -> "ZipSource":
-        return self
 
 
 def opened(path: Path) -> zipfile.ZipFile:

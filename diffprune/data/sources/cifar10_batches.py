@@ -54,8 +54,9 @@ def batches(place: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
             return
         with tarfile.open(place) as archive:
             for member in archive:
-                if member.isfile() and Path(member.name).name.startswith(prefix):
-                    yield f"{place}/{member.name}", archive.extractfile(member).read()
+                content = archive.extractfile(member) if Path(member.name).name.startswith(prefix) else None
+                if content is not None:     # None for what is no file
+                    yield f"{place}/{member.name}", content.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{place} cannot be read ({error}): copy it again") from error
 

@@ -9,12 +9,13 @@ import lmdb
 import numpy as np
 import pyarrow as pa
 
+from diffprune.data.sources import Source
 from diffprune.data.sources.names import packed, unpacked
 from diffprune.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class DatabaseSource:
+class DatabaseSource(Source):
     """The values of the database folder `path`, by their sorted `keys`; `sizes` int64 [N] in bytes."""
     path: Path
     keys: pa.Array
@@ -22,7 +23,7 @@ class DatabaseSource:
 
     @classmethod
     def of(cls, path: Path) -> "DatabaseSource":
-        """Every entry; raises UserError for a database that is none, cut short or empty."""
+        """Every entry; raises UserError for one that is not readable, cut short or empty."""
         sizes: list[int] = []
 
         def keys(transaction: lmdb.Transaction) -> Iterator[bytes]:
@@ -49,16 +50,16 @@ class DatabaseSource:
     def read(self, index: int) -> bytes:
         try:
             with environment(str(self.path)).begin() as transaction:
-                return transaction.get(self.keys[index].as_py())
+                value = transaction.get(self.keys[index].as_py())
         except lmdb.Error as error:
             raise OSError(str(error)) from error
+        if value is None:
+            raise OSError("the database has changed")
+        return bytes(value)
 
     def identity(self) -> Iterator[bytes]:
         yield b"\0".join(unpacked(self.keys))
         yield self.sizes.tobytes()
-
-    def at_random(self) -> "DatabaseSource":
-        return self
 
 
 @functools.cache
@@ -70,6 +71,7 @@ def environment(path: str) -> lmdb.Environment:
 def check_length(path: Path) -> None:
     """Raises OSError for a file that ends before its last page: reading there would kill the process."""
     database = environment(str(path))
-    pages, found = database.info()["last_pgno"] + 1, (path / "data.mdb").stat().st_size
-    if found < pages * database.stat()["psize"]:
-        raise OSError(f"data.mdb is cut short, {found} of {pages * database.stat()['psize']} bytes")
+    size = (path / "data.mdb").stat().st_size
+    needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+    if size < needed:
+        raise OSError(f"data.mdb is cut short, {size} of {needed} bytes")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from diffprune.data.sources import Source
 from diffprune.data.sources.names import BLOCK, SUFFIXES, is_image, packed
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.progress import progress
@@ -17,7 +18,7 @@ ASKING = 16     # threads that ask for file sizes: on a network file system each
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(Source):
     """The files `names` (relative, with /) below `root`."""
     root: Path
     names: pa.Array
@@ -52,9 +53,6 @@ class FolderSource:
                 sizes = pool.map(lambda part: [size(os.path.join(root, name)) for name in part], parts)
                 yield b"\0".join(names)
                 yield np.array([one for part in sizes for one in part], np.int64).tobytes()
-
-    def at_random(self) -> "FolderSource":
-        return self
 
 
 def size(path: bytes) -> int:

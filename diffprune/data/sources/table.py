@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 
+from diffprune.data.sources import Source
 from diffprune.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -22,13 +23,13 @@ LABEL_COLUMNS = ("label", "labels")
 
 
 @dataclass
-class TableSource:
+class TableSource(Source):
     """The image column of Parquet `files`; `groups` are (file, row group) and `starts` the first row of each."""
     files: list[Path]
     groups: list[tuple[int, int]]
     starts: list[int]
     rows: int
-    _held: threading.local = field(default_factory=threading.local, repr=False)
+    _recent: threading.local = field(default_factory=threading.local, repr=False)
 
     @classmethod
     def of(cls, files: list[Path]) -> "TableSource":
@@ -46,7 +47,7 @@ class TableSource:
 
     def labels(self) -> torch.Tensor | None:
         """int64 [N]; None where a file has no column of classes."""
-        parts = []
+        columns_read = []
         for path in self.files:
             with reading(path):
                 _, label = columns(path, parquet.read_schema(path))
@@ -55,17 +56,17 @@ class TableSource:
                 column = parquet.read_table(path, columns=[label])[label]
                 if not pa.types.is_integer(column.type) or column.null_count:
                     raise UserError(f"{path} has classes that are no numbers in its column {label}: copy it again")
-                parts.append(torch.tensor(column.to_numpy(), dtype=torch.int64))
-        return torch.cat(parts)
+                columns_read.append(torch.tensor(column.to_numpy(), dtype=torch.int64))
+        return torch.cat(columns_read)
 
     def __len__(self) -> int:
         return self.rows
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_held"}
+        return {name: value for name, value in self.__dict__.items() if name != "_recent"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_held": threading.local()}
+        self.__dict__ |= state | {"_recent": threading.local()}
 
     def name(self, index: int) -> str:
         place = bisect_right(self.starts, index) - 1
@@ -75,11 +76,12 @@ class TableSource:
     def read(self, index: int) -> bytes:
         """Cheap for neighbours only: the last row group is kept, per thread."""
         place = bisect_right(self.starts, index) - 1
-        if getattr(self._held, "place", None) != place:
-            self._held.values, self._held.place = self.row_group(place), place
-        return present(self._held.values[index - self.starts[place]].as_py())
+        if getattr(self._recent, "place", None) != place:
+            self._recent.values, self._recent.place = self.row_group(place), place
+        return image_bytes(self._recent.values[index - self.starts[place]].as_py())
 
     def row_group(self, place: int) -> pa.Array:
+        """The encoded images of the row group at `place` of `groups`."""
         file, group = self.groups[place]
         with reading(self.files[file]), parquet.ParquetFile(self.files[file]) as table:
             image, _ = columns(self.files[file], table.schema_arrow)
@@ -105,7 +107,7 @@ class TableSource:
 
 
 @dataclass
-class MappedSource:
+class MappedSource(Source):
     """The `column` of a data set of the `datasets` library, whose files are mapped into memory: any row is read quickly."""
     rows: Any
     column: str
@@ -118,13 +120,10 @@ class MappedSource:
         return f"{self.title}, row {index}"
 
     def read(self, index: int) -> bytes:
-        return present(encoded(self.rows[index][self.column])[0].as_py())
+        return image_bytes(encoded(self.rows[index][self.column])[0].as_py())
 
     def identity(self) -> Iterator[bytes]:
         yield f"{self.title}\0{len(self)}".encode()
-
-    def at_random(self) -> "MappedSource":
-        return self
 
 
 @dataclass
@@ -149,14 +148,15 @@ def reading(path: Path) -> Generator[None]:
         raise UserError(f"{path} cannot be read as images in Parquet ({reason}): copy it again") from error
 
 
-def present(data: bytes | None) -> bytes:
+def image_bytes(data: bytes | None) -> bytes:
+    """`data` itself; raises OSError for a row without an image."""
     if data is None:
         raise OSError("there is no image")
     return data
 
 
 def columns(path: Path | str, schema: pa.Schema) -> tuple[str, str | None]:
-    """Names of the image column and, if there is one, of the classes."""
+    """Names of the image column and, if there is one, of the column of classes; UserError without images."""
     image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     if image is None:
         raise UserError(f"{path} has no column {' or '.join(IMAGE_COLUMNS)}: give Parquet files of images")

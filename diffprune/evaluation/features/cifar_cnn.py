@@ -11,8 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from diffprune.data.loading.images import ImageSet
 from diffprune.evaluation.features.classifier import Classifier, accuracy_of, command, load_classifier
 from diffprune.runtime.command_line import one_sentence
+from diffprune.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +86,8 @@ def train(images: Tensor, labels: Tensor, epochs: int, seed: int, batch: int = 1
     for epoch in range(epochs):
         network.train()
         for places in torch.randperm(len(images), generator=rng)[:len(images) // batch * batch].split(batch):
-            pictures = augmented(images[places], rng).contiguous(memory_format=torch.channels_last)
-            loss = F.cross_entropy(network.logits(network(pictures)), labels[places], label_smoothing=0.1)
+            moved = augmented(images[places], rng).contiguous(memory_format=torch.channels_last)
+            loss = F.cross_entropy(network.logits(network(moved)), labels[places], label_smoothing=0.1)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -100,11 +102,18 @@ def trained(options: argparse.Namespace) -> tuple[CifarCNN, float]:
     The weights are rounded to half precision before they are tested: what is measured is what is written.
     """
     from diffprune.data import cifar10
-    images = cifar10.load(options.data, flip=False)
-    network = train(images.pixels, images.labels, options.epochs, options.seed).half().float()
-    test = cifar10.load(options.data, flip=False, split="test")
-    accuracy = accuracy_of(network, test.pixels, test.labels)
+    (pixels, labels), test = (everything(cifar10.load(options.data, flip=False, split=split)) for split in ("train", "test"))
+    network = train(pixels, labels, options.epochs, options.seed).half().float()
+    accuracy = accuracy_of(network, *test)
     return network.half(), accuracy
+
+
+def everything(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """All images of a set, uint8 [N, 3, 32, 32], and their classes, int64 [N]."""
+    pixels, labels = images.take(torch.arange(len(images)))
+    if labels is None:
+        raise UserError("these images have no classes: give a complete copy of CIFAR-10 with --data")
+    return pixels, labels
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,7 +29,10 @@ class Classifier(nn.Module):
         return self.head(features)
 
 
-def load_classifier(kind: type[Classifier], name: str, weights: str | None = None) -> tuple[Classifier, float]:
+Kind = TypeVar("Kind", bound=Classifier)
+
+
+def load_classifier(kind: type[Kind], name: str, weights: str | None = None) -> tuple[Kind, float]:
     """The classifier, ready to use, and its test accuracy: shipped as `name`, or from a file that `save` wrote."""
     path = Path(weights).expanduser() if weights else SHIPPED / f"{name}.safetensors"
     try:
@@ -50,10 +54,10 @@ def save(network: Classifier, accuracy: float, path: Path) -> None:
 
 @torch.no_grad()
 def accuracy_of(network: Classifier, images: Tensor, labels: Tensor, batch: int = 500) -> float:
-    """Share of uint8 `images` [N, C, H, W] whose class in `labels` [N] is found; in evaluation mode."""
+    """Fraction in [0, 1] of uint8 `images` [N, C, H, W] that are given their class in `labels` [N]; sets evaluation mode."""
     network.eval()
-    found = torch.cat([network.logits(network(part.float() / 255)).argmax(1) for part in images.split(batch)])
-    return float((found == labels).double().mean())
+    predicted = torch.cat([network.logits(network(some.float() / 255)).argmax(1) for some in images.split(batch)])
+    return float((predicted == labels).double().mean())
 
 
 def command(name: str, description: str, train: Callable[[argparse.Namespace], tuple[Classifier, float]],

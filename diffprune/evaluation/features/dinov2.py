@@ -43,6 +43,9 @@ def dinov2(weights: str | None) -> Extractor:
 class ClassToken(nn.Module):
     """Images in [0, 1] of any size, grey ones as three equal channels -> the normalised class token [B, D]."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

@@ -5,6 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -57,9 +58,9 @@ class Pooled(nn.Module):
 
 def folded(network: nn.Module) -> nn.Module:
     """The same function with every batch normalisation worked into the convolution before it: fewer passes over memory."""
-    for module in network.modules():
-        if isinstance(module, BasicConv2d):
-            module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+    blocks: list[Any] = [module for module in network.modules() if isinstance(module, BasicConv2d)]
+    for block in blocks:
+        block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
     return network
 
 
