@@ -45,6 +45,13 @@ def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
         return compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
+def read_run(config: Path) -> DictConfig:
+    """The configuration of a run, from the file that its folder keeps; it is resolved already."""
+    cfg = OmegaConf.load(config)
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
 def checked_name(cfg: DictConfig) -> str:
     """The name of a run's folder; an impossible run is refused here already, so that no folder is made for it.
 

@@ -4,8 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
+from diffprune.config.compose import read_run
 from diffprune.runs.run import Run
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
@@ -21,8 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     with one_sentence():
         if not run.config.exists():
             raise UserError(f"{run.folder} is no run folder: start the run first, with until=finetune")
-        cfg = OmegaConf.load(run.config)
-        assert isinstance(cfg, DictConfig)
+        cfg = read_run(run.config)
         model = run.final(trains(cfg))
         if not model.exists():
             raise UserError(f"{run.folder} has no model {model.name}/ yet: repeat its command with until=finetune")

@@ -12,10 +12,10 @@ from functools import partial
 from glob import escape
 from math import inf
 from pathlib import Path
-
-from omegaconf import DictConfig, OmegaConf
+from typing import Any
 
 from diffprune.__main__ import attempt, hydra_job, one
+from diffprune.config.compose import read_run
 from diffprune.config.naming import science
 from diffprune.config.schema import STAGES
 from diffprune.runs.cache import Cache, locked
@@ -84,7 +84,7 @@ def do(cell: Cell) -> str | None:
     return reason
 
 
-def with_shared_model(cell: Cell, cfg: DictConfig) -> None:
+def with_shared_model(cell: Cell, cfg: Any) -> None:
     with ExitStack() as model:
         model.enter_context(model_shared(cell, Cache(Path(cfg.paths.cache))))
         one(cfg, healed=model.close)
@@ -126,11 +126,9 @@ def other_with_model(cell: Cell) -> Run | None:
     """Another run with the same fine-tuned model, in the same folder of runs; their names are alike up to the hash."""
     for folder in sorted(cell.folder.parent.glob(f"{escape(cell.run.name.rpartition('-')[0])}-*")):
         other = Run(folder)
-        if folder != cell.folder and other.finetuned.exists() and other.config.exists():
-            cfg = OmegaConf.load(other.config)
-            assert isinstance(cfg, DictConfig)
-            if model_of(science(cfg)) == cell.model:
-                return other
+        there = folder != cell.folder and other.finetuned.exists() and other.config.exists()
+        if there and model_of(science(read_run(other.config))) == cell.model:
+            return other
     return None
 
 

@@ -17,6 +17,7 @@ from diffprune.models.formats.read import read_model
 from diffprune.pruning import criteria
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.dependency import Graph
+from diffprune.pruning.gradient_cache import GradientCache
 from diffprune.pruning.gradients import CalibrationBatch
 from diffprune.pruning.importance import score
 from diffprune.pruning.scores import Scores
@@ -51,13 +52,16 @@ def model(oracle: Path) -> DiffusionModel:
 
 
 @pytest.fixture(scope="module")
-def scored(model: DiffusionModel, expected: dict[str, Tensor]) -> dict[float, Scores]:
-    """Every gradient term at each threshold of the reference."""
+def scored(model: DiffusionModel, expected: dict[str, Tensor],
+           tmp_path_factory: pytest.TempPathFactory) -> dict[float, Scores]:
+    """Every gradient term at each threshold of the reference, from one scoring pass."""
     class AllTerms(criteria.DiffPruning):
         terms = criteria.TERMS
 
     batch = CalibrationBatch(expected["images"].float(), expected["noise"].float())
-    return {T: score(model, AllTerms(), batch, Threshold(T)) for T in (0.0, 0.05, 0.1)}
+    thresholds = [Threshold(T) for T in (0.0, 0.05, 0.1)]
+    cache = GradientCache(tmp_path_factory.mktemp("gradients"), later=thresholds)
+    return {policy.threshold: score(model, AllTerms(), batch, policy, cache=cache) for policy in thresholds}
 
 
 def test_forward(model: DiffusionModel, expected: dict[str, Tensor]) -> None:
