@@ -165,6 +165,7 @@ class Evaluate:
     subset: int = option(2)
     kid_subset: int = option(2)
     neighbours: int = option(1)
+    metrics: dict[str, Any] = option()
     ssim_window: int = option(3)
     before_healing: bool = option()
     speed: bool = option(names_the_run=False)

@@ -1,6 +1,9 @@
 """Distances between two sets of images, from their feature statistics."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,10 +24,26 @@ class Settings:
     neighbours: int
 
 
-def against(images: FeatureStatistics | None, reference: FeatureStatistics, settings: Settings) -> dict[str, float | None]:
+class SetMetric(ABC):
+    """A further metric, named in `evaluate.metrics`: it compares two sets of images by their feature statistics.
+
+    `title` is its heading in tables; `arrow` says where better values lie, "↑" or "↓".
+    """
+    title: ClassVar[str]
+    arrow: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, images: FeatureStatistics, reference: FeatureStatistics) -> float | None:
+        """The value for `images`; None where the statistics lack what it needs."""
+
+
+def against(images: FeatureStatistics | None, reference: FeatureStatistics, settings: Settings,
+            metrics: Mapping[str, SetMetric] | None = None) -> dict[str, float | None]:
     """Every distance from `images` to `reference`; None where there are no images, or where their features are not known."""
     features = None if images is None else images.features
-    return {"fid": fid(images, reference),
+    further = {name: None if images is None else metric(images, reference) for name, metric in (metrics or {}).items()}
+    return further | {
+            "fid": fid(images, reference),
             "kid": kernel_distance(features, reference.features, settings.kid_subset),
             **precision_recall(features, reference.features, settings.neighbours),
             "inception_score": None if images is None else images.inception_score}

@@ -18,7 +18,8 @@ class Metrics:
 
     `scores` has the metrics of the three models that a run compares: "dense", "before_healing" (pruned, not fine-tuned yet)
     and "final". `features` names the network on whose features distances were computed; only numbers of one `protocol`
-    compare. `speed` is empty where it was not timed; `seconds` is the wall-clock time of each stage.
+    compare. `speed` is empty where it was not timed; `seconds` is the wall-clock time of each stage. `measures` has the
+    title and arrow of each metric that `evaluate.metrics` added.
     """
     name: str
     dataset: str
@@ -40,6 +41,7 @@ class Metrics:
     device: str | None = None
     command: str | None = None
     commit: str | None = None
+    measures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, float | None]:
         """Sizes, scores of every state and speed under their names in the file: `fid`, `fid_dense`, `ssim`, …."""
@@ -50,6 +52,8 @@ class Metrics:
     def write(self, path: Path) -> None:
         """Writes metrics.json by rename."""
         known = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("scores", "speed")}
+        if not self.measures:
+            del known["measures"]
         write_json(path, known | self.numbers())
 
     @classmethod

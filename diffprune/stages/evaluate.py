@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffprune.config.schema import evaluations
@@ -16,7 +17,7 @@ from diffprune.evaluation.features import load_extractor
 from diffprune.evaluation.features.extractor import Extractor
 from diffprune.evaluation.pair_metrics import similarity
 from diffprune.evaluation.reference import data_statistics, file_statistics
-from diffprune.evaluation.set_metrics import Settings, against, fid
+from diffprune.evaluation.set_metrics import SetMetric, Settings, against, fid
 from diffprune.evaluation.speed import hardware, speed
 from diffprune.models.device import Execution
 from diffprune.models.model_folder import load_model
@@ -39,12 +40,14 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     extractor = load_extractor(cfg.evaluate.features, cfg.evaluate.weights).to(how.device)
     reference, about = reference_of(cfg, run, extractor)
     sets = image_sets(cfg, run)
-    scores = score_sets(cfg, extractor, reference, sets, how)
+    further = {str(name): instantiate(metric, _convert_="all") for name, metric in cfg.evaluate.metrics.items()}
+    scores = score_sets(cfg, extractor, reference, sets, how, further)
     timed = time_models(cfg, run, how) if cfg.evaluate.speed else {}
     sizes = {name: read_json(run.prune_report)[name] for name in ("params", "macs", "params_dense", "macs_dense")}
     metrics = Metrics(
         run.name, cfg.dataset.name, cfg.model.name, cfg.pruner.name, cfg.schedule.name, cfg.seed, **sizes,
         features=extractor.name, images=len(sets["final"]), scores=scores, speed=timed,
+        measures={name: {"title": metric.title, "arrow": metric.arrow} for name, metric in further.items()},
         protocol=protocol(cfg, reference.count) | about, versions=versions(), device=hardware(how.device),
         seconds=run.seconds() | {"evaluate": round(time.monotonic() - start, 3)}, **provenance())
     metrics.write(run.metrics)
@@ -77,18 +80,18 @@ def image_sets(cfg: DictConfig, run: Run) -> dict[str, np.ndarray]:
 
 
 def score_sets(cfg: DictConfig, extractor: Extractor, reference: FeatureStatistics, sets: dict[str, np.ndarray],
-               how: Execution) -> dict[str, Scores]:
+               how: Execution, further: dict[str, SetMetric]) -> dict[str, Scores]:
     """Distances of each set to the reference and to the dense model's images; None for sets that were not drawn.
 
     `fid_to_dense` is the Fréchet distance to the dense model's images, on the same features.
     """
     settings, dense = Settings(cfg.evaluate.kid_subset, cfg.evaluate.neighbours), sets.get("dense")
     seen = {name: statistics(cfg, extractor, images, name) for name, images in sets.items()}
-    scores: dict[str, Scores] = {"dense": against(seen.get("dense"), reference, settings)}
+    scores: dict[str, Scores] = {"dense": against(seen.get("dense"), reference, settings, further)}
     for name in ("final", "before_healing"):
         alike = similarity(pairs(sets.get(name), dense, cfg.evaluate.batch), cfg.evaluate.ssim_window, how.device)
         distance = {"fid_to_dense": fid(seen.get(name), seen.get("dense"))}
-        scores[name] = against(seen.get(name), reference, settings) | distance | alike
+        scores[name] = against(seen.get(name), reference, settings, further) | distance | alike
     return scores
 
 
