@@ -115,7 +115,7 @@ def scores(options: argparse.Namespace, statistics: FeatureStatistics, extractor
     """The requested scores of the images with these `statistics`, with the protocol they were computed under."""
     reference, key = statistics_of(options.reference, extractor, options.batch, options.subset)
     values: dict[str, Any] = {
-        "features": extractor.name, **extractor.about, "images": statistics.count, "images_reference": reference.count,
+        "features": extractor.name, **extractor.protocol, "images": statistics.count, "images_reference": reference.count,
         "reference_key": key, "subset": options.subset,
         **subset_rule(max(statistics.count or 0, reference.count or 0), options.subset),
         "kid_subset": options.kid_subset, "neighbours": options.neighbours, "ssim_window": options.pairs,

@@ -83,7 +83,7 @@ def test_image_files_are_read_in_path_order_whatever_the_batch(tmp_path: Path) -
 def test_images_of_two_sizes_are_named(tmp_path: Path) -> None:
     made = folder(tmp_path / "a", images(3, 0, size=8))
     Image.new("RGB", (9, 8)).save(made / "0001.png")
-    with pytest.raises(UserError, match=r"0001\.png is 9x8 pixels, the images before it are 8x8"):
+    with pytest.raises(UserError, match=r"0001\.png is 9x8 pixels, the first image is 8x8"):
         list(open_images(made).chunks(2))
 
 

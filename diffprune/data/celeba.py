@@ -25,8 +25,8 @@ TRAINING = "0"              # in the partition file; 1 is validation, 2 test
 def load(path: str, resolution: int, flip: bool, channels: int = 3, **options: Any) -> ImageSet:
     """The photographs of partition 0, in the order of their names, as [N, channels, resolution, resolution].
 
-    `path` is the folder img_align_celeba, its zip archive, or a folder that holds one of them; the partition file lies
-    beside or above. Raises UserError for what is missing, and for a file that is no aligned photograph.
+    `path` is the folder img_align_celeba, its zip archive, or a folder that holds one of them; the partition file is next to
+    it or in a folder above. Raises UserError for a missing file, and for one that is not an aligned photograph.
     """
     place = photographs(Path(path).expanduser())
     wanted = training(partition(place))
@@ -44,7 +44,7 @@ def photographs(path: Path) -> Path:
 
 
 def partition(place: Path) -> Path:
-    """The file that says which photograph is for training, where the usual copies of the data set have it."""
+    """The file that lists the training photographs, searched where the usual copies of the data set have it."""
     folders = [folder / below for folder in (place, *place.absolute().parents[:3]) for below in ("", "Eval")]
     for folder, name in product(folders, PARTITION):
         if is_file(folder / name):
@@ -66,7 +66,7 @@ def training(file: Path) -> list[str]:
 
 
 def unpacked(folder: Path, wanted: list[str]) -> FolderSource:
-    """The `wanted` files of `folder`, all of which must be there."""
+    """The `wanted` files of `folder`; UserError where one is missing."""
     try:
         complete(folder, wanted, set(os.listdir(folder)))
     except OSError as error:
@@ -75,15 +75,16 @@ def unpacked(folder: Path, wanted: list[str]) -> FolderSource:
 
 
 def archived(archive: Path, wanted: list[str]) -> ZipSource:
-    """The `wanted` members of `archive`, in whichever folder they lie."""
+    """The `wanted` members of `archive`, in any folder; UserError where one is missing."""
     source = ZipSource.of(archive)
     places = {name.decode().rpartition("/")[2]: place for place, name in enumerate(names.unpacked(source.names))}
     complete(archive, wanted, set(places))
     return source.chosen(np.array([places[name] for name in wanted]))
 
 
-def complete(place: Path, wanted: list[str], found: set[str]) -> None:
-    missing = [name for name in wanted if name not in found]
+def complete(place: Path, wanted: list[str], present: set[str]) -> None:
+    """Raises UserError where a `wanted` name is not `present`."""
+    missing = [name for name in wanted if name not in present]
     if missing:
         raise UserError(f"{place} lacks {len(missing)} of the {len(wanted)} training images, the first is {missing[0]}: "
                         f"give the complete {PHOTOGRAPHS}")

@@ -28,14 +28,14 @@ def load(path: str, resolution: int, flip: bool, labels: str | None = None, chan
     `path` holds one folder per class (or `train` does), Parquet files, or all images side by side; `labels` is then
     the text file of their classes, as `assigned` reads it. Sorted synsets are the classes 0, 1, ….
     """
-    images, known = source(Path(path).expanduser())
+    images, classes_of_source = source(Path(path).expanduser())
     if labels is not None:
-        known = assigned(images, Path(labels).expanduser())
-    return gather(images, ShorterSide(resolution, channels), flip, known, **options)
+        classes_of_source = assigned(images, Path(labels).expanduser())
+    return gather(images, ShorterSide(resolution, channels), flip, classes_of_source, **options)
 
 
 def source(path: Path) -> tuple[Source, torch.Tensor | None]:
-    """Where the images are, and their classes where the place tells them."""
+    """The images, and their classes where folders or a column give them."""
     files = [path] if path.suffix == ".parquet" else tables(path)
     if files:
         table = TableSource.of(files)
@@ -46,9 +46,9 @@ def source(path: Path) -> tuple[Source, torch.Tensor | None]:
 
 
 def tables(path: Path) -> list[Path]:
-    """The Parquet files of the training split in `path` or its folder `data`, else every one there, by name."""
-    found = [file for folder in (path, path / "data") if is_folder(folder) for file in sorted(folder.glob("*.parquet"))]
-    return [file for file in found if file.name.startswith("train")] or found
+    """The Parquet files of the training split in `path` or its folder `data`, else all of them, by name."""
+    files = [file for folder in (path, path / "data") if is_folder(folder) for file in sorted(folder.glob("*.parquet"))]
+    return [file for file in files if file.name.startswith("train")] or files
 
 
 def assigned(images: Source, file: Path) -> torch.Tensor:
@@ -67,11 +67,11 @@ def assigned(images: Source, file: Path) -> torch.Tensor:
         raise UserError(f"dataset.labels={file} has no use with Parquet files, which have a column for it: leave it out")
     if rows and all(len(row) == 1 and row[0].isdigit() for row in rows):
         return classes_of_kit(images.names, [int(row[0]) for row in rows], file)
-    known = {os.path.splitext(row[0])[0]: row[1] for row in rows if len(row) > 1 and re.fullmatch(r"\d+|n\d{8}", row[1])}
-    numbers = all(name.isdigit() for name in known.values())
-    places = {name: int(name) if numbers else place for place, name in enumerate(sorted(set(known.values())))}
-    found = [known.get(os.path.splitext(os.path.basename(os.fsdecode(name)))[0]) for name in unpacked(images.names)]
-    if None in found:
-        raise UserError(f"dataset.labels={file} names no class for {images.name(found.index(None))}: "
+    listed = {os.path.splitext(row[0])[0]: row[1] for row in rows if len(row) > 1 and re.fullmatch(r"\d+|n\d{8}", row[1])}
+    numbers = all(name.isdigit() for name in listed.values())
+    places = {name: int(name) if numbers else place for place, name in enumerate(sorted(set(listed.values())))}
+    chosen = [listed.get(os.path.splitext(os.path.basename(os.fsdecode(name)))[0]) for name in unpacked(images.names)]
+    if None in chosen:
+        raise UserError(f"dataset.labels={file} names no class for {images.name(chosen.index(None))}: "
                         "give lines like ILSVRC2012_val_00000001.JPEG 65")
-    return torch.tensor([places[name] for name in found])
+    return torch.tensor([places[name] for name in chosen])

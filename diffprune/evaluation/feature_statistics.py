@@ -24,8 +24,8 @@ class FeatureStatistics:
     """A set of `count` images as one extractor sees it.
 
     `gaussian` is fitted to the features of all of them; `features` float32 [M, D] are those of M images drawn from the set
-    (None where only the Gaussian is known); `inception_score` is None for an extractor without classes. `made_with` has the
-    extractor's name and its protocol, None where the file lacks both; `skipped` has {name: reason} of images that were
+    (None where the file has only the Gaussian); `inception_score` is None for an extractor without classes. `made_with` has
+    the extractor's name and its protocol, None where the file lacks both; `skipped` has {name: reason} of images that were
     replaced by others because they cannot be used.
     """
     count: int | None
@@ -47,7 +47,7 @@ class FeatureStatistics:
         moments, score, chosen, rows, done = Moments(), InceptionScore(count), subset_indices(count, kept), [], 0
         for batch in progress(images, f"features, {what}", count, size=len):
             if done + len(batch) > count:
-                raise UserError(f"{what}: more than {count} images were there, {count} are needed")
+                raise UserError(f"{what}: more than {count} images, {count} are needed")
             features = extractor.features(batch)
             if (logits := extractor.logits(features)) is not None:
                 score.add(logits)
@@ -56,7 +56,7 @@ class FeatureStatistics:
             rows.append(array[chosen[(chosen >= done) & (chosen < done + len(array))] - done])
             done += len(array)
         if done != count:
-            raise UserError(f"{what}: only {done} images were there, {count} are needed")
+            raise UserError(f"{what}: only {done} images, {count} are needed")
         return cls(count, moments.gaussian(), np.concatenate(rows), score.value(), identity(extractor))
 
     def save(self, path: Path) -> None:
@@ -88,13 +88,13 @@ class FeatureStatistics:
 
 def identity(extractor: Extractor) -> dict[str, float | str]:
     """What must be equal for two sets of features to be comparable."""
-    return {"features": extractor.name, **extractor.about}
+    return {"features": extractor.name, **extractor.protocol}
 
 
 def described(made_with: dict[str, float | str]) -> str:
     """`inception (features_sha256 0123…)`"""
-    about = ", ".join(f"{name} {value}" for name, value in made_with.items() if name != "features")
-    return f"{made_with['features']} ({about})"
+    details = ", ".join(f"{name} {value}" for name, value in made_with.items() if name != "features")
+    return f"{made_with['features']} ({details})"
 
 
 def subset_indices(count: int, kept: int) -> np.ndarray:

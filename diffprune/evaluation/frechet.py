@@ -41,9 +41,9 @@ class Gaussian:
 
 
 class Moments:
-    """Sums from which mean and covariance follow; features arrive in parts and are not kept.
+    """Sums from which mean and covariance follow; features arrive in batches and are not kept.
 
-    Everything is summed in float64 about the mean of the first part, so that a mean far from 0 costs no digits.
+    Everything is summed in float64 about the mean of the first batch, so that a mean far from 0 costs no digits.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Moments:
         centred = features - self.origin
         self.count += len(features)
         self.first += centred.sum(0)
-        rows = torch.from_numpy(centred)      # by torch, whose threads are awake: numpy's would wait for them to rest
+        rows = torch.from_numpy(centred)      # by torch, whose thread pool is active: numpy's would compete with it
         self.second += (rows.T @ rows).numpy()
 
     def gaussian(self) -> Gaussian:

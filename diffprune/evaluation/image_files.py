@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from diffprune.data.loading.decoding import BadImage, decoded
-from diffprune.data.sources.folder import walk
+from diffprune.data.sources.folder import image_paths
 from diffprune.diffusion.pixels import batches
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
@@ -39,7 +39,7 @@ def open_images(path: Path, channels: int = 3) -> ImageFiles:
     if path.suffix == ".npy":
         return ArrayFile(read_array(path))
     if is_folder(path):
-        files = [path / name for name in walk(str(path))]
+        files = [path / name for name in image_paths(str(path))]
         if files:
             return ImageFolder(files, channels)
     raise UserError(f"{path} holds no images: give a folder of images, a .npy file or a run folder")
@@ -109,5 +109,5 @@ def check_sizes(images: list[np.ndarray], files: list[Path], shape: tuple[int, .
     """Raises UserError, naming the file, for an image whose shape is not `shape`."""
     for image, file in zip(images, files, strict=True):
         if image.shape != shape:
-            raise UserError(f"{file} is {image.shape[1]}x{image.shape[0]} pixels, the images before it are "
+            raise UserError(f"{file} is {image.shape[1]}x{image.shape[0]} pixels, the first image is "
                             f"{shape[1]}x{shape[0]}: give images of one size")

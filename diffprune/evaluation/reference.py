@@ -24,7 +24,7 @@ def data_statistics(images: ImageSet, name: str, extractor: Extractor, cache: Ca
     """
     rule = subset_rule(len(images), subset)
     # What decides the numbers: the images as they are loaded, the feature network, which features are kept.
-    key = {"data": images.key, "images": len(images), "features": extractor.name, **extractor.about, "subset": subset,
+    key = {"data": images.key, "images": len(images), "features": extractor.name, **extractor.protocol, "subset": subset,
            "dtype": "float32", **rule}
     with cache.entry("statistics", key, ".npz") as path:
         if not path.exists():
@@ -35,7 +35,7 @@ def data_statistics(images: ImageSet, name: str, extractor: Extractor, cache: Ca
     protocol: Protocol = {"reference": f"{name}, {len(images)} images", "reference_key": path.stem}
     if statistics.skipped:
         protocol["skipped"] = len(statistics.skipped)
-    return statistics, protocol | extractor.about
+    return statistics, protocol | extractor.protocol
 
 
 def file_statistics(path: Path, extractor: Extractor) -> tuple[FeatureStatistics, Protocol]:
@@ -44,4 +44,4 @@ def file_statistics(path: Path, extractor: Extractor) -> tuple[FeatureStatistics
     statistics = FeatureStatistics.read(file)
     statistics.check(extractor, file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-    return statistics, {"reference": file.name, "reference_key": digest, **extractor.about}
+    return statistics, {"reference": file.name, "reference_key": digest, **extractor.protocol}

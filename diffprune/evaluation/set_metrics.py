@@ -50,7 +50,7 @@ def against(images: FeatureStatistics | None, reference: FeatureStatistics, sett
 
 
 def fid(images: FeatureStatistics | None, reference: FeatureStatistics | None) -> float | None:
-    """The Fréchet distance; None where one of the sets is not there."""
+    """The Fréchet distance; None where one of the sets is missing."""
     if images is None or reference is None:
         return None
     return frechet_distance(images.gaussian, reference.gaussian)
@@ -93,12 +93,12 @@ def kernel(products: np.ndarray, width: int) -> np.ndarray:
 
 
 def precision_recall(a: np.ndarray | None, b: np.ndarray | None, neighbours: int) -> dict[str, float | None]:
-    """Shares of `a` inside the manifold of `b` (precision) and the other way round (recall), in [0, 1].
+    """Fraction of `a` in the manifold of `b` (precision), and of `b` in that of `a` (recall), in [0, 1].
 
     A manifold is the union of balls around features [N, D] that reach to their k-th neighbour (Kynkäänniemi et al. 2019).
     """
     if a is None or b is None or min(len(a), len(b)) <= neighbours:
         return {"precision": None, "recall": None}
-    found = prc_features_to_metric(torch.from_numpy(np.asarray(a, np.float32)), torch.from_numpy(np.asarray(b, np.float32)),
+    values = prc_features_to_metric(torch.from_numpy(np.asarray(a, np.float32)), torch.from_numpy(np.asarray(b, np.float32)),
                                    prc_neighborhood=neighbours, prc_batch_size=2000, save_cpu_ram=True, verbose=False)
-    return {name: found[name] for name in ("precision", "recall")}
+    return {name: values[name] for name in ("precision", "recall")}

@@ -49,15 +49,15 @@ class Execution:
         dtype = DTYPES[self.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def process_count(self, asked: int | None) -> int:
-        """How many local processes draw images: `asked`, or one for each GPU or, on a CPU, for each core (at most 8).
+    def process_count(self, requested: int | None) -> int:
+        """How many local processes draw images: `requested`, or one for each GPU or, on a CPU, for each core (at most 8).
 
         A run that a launcher started as several processes has its processes already: then 1.
         """
         if current_ranks().world_size > 1:
             return 1
-        if asked is not None:
-            return asked
+        if requested is not None:
+            return requested
         if self.device.type == "cuda":
             return 1 if self.device.index is not None else torch.cuda.device_count()
         return min(8, len(os.sched_getaffinity(0)))
@@ -70,7 +70,7 @@ class Execution:
 
 
 def device_named(name: str) -> torch.device:
-    """The torch device for "auto", "cpu", "cuda" or "cuda:N"; UserError for another name or a GPU that is not there."""
+    """The torch device for "auto", "cpu", "cuda" or "cuda:N"; UserError for another name or a missing GPU."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise UserError(f"device={name} is not known: choose auto, cpu, cuda or cuda:N")
     if name == "auto":

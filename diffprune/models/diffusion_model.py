@@ -27,7 +27,7 @@ class DiffusionModel:
             self.family = family_for(type(self.unet))()
 
     @property
-    def parts(self) -> list[nn.Module]:
+    def networks(self) -> list[nn.Module]:
         """The noise predictor and the fixed networks around it."""
         return [self.unet, *self.family.networks.values()]
 
@@ -38,8 +38,8 @@ class DiffusionModel:
 
     def to(self, device: torch.device) -> "DiffusionModel":
         """Moves every network to `device`, and returns the same model."""
-        for part in self.parts:
-            part.to(device)
+        for network in self.networks:
+            network.to(device)
         return self
 
     @property
@@ -60,7 +60,7 @@ class DiffusionModel:
     @property
     def key(self) -> str:
         """Hex digest of every weight: what caches of anything computed from this model are filed under."""
-        keys = [state_key(part) for part in self.parts]
+        keys = [state_key(network) for network in self.networks]
         return keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest()
 
     def denoise(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:

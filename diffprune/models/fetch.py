@@ -20,13 +20,13 @@ from diffprune.runtime.progress import progress
 log = logging.getLogger(__name__)
 
 # Older repositories have the UNet at their root.
-NETWORKS = ("", "unet/", *(f"{name}/" for kind in Family.known if kind.folder == "unet" for name in kind.fixed))
+NETWORKS = ("", "unet/", *(f"{name}/" for kind in Family.registered if kind.folder == "unet" for name in kind.fixed))
 COPY = "model.checkpoint=<folder> uses a local copy"
 CHUNK = 1 << 20
 
 
 def wanted(names: set[str]) -> list[str]:
-    """Of a repository's files those that make a model folder; safetensors are preferred to torch files."""
+    """Of a repository's files those that make a model folder; safetensors rather than torch files."""
     files = {"model_index.json", SCHEDULER, f"scheduler/{SCHEDULER}"}
     for network in NETWORKS[1:] if has_weights("unet/", names) else NETWORKS:
         if has_weights(network, names):
@@ -60,8 +60,8 @@ def cached(repository: str) -> Path | None:
     names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     if has_weights("", names):
         return folder
-    parts = read_config(folder / "model_index.json") if "model_index.json" in names else {}
-    needed = {"unet/"} | {f"{part}/" for part in parts} & set(NETWORKS)
+    components = read_config(folder / "model_index.json") if "model_index.json" in names else {}
+    needed = {"unet/"} | {f"{name}/" for name in components} & set(NETWORKS)
     return folder if all(has_weights(network, names) for network in needed) else None
 
 
@@ -72,67 +72,67 @@ def download(repository: str, origin: str) -> Path:
     if not has_weights("", set(sizes)) and not has_weights("unet/", set(sizes)):
         raise UserError(f"model.checkpoint={repository} holds no UNet with weights in diffusers' layout: give another one")
     files = wanted(set(sizes))
-    listed = [size for file in files if (size := sizes[file]) is not None]
+    listed = [count for file in files if (count := sizes[file]) is not None]
     licence = info.card_data.get("license") if info.card_data else None
-    about = f"{sum(listed) / 1e6:.1f} MB, licence {licence or 'not stated'}" if listed else origin
-    log.info("fetching %s (%s) from the Hugging Face hub; %s", repository, about, COPY)
+    size = f"{sum(listed) / 1e6:.1f} MB, licence {licence or 'not stated'}" if listed else origin
+    log.info("fetching %s (%s) from the Hugging Face hub; %s", repository, size, COPY)
     return Path(snapshot_download(repository, revision=info.sha, allow_patterns=files))
 
 
-def fetch_file(url: str, target: Path, about: str, instead: str) -> None:
-    """Downloads `url` to `target`, and what it was (address, bytes, sha256) to a JSON file beside it.
+def fetch_file(url: str, target: Path, origin: str, by_hand: str) -> None:
+    """Downloads `url` to `target` and writes `target`.json with its address, bytes and sha256.
 
-    What a killed call had is beside `target` as `*.part` and continued where the server can. `about` is said before,
-    `instead` is the way out when it fails with a UserError.
+    An interrupted download stays in `target`.part and is continued if the server supports that. `origin` is logged first;
+    `by_hand` ends the message of the UserError that a failed download raises.
     """
-    log.info("fetching %s (%s); %s", url, about, COPY)
-    part = target.with_name(f"{target.name}.part")
+    log.info("fetching %s (%s); %s", url, origin, COPY)
+    partial = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         try:
-            receive(url, part)
+            receive(url, partial)
         except HTTPError as error:
             if error.code != 416:
                 raise
-            remove(part)        # it ends where the file does, or beyond
-            receive(url, part)
+            remove(partial)        # it ends where the file does, or beyond
+            receive(url, partial)
     except (OSError, HTTPException, ValueError) as error:
         reason = f"the server answers {error.code}" if isinstance(error, HTTPError) else type(error).__name__
-        raise UserError(f"{url} could not be fetched ({reason}): {instead}") from error
-    with part.open("rb") as file:
+        raise UserError(f"{url} could not be fetched ({reason}): {by_hand}") from error
+    with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_json(target.with_name(f"{target.name}.json"), {"url": url, "bytes": part.stat().st_size, "sha256": digest})
-    remove(tag_of(part))
-    part.replace(target)
+    write_json(target.with_name(f"{target.name}.json"), {"url": url, "bytes": partial.stat().st_size, "sha256": digest})
+    remove(tag_of(partial))
+    partial.replace(target)
 
 
-def receive(url: str, part: Path) -> None:
-    """Fills `part` with the content of `url`, from where it ends if the server still has the same file."""
-    request, tag = urllib.request.Request(url, headers={"User-Agent": "diffprune"}), tag_of(part)
-    if part.exists() and tag.exists():
-        request.add_header("Range", f"bytes={part.stat().st_size}-")
+def receive(url: str, partial: Path) -> None:
+    """Fills `partial` with the content of `url`, from where it ends if the server still has the same file."""
+    request, tag = urllib.request.Request(url, headers={"User-Agent": "diffprune"}), tag_of(partial)
+    if partial.exists() and tag.exists():
+        request.add_header("Range", f"bytes={partial.stat().st_size}-")
         request.add_header("If-Range", tag.read_text())
     with urllib.request.urlopen(request, timeout=60) as response:
         continued = response.status == 206
-        start = part.stat().st_size if continued else 0
+        start = partial.stat().st_size if continued else 0
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         remove(tag)
-        with part.open("ab" if continued else "wb") as file:
+        with partial.open("ab" if continued else "wb") as file:
             if version:
                 tag.write_text(version)
             for chunk in chunks(response, start):
                 file.write(chunk)
         length = response.headers.get("Content-Length")
-    if length is not None and part.stat().st_size != start + int(length):
+    if length is not None and partial.stat().st_size != start + int(length):
         raise ConnectionError(f"{url} broke off")
 
 
-def tag_of(part: Path) -> Path:
-    """Beside a partial download: the server's name for the version of the file that it is of."""
-    return part.with_name(f"{part.name}.tag")
+def tag_of(partial: Path) -> Path:
+    """The file with the server's name for the version of a partial download."""
+    return partial.with_name(f"{partial.name}.tag")
 
 
 def chunks(response: HTTPResponse, start: int) -> Iterator[bytes]:
-    """The body in pieces of a megabyte, with progress; `start` bytes were there before."""
+    """The body in pieces of a megabyte, with progress; after `start` bytes of an earlier download."""
     total, done = start + int(response.headers.get("Content-Length") or 0), start // CHUNK
     yield from progress(iter(lambda: response.read(CHUNK), b""), "downloading (MiB)", max(total // CHUNK, 1), done=done)

@@ -84,7 +84,7 @@ def network_folder(folder: Path) -> Path:
 
 
 def family_named_in(folder: Path) -> type[Family] | None:
-    """The family that a network's folder names, imported: one that is no part of this package; None where it names none."""
+    """The family that a network's folder names, imported; None where it names none, for a family of this package."""
     name = read_config(folder / WIDTHS).get("family") if (folder / WIDTHS).exists() else None
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""What a pruned network has and its config does not say: widths, which tensors' shapes tell, and numbers of heads."""
+"""What the config of a pruned network lacks: its widths, which the tensors' shapes give, and its numbers of heads."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,20 +75,20 @@ def synchronise(unet: nn.Module) -> None:
 
 
 def narrowing(unet: nn.Module) -> dict[str, dict]:
-    """`narrowed`: {tensor: [dense shape, present shape]} of every tensor that is narrower than the UNet's config says.
+    """`narrowed`: {tensor: [dense shape, its shape]} of every tensor that is narrower than the UNet's config says.
 
     `heads`: {layer: how many are left} of every narrowed attention that the config gives several; left out where none is.
     """
     with torch.device("meta"):
         dense = from_config(type(unet), config_of(unet))
-    before, after = ({name: tensor.shape for name, tensor in net.state_dict().items()} for net in (dense, unet))
-    heads = {name: unet.get_submodule(name).heads for name in narrowed_heads(dense, after)}
-    listed = {name: [list(before[name]), list(shape)] for name, shape in after.items() if shape != before[name]}
+    shapes_dense, shapes = ({name: tensor.shape for name, tensor in net.state_dict().items()} for net in (dense, unet))
+    heads = {name: unet.get_submodule(name).heads for name in narrowed_heads(dense, shapes)}
+    listed = {name: [list(shapes_dense[name]), list(shape)] for name, shape in shapes.items() if shape != shapes_dense[name]}
     return {"narrowed": listed} | ({"heads": heads} if heads else {})
 
 
 def narrowed_heads(dense: nn.Module, shapes: Shapes) -> list[str]:
-    """The attentions of `dense` with several heads whose queries are narrower in `shapes`: how many are left, if not all,
-    no shape tells."""
+    """The attentions of `dense` with several heads whose queries are narrower in `shapes`: the shapes do not
+    show how many heads are left."""
     return [name for name, module in dense.named_modules() if isinstance(module, Attention) and module.heads > 1
             and module.to_q.weight.shape[0] != shapes[f"{name}.to_q.weight"][0]]

@@ -1,1 +1,1 @@
-"""One run's folder, how it stands, where its numbers come from; and what runs share."""
+"""One run's folder, its status, its numbers and their provenance; and the cache that runs share."""

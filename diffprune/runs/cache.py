@@ -1,4 +1,4 @@
-"""What many runs share, under content keys, each entry behind a lock."""
+"""Files that many runs share, under content keys, each entry behind a lock."""
 
 import logging
 from collections.abc import Generator
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def locked(path: Path, what: str) -> Generator[None]:
-    """Holds the lock file `path`; waits, and says so, while another process has it. A killed process holds nothing."""
+    """Holds the lock file `path`; waits, and logs that, while another process holds it. A killed process holds nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
@@ -33,7 +33,7 @@ def locked(path: Path, what: str) -> Generator[None]:
 
 @dataclass(frozen=True)
 class Cache:
-    """What many runs share, under content keys."""
+    """Files that many runs share in `folder`, under content keys."""
     folder: Path
 
     def path(self, kind: str, key: Any, suffix: str) -> Path:

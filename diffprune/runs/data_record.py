@@ -1,4 +1,4 @@
-"""What a run's folder says of its data: which images they are, and which of them were left out."""
+"""The record of a run's data: which images they are, and which of them were left out."""
 
 from dataclasses import asdict, dataclass
 
@@ -15,17 +15,17 @@ class DataRecord:
     path: str | None
 
     def keep(self, run: Run) -> None:
-        """Writes data.json at the run's first use of data; raises UserError where the run was begun with other images."""
+        """Writes data.json at the run's first use of data; raises UserError where the run was started with other images."""
         kept = DataRecord(**read_json(run.data)) if run.data.exists() else None
         if kept is not None and kept.key != self.key:
-            raise UserError(f"{run.whole} was begun with other data ({kept.images} images, dataset.path={kept.path}) "
+            raise UserError(f"{run.whole} was started with other data ({kept.images} images, dataset.path={kept.path}) "
                             f"than dataset.path={self.path} holds ({self.images} images): give those, or delete the folder")
         if kept != self:
             write_json(run.data, asdict(self))
 
 
 def data_moved(run: Run, path: str | None) -> bool:
-    """Whether the run was begun with data from another place than `path`."""
+    """Whether the run was started with data from another place than `path`."""
     return run.data.exists() and read_json(run.data)["path"] != path
 
 

@@ -1,4 +1,4 @@
-"""Where the sets of images of one run lie."""
+"""The files with the sets of images of one run."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,5 +28,5 @@ class Samples:
         return cls(**read_json(run.samples_report))
 
     def files(self, run: Run, cache: Cache) -> dict[str, Path]:
-        """{"final", "dense", "before_healing": the array file}, of the sets that there are."""
+        """{"final", "dense", "before_healing": the array file}, of the sets that were drawn."""
         return {"final": run.images} | {name: cache.folder / file for name, file in self.sets.items()}

@@ -15,6 +15,6 @@ def grid(rows: list[np.ndarray], path: Path, gap: int = 1) -> None:
     def line(images: np.ndarray) -> np.ndarray:
         padded = np.pad(images, ((0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=GAP)
         return np.concatenate(list(padded), axis=1)
-    picture = np.pad(np.concatenate([line(row) for row in rows]), ((0, gap), (0, gap), (0, 0)), constant_values=GAP)
+    joined = np.pad(np.concatenate([line(row) for row in rows]), ((0, gap), (0, gap), (0, 0)), constant_values=GAP)
     with atomic_file(path) as partial:
-        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(partial, format="PNG")
+        Image.fromarray(joined.squeeze(-1) if joined.shape[-1] == 1 else joined).save(partial, format="PNG")

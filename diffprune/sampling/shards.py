@@ -18,9 +18,9 @@ COMPLETE = "complete.npy"
 
 
 class Shards:
-    """The set that belongs at `path`, in files of `batch` images each until all `count` are there.
+    """The set that belongs at `path`, in files of `batch` images each until all `count` are drawn.
 
-    The files lie in a folder beside `path` that is named after `key`, which holds whatever decides a bit of an image:
+    The files are in a folder next to `path` that is named after `key`, which holds whatever decides a bit of an image:
     processes of one key share their shards, and those of another key neither read nor disturb them.
     """
 
@@ -31,9 +31,9 @@ class Shards:
 
     def missing(self) -> list[range]:
         """The shards that no process has finished, in order; none once the set is complete."""
-        present = {file.name for file in self.folder.glob("*.npy")}
-        missing = [shard for shard in self.all if self.file(shard).name not in present]
-        return [] if self.path.exists() else missing     # asked last: the shards are deleted when the set is complete
+        finished = {file.name for file in self.folder.glob("*.npy")}
+        missing = [shard for shard in self.all if self.file(shard).name not in finished]
+        return [] if self.path.exists() else missing     # checked last: the shards are deleted when the set is complete
 
     def file(self, shard: range) -> Path:
         return self.folder / f"{shard.start:07d}-{shard.stop:07d}.npy"
@@ -70,7 +70,7 @@ class Shards:
                 raise
 
     def join(self) -> None:
-        """Writes the complete set to `path` from shards that are all there, unless another process does.
+        """Writes the complete set to `path` from all of its shards, unless another process does.
 
         One shard is in memory at a time; the disk holds the shards and one copy.
         """

@@ -1,4 +1,4 @@
-"""Local processes that help their parent with work that processes share."""
+"""Local processes that share their parent's work."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ class Workers:
         for process in self.started:
             if process.exitcode:
                 raise UserError(f"process {process.pid}, one of {self.count} that helped, ended with status "
-                                f"{process.exitcode}: repeat the command, it goes on from what is there")
+                                f"{process.exitcode}: repeat the command, it resumes from what is finished")
 
     def start(self) -> None:
         spawn = get_context("spawn")    # a forked process cannot use CUDA, nor the threads of its parent

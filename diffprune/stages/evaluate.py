@@ -104,7 +104,7 @@ def statistics(cfg: DictConfig, extractor: Extractor, images: np.ndarray, name: 
     if name == "final":
         return computed()
     # What decides the numbers: the images, the feature network, which features are kept.
-    key = {"images": sha256_of(images), "features": extractor.name, **extractor.about, "subset": cfg.evaluate.subset,
+    key = {"images": sha256_of(images), "features": extractor.name, **extractor.protocol, "subset": cfg.evaluate.subset,
            **subset_rule(len(images), cfg.evaluate.subset)}
     with cache(cfg).entry("portraits", key, ".npz") as path:
         if not path.exists():

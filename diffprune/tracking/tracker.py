@@ -1,4 +1,4 @@
-"""What a run tells a tracker."""
+"""The interface between a run and a tracker of experiments."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class Tracker:
     """
     keeps_images = False
 
-    def start(self, run: Run, about: Description) -> None:
+    def start(self, run: Run, description: Description) -> None:
         """Called once before the first stage that has work to do."""
 
     def log(self, values: dict[str, Any], step: int) -> None:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 class WandbTracker(Tracker):
     """One Weights & Biases run per run folder, under an id made from its name, so that a resumed run goes on there.
 
-    Whatever fails there is said once, and the run goes on without it; a silent server holds it up `patience` seconds at
+    The first failure is logged, and the run continues without W&B; a silent server holds it up `patience` seconds at
     the start, and as long with the artifacts and with the end itself. `artifacts` uploads models, scores and images too,
     which are only named otherwise, and needs the patience for that.
     """
@@ -38,43 +38,43 @@ class WandbTracker(Tracker):
         self.run: Any = None                 # the W&B run, until the first failure
         self.open: Any = None                # the W&B run, until it is closed
 
-    def start(self, run: Run, about: Description) -> None:
-        self.about, self.folder, self.warned = about, run, False
-        self.run = self.open = self.guarded("start", lambda: self.opened(run, about))
+    def start(self, run: Run, description: Description) -> None:
+        self.description, self.folder, self.warned = description, run, False
+        self.run = self.open = self.guarded("start", lambda: self.opened(run, description))
 
-    def opened(self, run: Run, about: Description) -> Any:
+    def opened(self, run: Run, description: Description) -> Any:
         """The open W&B run: online where somebody is logged in and the server answers, else offline."""
-        folder = about.runs
+        folder = description.runs
         folder.mkdir(parents=True, exist_ok=True)
         write_below(folder)
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")     # a silent server holds up a process's end for that
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
         try:
-            opened = self.init(run, about, mode)
+            opened = self.init(run, description, mode)
         except Exception as error:
             if mode == "offline":
                 raise
             log.warning("W&B does not answer (%s): this run is kept offline", first_line(error))
             import wandb
-            wandb.teardown()        # what was begun holds the id
-            mode, opened = "offline", self.init(run, about, "offline")
+            wandb.teardown()        # the failed attempt holds the id
+            mode, opened = "offline", self.init(run, description, "offline")
         describe(opened)
         if mode == "offline":
             log.info("W&B offline: `wandb sync --id %s %s` sends this run later", opened.id,
                      folder / "wandb" / f"offline-run-*-{opened.id}")
         return opened
 
-    def init(self, run: Run, about: Description, mode: Any) -> Any:
+    def init(self, run: Run, description: Description, mode: Any) -> Any:
         """The open W&B run; `mode` is one of the client's words ("online", "offline", …)."""
         import wandb
-        dataset, pruner, model = (about.options[group]["name"] for group in ("dataset", "pruner", "model"))
+        dataset, pruner, model = (description.options[group]["name"] for group in ("dataset", "pruner", "model"))
         settings = wandb.Settings(silent=True, console="off", init_timeout=self.patience, finish_timeout=self.patience,
                                   finish_timeout_raises=False, x_graphql_timeout_seconds=self.patience)
         return wandb.init(
             project=self.project, entity=self.entity, group=self.group or dataset, name=run.name,
-            id=run.name[-ID_LENGTH:], job_type=job_type(about.science),
-            config=flat(about.options) | short_names(about.science),
-            tags=[dataset, pruner, model], dir=about.runs, mode=mode, resume="allow",
+            id=run.name[-ID_LENGTH:], job_type=job_type(description.science),
+            config=flat(description.options) | short_names(description.science),
+            tags=[dataset, pruner, model], dir=description.runs, mode=mode, resume="allow",
             reinit="finish_previous", settings=settings)
 
     def guarded(self, what: str, work: Callable[[], T]) -> T | None:
@@ -123,9 +123,9 @@ class WandbTracker(Tracker):
         self.run.summary.update(grouped({name: report[name] for size in SIZES for name in (size, f"{size}_dense")}))
 
     def lineage(self) -> None:
-        """Every stage's output that there is as an artifact, made by the run from the one before, which the run used."""
+        """Logs every existing output of a stage as an artifact; each is made from the previous one, which the run used."""
         name = made = None
-        model = self.about.options["model"]
+        model = self.description.options["model"]
         if model["checkpoint"] is not None:
             name = f"{model['name']}-dense"
             made = self.artifact(name, "model", None, None)
@@ -138,11 +138,11 @@ class WandbTracker(Tracker):
                 made.wait()     # only what the service has can be used
 
     def artifact(self, name: str, kind: str, path: Path | None, made_from: str | None) -> Any:
-        """Metrics go with their content; what is large only where `artifacts` asks for it, else by where it lies."""
+        """An artifact: metrics with their content, large files with it only if `artifacts` is set, else by their path."""
         import wandb
         out = wandb.Artifact(name, kind, metadata={"made_from": made_from, "path": None if path is None else str(path)})
         if path is None:
-            out.metadata["checkpoint"] = self.about.options["model"]["checkpoint"]
+            out.metadata["checkpoint"] = self.description.options["model"]["checkpoint"]
         elif self.artifacts or kind == "metrics":
             (out.add_dir if path.is_dir() else out.add_file)(str(path))
         else:
@@ -151,10 +151,10 @@ class WandbTracker(Tracker):
 
 
 def outputs(run: Run) -> list[tuple[str, str, Path]]:
-    """(stage, kind, path) of every stage's output that exists, each made from the one before."""
-    known = (("scores", "scores", run.scores), ("pruned", "model", run.pruned), ("finetuned", "model", run.finetuned),
+    """(stage, kind, path) of every stage's output that exists, each made from the previous one."""
+    possible = (("scores", "scores", run.scores), ("pruned", "model", run.pruned), ("finetuned", "model", run.finetuned),
              ("samples", "images", run.images), ("metrics", "metrics", run.metrics))
-    return [output for output in known if output[2].exists()]
+    return [output for output in possible if output[2].exists()]
 
 
 def describe(run: Any) -> None:
@@ -166,11 +166,11 @@ def describe(run: Any) -> None:
 
 
 def grouped(values: dict[str, Any]) -> dict[str, Any]:
-    """`achieved/macs_ratio`, `quality/fid`, `speed/speedup`: the final numbers under what they are about."""
+    """`achieved/macs_ratio`, `quality/fid`, `speed/speedup`: the final numbers, grouped by subject."""
     out: dict[str, Any] = {}
     for name, value in values.items():
-        about = "achieved" if name.removesuffix("_dense") in SIZES else "speed" if name in SPEED else "quality"
-        out[f"{about}/{name}"] = value
+        group = "achieved" if name.removesuffix("_dense") in SIZES else "speed" if name in SPEED else "quality"
+        out[f"{group}/{name}"] = value
     for size in SIZES:
         if values.get(size) and values.get(f"{size}_dense"):
             out[f"achieved/{size}_ratio"] = values[size] / values[f"{size}_dense"]
@@ -221,7 +221,7 @@ def first_line(error: Exception) -> str:
 
 
 def logged_in() -> bool:
-    """Whether an API key is at hand, found without asking anybody, the server included."""
+    """Whether an API key is at hand, determined without a prompt and without the server."""
     import wandb
     return bool(wandb.login(prompt=False, verify=False))
 

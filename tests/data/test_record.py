@@ -58,7 +58,7 @@ def test_a_run_does_not_go_on_with_other_data(on, tmp_path: Path, images: Path) 
     with pytest.raises(UserError) as caught:
         begun(on(images), run)
     assert str(caught.value) == (
-        f"{run.folder} was begun with other data (12 images, dataset.path={images}) than dataset.path={images} holds "
+        f"{run.folder} was started with other data (12 images, dataset.path={images}) than dataset.path={images} holds "
         "(11 images): give those, or delete the folder")
 
 
@@ -69,7 +69,7 @@ def test_a_finished_run_is_not_shown_for_other_data(on, tmp_path: Path, images: 
         begun(cfg, Run(run_folder(cfg)))
     other = on(made.folder(tmp_path / "other", count=20, size=(8, 8)), named)
     assert Run(run_folder(other)).folder == Run(run_folder(cfg)).folder
-    with pytest.raises(UserError, match="was begun with other data"), stages(other, Run(run_folder(other))):
+    with pytest.raises(UserError, match="was started with other data"), stages(other, Run(run_folder(other))):
         pytest.fail("goes on, though nothing is left to do")
     assert "other" not in Run(run_folder(cfg)).config.read_text()
 
@@ -100,7 +100,7 @@ def test_cifar10_is_not_decoded_for_its_key_alone(config, tmp_path: Path, monkey
     assert key() == key() == usual(load_images(cfg).readable, flip=True).key
     assert len(decoded) == 1
     made.table(file, 6, "img", size=(32, 32))
-    with pytest.raises(UserError, match="was begun with other data"):
+    with pytest.raises(UserError, match="was started with other data"):
         key()
     assert len(decoded) == 2
 

@@ -70,7 +70,7 @@ def test_a_subset_has_images_of_every_class() -> None:
 
 @pytest.mark.parametrize(("said", "there"), [(49, "more than 49"), (51, "only 50")])
 def test_another_number_of_images_than_said_is_refused(extractor: Extractor, said: int, there: str) -> None:
-    with pytest.raises(UserError, match=rf"{there} images were there, {said} are needed"):
+    with pytest.raises(UserError, match=rf"{there} images, {said} are needed"):
         FeatureStatistics.of(extractor, batches(digits_like(50), 16), said, 1000, "images")
 
 
@@ -93,7 +93,7 @@ def test_a_portrait_outlasts_its_file(extractor: Extractor, tmp_path: Path) -> N
     assert (again.count, again.inception_score) == (30, portrait.inception_score)
     assert np.array_equal(again.gaussian.sigma, portrait.gaussian.sigma)
     assert np.array_equal(again.features, portrait.features)
-    assert again.made_with == portrait.made_with == {"features": "digits-cnn", **extractor.about}
+    assert again.made_with == portrait.made_with == {"features": "digits-cnn", **extractor.protocol}
     portrait = replace(portrait, skipped={"a.png": "is not a readable image"})
     portrait.save(tmp_path / "p.npz")
     assert FeatureStatistics.read(tmp_path / "p.npz").skipped == {"a.png": "is not a readable image"}
@@ -103,7 +103,7 @@ def test_statistics_of_another_extractor_are_refused(extractor: Extractor, tmp_p
     whole(extractor, digits_like(30)).save(tmp_path / "p.npz")
     portrait = FeatureStatistics.read(tmp_path / "p.npz")
     portrait.check(extractor, tmp_path / "p.npz")
-    other = replace(extractor, about=extractor.about | {"features_sha256": "another"})
+    other = replace(extractor, protocol=extractor.protocol | {"features_sha256": "another"})
     with pytest.raises(UserError, match=r"p\.npz was made with digits-cnn .*, these features are digits-cnn .*another"):
         portrait.check(other, tmp_path / "p.npz")
 

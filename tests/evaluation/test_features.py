@@ -66,7 +66,7 @@ def test_the_cifar_features_are_pooled_and_classified() -> None:
     features = extractor.features(np.zeros((3, 32, 32, 3), np.uint8))
     assert features.shape == (3, 160)
     assert extractor.logits(features).shape == (3, 10)
-    assert extractor.about["features_accuracy"] == load_cifar_cnn()[1]
+    assert extractor.protocol["features_accuracy"] == load_cifar_cnn()[1]
 
 
 @pytest.mark.parametrize(("name", "load"), [("digits-cnn", load_digits_cnn), ("cifar-cnn", load_cifar_cnn)])
@@ -75,7 +75,7 @@ def test_two_networks_of_equal_accuracy_are_told_apart(tmp_path: Path, name: str
     save(network, accuracy, tmp_path / "same.safetensors")
     network.head.bias.data += 1
     save(network, accuracy, tmp_path / "other.safetensors")
-    shipped, same, other = (load_extractor(name, weights).about for weights in
+    shipped, same, other = (load_extractor(name, weights).protocol for weights in
                             (None, str(tmp_path / "same.safetensors"), str(tmp_path / "other.safetensors")))
     assert shipped == same
     assert shipped["features_accuracy"] == other["features_accuracy"]
@@ -112,7 +112,7 @@ def test_inception_reads_a_local_weight_file_and_gives_2048_features(inception_f
     assert features.shape == (2, 2048)
     assert not torch.equal(features[0], features[1])
     assert extractor.logits(features).shape == (2, 1008)
-    assert len(extractor.about["features_sha256"]) == 16
+    assert len(extractor.protocol["features_sha256"]) == 16
 
 
 @pytest.mark.slow
@@ -169,7 +169,7 @@ def test_dinov2_is_read_from_a_local_folder_and_gives_the_normalised_class_token
         expected = Dinov2Model.from_pretrained(dinov2_folder)(normal).last_hidden_state[:, 0]
     torch.testing.assert_close(extractor.features(images), expected, rtol=1e-4, atol=1e-4)
     assert extractor.logits(extractor.features(images)) is None
-    assert len(extractor.about["features_sha256"]) == 16
+    assert len(extractor.protocol["features_sha256"]) == 16
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def test_only_the_unet_gets_gradients(model: DiffusionModel) -> None:
     noised = Noised(x_0, torch.randn_like(x_0), t, model.alpha_bar[t], model.context(torch.tensor([1, 2])))
     squared_error(noised.predicted(model), noised.eps).sum().backward()
     assert model.unet.conv_in.weight.grad is not None
-    assert all(p.grad is None for part in model.parts[1:] for p in part.parameters())
+    assert all(p.grad is None for part in model.networks[1:] for p in part.parameters())
 
 
 def test_images_without_classes_are_refused(model: DiffusionModel) -> None:
@@ -159,7 +159,7 @@ def test_a_saved_latent_model_is_the_same_model(model: DiffusionModel, tmp_path:
     loaded = load_model(tmp_path / "model")
     assert loaded.key == model.key
     assert loaded.key != state_key(loaded.unet)
-    assert not any(p.requires_grad for part in loaded.parts[1:] for p in part.parameters())
+    assert not any(p.requires_grad for part in loaded.networks[1:] for p in part.parameters())
 
 
 def test_classes_are_the_sorted_sub_folders(images: Path) -> None:

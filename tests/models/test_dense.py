@@ -343,7 +343,7 @@ def test_a_latent_checkpoint_at_an_address_becomes_the_model(published, config) 
     model = load_dense(config(*LATENT, f'model.checkpoint="{published({"state_dict": state})}"'))
     assert torch.equal(model.family.vqvae.quantize.embedding.weight, state["first_stage_model.quantize.embedding.weight"])
     assert torch.equal(model.family.class_embedder.embedding.weight, state["cond_stage_model.embedding.weight"])
-    assert not any(p.requires_grad for part in model.parts[1:] for p in part.parameters())
+    assert not any(p.requires_grad for part in model.networks[1:] for p in part.parameters())
 
 
 def test_only_the_models_own_checkpoint_is_said_to_be_its_publishers(config) -> None:

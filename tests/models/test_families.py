@@ -67,9 +67,9 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "halved_family.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    known = list(Family.known)
+    registered = list(Family.registered)
     yield tmp_path / "modules"
-    Family.known[:] = known
+    Family.registered[:] = registered
     sys.modules.pop("halved_family", None)
 
 
@@ -115,7 +115,7 @@ def test_a_family_from_outside_the_repository_is_built_and_used(halved: Diffusio
     assert type(halved.family).__name__ == "Halved"
     assert torch.equal(halved.to_latent(images), images / 2)
     assert torch.equal(halved.to_image(images / 2), images)
-    assert not any(parameter.requires_grad for part in halved.parts[1:] for parameter in part.parameters())
+    assert not any(parameter.requires_grad for part in halved.networks[1:] for parameter in part.parameters())
     assert list(example_inputs(halved.unet)) == ["sample", "timestep"]
 
 

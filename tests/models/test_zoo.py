@@ -65,7 +65,7 @@ def test_a_model_draws_its_data_sets_images(skeleton, config, name: str) -> None
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_size_that_is_announced_is_the_networks(skeleton, config, name: str) -> None:
-    count = sum(parameter.numel() for part in skeleton(name).parts for parameter in part.parameters())
+    count = sum(parameter.numel() for part in skeleton(name).networks for parameter in part.parameters())
     megabytes = config(f"model={name}", f"dataset={DATASETS[name]}").model.source.megabytes
     assert megabytes == pytest.approx(4 * count / 1e6, rel=0.01)
 

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to a picture in one of two modes, grey or RGB."""
+"""From the bytes of an image file to a decoded image, grey or RGB."""
 
 import io
 import struct
@@ -12,11 +12,11 @@ DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error,
 
 
 class BadImage(Exception):
-    """One image that cannot be used; the message goes on after the image's name."""
+    """One image that cannot be used; the message continues the image's name."""
 
 
 def decoded(data: bytes, channels: int) -> Image.Image:
-    """The picture in `data`, grey for 1 channel, else RGB; raises BadImage where there is none."""
+    """The image in `data`, grey for 1 channel, else RGB; raises BadImage where it cannot be decoded."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()

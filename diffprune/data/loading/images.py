@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffprune.data.loading.order import Order, Part, mirrored
+from diffprune.data.loading.order import Order, Shard, mirrored
 from diffprune.diffusion.pixels import from_uint8
 from diffprune.runtime.errors import UserError
 
-Taken = tuple[Tensor, Tensor | None]        # images uint8 [B, C, H, W] and their classes int64 [B], where there are any
+Taken = tuple[Tensor, Tensor | None]        # images uint8 [B, C, H, W], and their classes int64 [B] if the set has classes
 
 
 class ImageSet(ABC):
@@ -57,16 +57,16 @@ class ImageSet(ABC):
     def order(self) -> Order:
         return Order(len(self))
 
-    def batches(self, start: int, stop: int, size: int, seed: int, part: Part = (0, 1)) -> Iterator[Taken]:
+    def batches(self, start: int, stop: int, size: int, seed: int, shard: Shard = (0, 1)) -> Iterator[Taken]:
         """For each training step from `start` to `stop` - 1: float32 images in [-1, 1] and their classes.
 
-        A batch of `size` images depends on (step, size, seed) alone; this gives its part (rank, world size).
+        A batch of `size` images depends on (step, size, seed) alone; this yields the `shard` (rank, world size) of it.
         """
         steps = range(start, stop)
-        wanted = (self.order.indices(step, size, seed, part) for step in steps)
+        wanted = (self.order.indices(step, size, seed, shard) for step in steps)
         for step, (pixels, labels) in zip(steps, self.taken(wanted), strict=True):
             if self.flip:       # as bytes, a quarter of the work
-                turned = mirrored(step, size, seed, part).to(pixels.device)
+                turned = mirrored(step, size, seed, shard).to(pixels.device)
                 pixels = torch.where(turned.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
             yield from_uint8(pixels), labels
 

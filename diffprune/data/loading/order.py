@@ -5,7 +5,7 @@ from torch import Tensor
 
 from diffprune.diffusion.randomness import Stream, generator
 
-Part = tuple[int, int]      # (rank, world): the part of a batch that process `rank` of `world` computes
+Shard = tuple[int, int]      # (rank, world): the equal part of a batch that process `rank` of `world` computes
 
 
 class Order:
@@ -15,9 +15,9 @@ class Order:
         self.length = length
         self._recent: dict[tuple[int, int], Tensor] = {}    # the last two shuffles: a batch may reach into the next epoch
 
-    def indices(self, step: int, size: int, seed: int, part: Part = (0, 1)) -> Tensor:
-        """Indices of the images in `part` of the batch of `size` at `step`: places step * size … of the shuffles."""
-        low, high = bounds(size, part)
+    def indices(self, step: int, size: int, seed: int, shard: Shard = (0, 1)) -> Tensor:
+        """Indices of the images in `shard` of the batch of `size` at `step`: places step * size … of the shuffles."""
+        low, high = bounds(size, shard)
         places = torch.arange(step * size + low, step * size + high)
         epochs = places // self.length
         return torch.cat([self.shuffle(int(epoch), seed)[places[epochs == epoch] % self.length]
@@ -31,13 +31,13 @@ class Order:
         return self._recent[epoch, seed]
 
 
-def mirrored(step: int, size: int, seed: int, part: Part = (0, 1)) -> Tensor:
-    """Which images of `part` of the batch at `step` are mirrored, bool; drawn for the complete batch, whatever the part."""
-    low, high = bounds(size, part)
+def mirrored(step: int, size: int, seed: int, shard: Shard = (0, 1)) -> Tensor:
+    """Which images of a `shard` of the batch at `step` are mirrored, bool; drawn for the complete batch."""
+    low, high = bounds(size, shard)
     return (torch.rand(size, generator=generator(seed, Stream.FLIP, step)) < 0.5)[low:high]
 
 
-def bounds(size: int, part: Part) -> tuple[int, int]:
-    """The contiguous places [low, high) of a batch of `size` that belong to `part`."""
-    rank, world = part
+def bounds(size: int, shard: Shard) -> tuple[int, int]:
+    """The contiguous places [low, high) of a batch of `size` that belong to `shard`."""
+    rank, world = shard
     return rank * size // world, (rank + 1) * size // world

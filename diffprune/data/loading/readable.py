@@ -18,14 +18,14 @@ Bad = tuple[str, str]       # an image's name, and why it cannot be used
 class Readable:
     """The images of `source` after `transform`; `labels` int64 [N] or None; `skip` leaves bad images out.
 
-    A bad image is then replaced by the next good one in index order (after the last comes the first), so that which
-    image stands at an index depends on the files alone, and every count stays what it was.
+    A bad image is then replaced by the next good one in index order (the first follows the last), so that the image at an
+    index depends on the files alone, and every count is unchanged.
     """
     source: Source
     transform: Transform
     labels: Tensor | None = None
     skip: bool = False
-    bad: dict[int, Bad] = field(default_factory=dict)       # what this process found to be bad, by index
+    bad: dict[int, Bad] = field(default_factory=dict)       # the bad images that this process has met, by index
 
     def __len__(self) -> int:
         return len(self.source)
@@ -36,7 +36,7 @@ class Readable:
         return len(self) * self.transform.channels * self.transform.resolution**2
 
     def image(self, index: int) -> tuple[int, np.ndarray]:
-        """The image that stands at `index`, uint8 [H, W, C], and the index that it comes from."""
+        """The image used for `index`, uint8 [H, W, C], and the index that it comes from."""
         for place in range(index, index + len(self)):
             place %= len(self)
             if place not in self.bad:
@@ -65,8 +65,8 @@ class Readable:
         name and size keeps the key.
         """
         digest = hashlib.sha256(f"{self.transform}, skip={self.skip}".encode())
-        for part in self.source.identity():
-            digest.update(part)
+        for some in self.source.identity():
+            digest.update(some)
         if self.labels is not None:
             digest.update(self.labels.numpy())
         return digest.hexdigest()

@@ -53,7 +53,7 @@ class StreamedImages(ImageSet):
         if self.workers == 0:
             yield from map(self.take, wanted)
             return
-        with warnings.catch_warnings():     # more processes than cores are no mistake: they wait for files, too
+        with warnings.catch_warnings():     # more processes than cores are fine: they wait for files, too
             warnings.filterwarnings("ignore", "This DataLoader will create")
             # A generator of its own: the loader would otherwise draw from the global one.
             with unheard():     # a request to stop is often sent to all processes of a run: these end with their reader
@@ -81,11 +81,11 @@ class StreamedImages(ImageSet):
 
     def _classes(self, indices: Tensor) -> Tensor | None:
         if self.readable.skip and self.labels is not None:
-            return self.take(indices)[1]        # which image stands in for a bad one shows on reading
+            return self.take(indices)[1]        # only reading shows which image replaces a bad one
         return super()._classes(indices)
 
 
-# Images uint8 [B, C, H, W], the indices they come from, and what was found to be bad; or the mistake to tell the user.
+# Images uint8 [B, C, H, W], the indices they come from, and the bad images met; or the error to raise.
 Answer = tuple[np.ndarray, np.ndarray, dict[int, Bad]] | UserError
 
 

@@ -1,6 +1,6 @@
 """CIFAR-10 as its authors publish it: batches for Python or in binary, in a folder or packed.
 
-The batches for Python are pickles. They are taken apart as a list of opcodes, none of which is carried out.
+The batches for Python are pickles. They are read as a list of opcodes, none of which is executed.
 """
 
 import pickletools
@@ -20,11 +20,11 @@ FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")
 ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
 FIRST = {"train": "data_batch_1", "test": "test_batch"}
 ARRAYS = {"numpy ndarray", "numpy dtype", "numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct",
-          "_codecs encode"}     # the names that a pickled array asks for
+          "_codecs encode"}     # the names that a pickled array imports
 
 
 def find(path: Path) -> Path | None:
-    """The folder or archive of batches at `path` or in it; None where there is none."""
+    """The folder or archive of batches at `path` or in it, if there is one."""
     for place in (path, *(path / name for name in FOLDERS + ARCHIVES)):
         if place.name.endswith((".tar.gz", ".tgz")) and is_file(place):
             return place

@@ -22,22 +22,22 @@ UNREADABLE = (MatReadError, OSError, ValueError, KeyError, IndexError, TypeError
 def classes_of_kit(names: pa.Array, numbers: list[int], file: Path) -> torch.Tensor:
     """The class of every image, int64 [N]: line i of `file`, in `numbers`, is of the image whose name ends in i.
 
-    A number is that of the kit's meta.mat, beside `file`; the classes 0, 1, … are the sorted synsets. Raises UserError
-    for an image or a number that is not there.
+    A number is that of the kit's meta.mat, next to `file`; the classes 0, 1, … are the sorted synsets. Raises UserError
+    for an image or a number that is missing.
     """
-    places, found = classes_by_number(file), []
+    places, labels = classes_by_number(file), []
     for name in map(os.fsdecode, unpacked(names)):
         number = re.search(r"(\d+)\.\w+$", name)
         line = int(number[1]) if number else 0
         if not 1 <= line <= len(numbers) or numbers[line - 1] not in places:
             raise UserError(f"dataset.labels={file} has no class for {name}: give images with the names they are published "
                             "with, ILSVRC2012_val_00000001.JPEG and so on")
-        found.append(places[numbers[line - 1]])
-    return torch.tensor(found)
+        labels.append(places[numbers[line - 1]])
+    return torch.tensor(labels)
 
 
 def classes_by_number(file: Path) -> dict[int, int]:
-    """{the kit's number of a class: its place among the sorted synsets} from the meta.mat beside `file`."""
+    """{the kit's number of a class: its place among the sorted synsets} from the meta.mat next to `file`."""
     meta = file.with_name(META)
     if not is_file(meta):
         raise UserError(f"dataset.labels={file} is the development kit's list, which numbers the classes in an order of its "

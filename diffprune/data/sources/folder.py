@@ -14,7 +14,7 @@ from diffprune.data.sources.names import BLOCK, SUFFIXES, is_image, packed
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.progress import progress
 
-ASKING = 16     # threads that ask for file sizes: on a network file system each answer takes its time
+SIZE_THREADS = 16      # that query file sizes: each query takes long on a network file system
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FolderSource(Source):
     @classmethod
     def of(cls, root: Path) -> "FolderSource":
         """Every image file below `root`, at any depth, in path order; raises UserError where there is none."""
-        names = packed(os.fsencode(name) for name in walk(str(root)))
+        names = packed(os.fsencode(name) for name in image_paths(str(root)))
         if not len(names):
             raise UserError(f"dataset.path={root} holds no image ({', '.join(SUFFIXES)})")
         return cls(root, names)
@@ -46,27 +46,27 @@ class FolderSource(Source):
 
     def identity(self) -> Iterator[bytes]:
         root = os.fsencode(self.root)
-        with ThreadPoolExecutor(ASKING) as pool:
+        with ThreadPoolExecutor(SIZE_THREADS) as pool:
             for start in progress(range(0, len(self), BLOCK), "asking for file sizes", -(-len(self) // BLOCK)):
                 names = self.names.slice(start, BLOCK).to_pylist()
-                parts = [names[i:i + 1024] for i in range(0, len(names), 1024)]
-                sizes = pool.map(lambda part: [size(os.path.join(root, name)) for name in part], parts)
+                chunks = [names[i:i + 1024] for i in range(0, len(names), 1024)]
+                sizes = pool.map(lambda chunk: [size(os.path.join(root, name)) for name in chunk], chunks)
                 yield b"\0".join(names)
-                yield np.array([one for part in sizes for one in part], np.int64).tobytes()
+                yield np.array([one for chunk in sizes for one in chunk], np.int64).tobytes()
 
 
 def size(path: bytes) -> int:
-    """Of a file in bytes; -1 where it cannot be had, which shows again when the file is read."""
+    """Of a file in bytes; -1 where it is not accessible, which reading the file reports."""
     try:
         return os.stat(path).st_size
     except OSError:
         return -1
 
 
-def walk(folder: str, prefix: str = "") -> Iterator[str]:
+def image_paths(folder: str, prefix: str = "") -> Iterator[str]:
     """Relative paths of the image files below `folder`, in path order whatever the file system lists.
 
-    Hidden entries are passed over, links to folders followed. Nothing is asked of a file but what the listing says.
+    Hidden entries are left out, links to folders followed. No file is queried beyond the listing.
     """
     try:
         with os.scandir(folder) as entries:
@@ -82,6 +82,6 @@ def walk(folder: str, prefix: str = "") -> Iterator[str]:
     names.sort()
     for name in names:
         if name in folders:
-            yield from walk(os.path.join(folder, name), f"{prefix}{name}/")
+            yield from image_paths(os.path.join(folder, name), f"{prefix}{name}/")
         else:
             yield f"{prefix}{name}"

@@ -11,7 +11,7 @@ BLOCK = 65_536
 
 
 def is_image(name: str) -> bool:
-    """Whether the last part of a path is an image's; hidden files (macOS leaves `._photo.jpg`) are none."""
+    """Whether a file name is that of an image; hidden files (macOS leaves `._photo.jpg`) are not."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 

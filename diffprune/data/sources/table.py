@@ -140,7 +140,7 @@ class CopiedSource(MappedSource):
 
 @contextmanager
 def reading(path: Path) -> Generator[None]:
-    """Turns what Arrow raises into one sentence about the file."""
+    """Turns an error of Arrow into a UserError that names the file."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:

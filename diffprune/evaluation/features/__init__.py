@@ -21,8 +21,8 @@ def cifar_cnn(weights: str | None) -> Extractor:
 
 
 def classifier(name: str, network: Classifier, accuracy: float, takes: tuple[int, int, int]) -> Extractor:
-    about = {"features_accuracy": accuracy, "features_sha256": module_sha256(network)}
-    return Extractor(name, network, about, takes, network.logits)
+    protocol = {"features_accuracy": accuracy, "features_sha256": module_sha256(network)}
+    return Extractor(name, network, protocol, takes, network.logits)
 
 
 def inception(weights: str | None) -> Extractor:

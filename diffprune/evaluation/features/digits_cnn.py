@@ -1,6 +1,6 @@
 """The small digit classifier whose features score the digits.
 
-`python -m diffprune.evaluation.features.digits_cnn` trains it anew.
+`python -m diffprune.evaluation.features.digits_cnn` trains it again.
 """
 
 import argparse

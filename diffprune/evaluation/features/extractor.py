@@ -14,14 +14,14 @@ from diffprune.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Extractor:
-    """`network`: float images in [0, 1], [B, C, H, W] -> features [B, D]; `about` is part of every number's protocol.
+    """`network`: float images in [0, 1], [B, C, H, W] -> features [B, D]; `protocol`: what it adds to that of a number.
 
     `head`: features [B, D] -> logits [B, classes], of which the Inception score is made; None for a network without classes.
     `takes`: the one image shape (C, H, W) that the network was made for; None for one that takes every RGB or grey image.
     """
     name: str
     network: nn.Module
-    about: dict[str, float | str] = field(default_factory=dict)
+    protocol: dict[str, float | str] = field(default_factory=dict)
     takes: tuple[int, int, int] | None = None
     head: Callable[[Tensor], Tensor] | None = None
 

@@ -39,9 +39,9 @@ def inception(weights: str | None) -> Extractor:
             network = source.InceptionV3([source.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
         except RuntimeError as error:
             raise UserError(f"evaluate.weights={weights} does not hold pytorch-fid's Inception network") from error
-    about = {"features_sha256": module_sha256(network)}
+    protocol = {"features_sha256": module_sha256(network)}
     classes = state["fc.weight"].float()
-    return Extractor("inception", Pooled(folded(network)), about,
+    return Extractor("inception", Pooled(folded(network)), protocol,
                      head=lambda features: F.linear(features, classes.to(features)))
 
 

@@ -20,15 +20,15 @@ class Family:
 
     A subclass names its predictors' classes (`kinds`), the folder of the predictor in a model folder (`folder`), and the
     classes of its fixed networks by their folders (`fixed`), which are also its fields: a network or None. Every defined
-    subclass is in `known`; a predictor belongs to the first of them that has its class and all of its fixed networks.
+    subclass is in `registered`; a predictor belongs to the first of them that has its class and all of its fixed networks.
     """
     kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
     folder: ClassVar[str] = "unet"
     fixed: ClassVar[Mapping[str, type[nn.Module]]] = {}
-    known: ClassVar[list[type["Family"]]] = []
+    registered: ClassVar[list[type["Family"]]] = []
 
     def __init_subclass__(cls) -> None:
-        Family.known.append(cls)
+        Family.registered.append(cls)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -85,15 +85,15 @@ class Family:
 
 
 def family_for(kind: type[nn.Module], folders: Collection[str] = ()) -> type[Family]:
-    """The family of predictors of class `kind` that has fixed networks in `folders`, of which unknown ones do not count.
+    """The family of predictors of class `kind` that has fixed networks in `folders`, of which others do not count.
 
     A class that belongs to no family is that of an unconditional predictor of pixels.
     """
-    families = [family for family in Family.known if issubclass(kind, family.kinds)]
+    families = [family for family in Family.registered if issubclass(kind, family.kinds)]
     needed = {name for family in families for name in family.fixed} & set(folders)
     return next((family for family in families if needed <= set(family.fixed)), Family)
 
 
 def predictors() -> dict[str, type[nn.Module]]:
     """The classes of noise predictors that can be loaded, by name."""
-    return {kind.__name__: kind for family in Family.known for kind in family.kinds}
+    return {kind.__name__: kind for family in Family.registered for kind in family.kinds}

@@ -28,7 +28,7 @@ class Architecture:
 
 
 class Section(dict):
-    """One section of the config; UserError names what is asked for and absent, or not supported."""
+    """One section of the config; UserError names what is missing or not supported."""
 
     def __init__(self, name: str, entries: Any) -> None:
         if not isinstance(entries, Mapping):
@@ -46,8 +46,8 @@ class Section(dict):
 def read(config: Mapping[str, Any], scale_factor: float | None = None) -> Architecture:
     """Constructor arguments for `config`, in the original YAML's layout or laid flat.
 
-    Latents are multiplied by `scale_factor` before diffusion; a measured one stands in the checkpoint and comes
-    before the config's. UserError where the config lacks something, contradicts itself or is not supported.
+    Latents are multiplied by `scale_factor` before diffusion; a measured one, of the checkpoint, takes
+    precedence over the config's. UserError where the config lacks something, contradicts itself or is not supported.
     """
     model, unet, first_stage, classes = sections(config)
     if unet["context_dim"] != classes["embed_dim"]:

@@ -37,7 +37,7 @@ def convert_ddim(checkpoint: Any, resolution: int | None, weights: str | None = 
     """The model in a checkpoint of the DDIM code base.
 
     `checkpoint` is a state dict or the list [model, optimizer, epoch, step, ema] with `weights` "model" or "ema";
-    `resolution` is the side of its images in pixels, which no shape tells. UserError where something does not fit.
+    `resolution` is the side of its images in pixels, which no shape shows. UserError where something does not fit.
     """
     config = infer_config(as_state(choose_weights(checkpoint, weights)), resolution)
     with torch.device("meta"):

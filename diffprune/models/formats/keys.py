@@ -36,13 +36,13 @@ class Filled:
 
 
 def original_shape(original: str, tensor: Tensor) -> tuple[int, ...]:
-    """Shape of `tensor` in the checkpoint: a linear [out, in] may be a 1x1 convolution [out, in, 1, 1] there."""
+    """Shape of `tensor` in the checkpoint: a linear [out, in] may be stored as a 1x1 convolution [out, in, 1, 1]."""
     pointwise = tensor.ndim == 2 and POINTWISE_CONV.search(original)
     return (*tensor.shape, 1, 1) if pointwise else tuple(tensor.shape)
 
 
 def as_state(content: Any) -> State:
-    """`content` as a state dict without the `module.` prefixes of data parallelism; UserError where it is none."""
+    """`content` as a state dict without the `module.` prefixes of data parallelism; UserError where it is not one."""
     if not isinstance(content, Mapping) or not content:
         raise UserError("there is no state dict in it, a mapping from names to tensors")
     foreign = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]

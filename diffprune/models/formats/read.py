@@ -22,7 +22,7 @@ def read_model(original: Path, format: str | None = None, config: Path | None = 
                weights: str | None = None) -> "DiffusionModel":
     """The diffusion model in the checkpoint file `original`.
 
-    `format` is "ddim" (needs `resolution`, pixels) or "compvis" (needs `config`, a file), None to tell by the keys;
+    `format` is "ddim" (needs `resolution`, pixels) or "compvis" (needs `config`, a file), None to infer it from the keys;
     `weights` is "model" or "ema" where the file holds both. UserError, naming the file, where that cannot be done.
     """
     content = read_checkpoint(original)
@@ -50,7 +50,7 @@ def fill_model(model: "DiffusionModel", original: Path, weights: str | None = No
     try:
         if isinstance(model.family, Ddpm):
             return fill_ddim(model, content, weights)
-        if isinstance(model.family, Latent) and len(model.parts) == 3:
+        if isinstance(model.family, Latent) and len(model.networks) == 3:
             return fill_compvis(model, content, weights)
         raise UserError("no original format of such a model is known, give a model folder")
     except UserError as error:
