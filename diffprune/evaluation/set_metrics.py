@@ -42,11 +42,10 @@ def against(images: FeatureStatistics | None, reference: FeatureStatistics, sett
     """Every distance from `images` to `reference`; None where there are no images, or where their features are not known."""
     features = None if images is None else images.features
     further = {name: None if images is None else metric(images, reference) for name, metric in (metrics or {}).items()}
-    return further | {
-            "fid": fid(images, reference),
+    return {"fid": fid(images, reference),
             "kid": kernel_distance(features, reference.features, settings.kid_subset),
             **precision_recall(features, reference.features, settings.neighbours),
-            "inception_score": None if images is None else images.inception_score}
+            "inception_score": None if images is None else images.inception_score, **further}
 
 
 def fid(images: FeatureStatistics | None, reference: FeatureStatistics | None) -> float | None:
