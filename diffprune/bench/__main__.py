@@ -10,10 +10,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from diffprune.bench.machine import machine
 from diffprune.bench.measured import CASES, Bench, table
-from diffprune.bench.setting import Setting
-from diffprune.evaluation.features import load_extractor
+from diffprune.bench.setting import Setting, machine
 from diffprune.runs.provenance import versions
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
@@ -26,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m diffprune.bench", description=__doc__.split("\n\n")[0])
     options.add_argument("overrides", nargs="*", help="of a run: the model, the device, the recipe (default: CIFAR-10's)")
     options.add_argument("--only", default=",".join(CASES), help="cases, with commas between them (default: all)")
-    options.add_argument("--batch", type=int, default=8, help="images per training step, walk and sampling")
+    options.add_argument("--batch", type=int, default=8, help="images per training step, scoring pass and sampling")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--steps", type=int, default=10, help="of the sampler")
     options.add_argument("--images", type=int, default=500, help="whose features are computed")
@@ -45,8 +43,7 @@ def main() -> None:
         if unknown := sorted(set(wanted) - set(CASES)):
             raise UserError(f"--only {','.join(unknown)} is not known: choose of {', '.join(CASES)}")
         setting = Setting.of([*DEFAULT, *asked.overrides], asked.batch, asked.compiled)
-        bench = Bench(setting, asked.rounds, asked.steps, asked.images,
-                      lambda: load_extractor(asked.features, asked.weights))
+        bench = Bench(setting, asked.rounds, asked.steps, asked.images, asked.features, asked.weights)
         lines = [line for case in CASES if case in wanted for line in getattr(bench, case)()]
     known = machine(setting.device)
     print(f"\n{table([line.record() for line in lines])}\n\n{', '.join(known.values())}")

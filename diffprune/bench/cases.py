@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,7 +124,7 @@ def sampling(setting: Setting, steps: int) -> tuple[Works, dict[str, np.ndarray]
     return {BASELINE: script} | works, drawn
 
 
-def evaluating(unet: torch.nn.Module, how: Execution) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def evaluating(unet: Callable[..., Any], how: Execution) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """(x_t, t) -> eps, without gradients."""
     def evaluate(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), how.autocast():
@@ -131,9 +132,11 @@ def evaluating(unet: torch.nn.Module, how: Execution) -> Callable[[torch.Tensor,
     return evaluate
 
 
-def scores(setting: Setting, extractor: Extractor, count: int, folder: Path) -> Works:
+def scores(setting: Setting, extractor: Extractor, weights: str | None, count: int, folder: Path) -> Works:
     """Features and statistics of `count` images: through PNG files, written and read back one by one; from the files of
-    `folder`; from memory. The last two give all metrics' ingredients, not those of the Fréchet distance alone."""
+    `folder`; from memory. The last two give all metrics' ingredients, not those of the Fréchet distance alone.
+
+    Inception features are timed as pytorch-fid computes them too, with its own network and the same `weights`."""
     images = to_uint8(setting.images(count)).numpy()
     plain.plain_files(images, folder)
 
@@ -143,21 +146,16 @@ def scores(setting: Setting, extractor: Extractor, count: int, folder: Path) -> 
             np.cov(plain.plain_features(extractor.network, Path(place), FILES_BATCH), rowvar=False)
 
     def files() -> None:
-        found = open_images(folder, images.shape[3])
-        FeatureStatistics.of(extractor, found.chunks(FILES_BATCH), count, count, "images")
+        chunks = open_images(folder, images.shape[3]).chunks(FILES_BATCH)
+        FeatureStatistics.of(extractor, chunks, count, count, "images")
 
     def memory() -> None:
         FeatureStatistics.of(extractor, batches(images, FILES_BATCH), count, count, "images")
 
     works: Works = {BASELINE: script, "from files": files, "from memory": memory}
-    if extractor.name == "inception":       # what pytorch-fid's command does with a folder, its network loaded before
-        works["pytorch-fid, from files"] = partial(plain.pytorch_fid_pass, extractor.network, folder, FILES_BATCH)
+    if extractor.name == "inception":
+        works["pytorch-fid, from files"] = plain.pytorch_fid(folder, FILES_BATCH, weights, setting.device)
     return works
-
-
-def loading(folder: Path, count: int, workers: int) -> Works:
-    """`count` photographs from the files of `folder`: iterated with `datasets`, and as this project's training batches."""
-    return {BASELINE: plain.datasets_pass(folder, workers), "streamed": partial(plain.streamed_pass, folder, count, workers)}
 
 
 def latency(setting: Setting, batch: int) -> Works:

@@ -1,8 +1,9 @@
 """The cases one after another, and what was measured of each: the lines of one table."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from diffprune.bench.cases import BASELINE, SAME, SIDE
 from diffprune.bench.setting import Setting
 from diffprune.config.schema import EVALUATIONS_PER_STEP
 from diffprune.diffusion.pixels import batches
-from diffprune.evaluation.features.extractor import Extractor
+from diffprune.evaluation.features import load_extractor
 from diffprune.evaluation.pair_metrics import similarity
 from diffprune.evaluation.speed import Timing, time_in_turn
 from diffprune.runs.progress_log import ProgressLog
@@ -77,12 +78,14 @@ def table(records: Sequence[dict[str, Any]], style: str = "simple") -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """Every case on one setting: `rounds` measurements of each way, `steps` of sampling, `images` for feature networks."""
+    """Every case on one setting: `rounds` measurements of each way, `steps` of sampling, `images` for the network of
+    `features`, whose `weights` are a file."""
     setting: Setting
     rounds: int
     steps: int
     images: int
-    extractor: Callable[[], Extractor]
+    features: str
+    weights: str | None = None
 
     def arithmetic(self) -> Iterator[Line]:
         for way, timing in self.timed(cases.arithmetic(self.setting), "arithmetic").items():
@@ -121,15 +124,18 @@ class Bench:
         yield from lines(f"sampling {self.setting.batch} images, {self.steps} steps", timings, BASELINE, notes)
 
     def scores(self) -> Iterator[Line]:
-        extractor = self.extractor().to(self.setting.device)
+        extractor = load_extractor(self.features, self.weights).to(self.setting.device)
         with tempfile.TemporaryDirectory() as folder:
-            timings = self.timed(cases.scores(self.setting, extractor, self.images, Path(folder)), "evaluation")
+            works = cases.scores(self.setting, extractor, self.weights, self.images, Path(folder))
+            timings = self.timed(works, "evaluation")
         yield from lines(f"{extractor.name} features of {self.images} images", timings, BASELINE)
 
     def loading(self) -> Iterator[Line]:
-        with tempfile.TemporaryDirectory() as folder:
-            plain.photographs(Path(folder), PHOTOGRAPHS)
-            timings = self.timed(cases.loading(Path(folder), PHOTOGRAPHS, WORKERS), "loading")
+        """Photographs from files: iterated with `datasets`, and as this project's training batches."""
+        with tempfile.TemporaryDirectory() as name:
+            plain.photographs(folder := Path(name), PHOTOGRAPHS)
+            timings = self.timed({BASELINE: plain.datasets_pass(folder, WORKERS), "streamed": partial(
+                plain.streamed_pass, folder, PHOTOGRAPHS, WORKERS)}, "loading")
         notes = {way: f"{PHOTOGRAPHS / timing.median:.3g} images/s" for way, timing in timings.items()}
         yield from lines(f"loading {PHOTOGRAPHS} files of 256 pixels, {WORKERS} processes", timings, BASELINE, notes)
 

@@ -4,7 +4,9 @@ One timestep per step, float32, NCHW, a fresh forward pass for every cell of a g
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,21 +90,13 @@ def plain_features(network: nn.Module, folder: Path, batch: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def pytorch_fid_pass(network: nn.Module, folder: Path, batch: int) -> None:
-    """What pytorch-fid does with the images in `folder`: the mean and covariance of the features of its own `network`."""
+def pytorch_fid(folder: Path, batch: int, weights: str | None, device: torch.device) -> Callable[[], Any]:
+    """What pytorch-fid's command does with the images in `folder`, its own network loaded before: mean and covariance."""
     from pytorch_fid.fid_score import compute_statistics_of_path
-    compute_statistics_of_path(str(folder), OneBlock(network), batch, 2048, "cpu", torch.get_num_threads())
 
-
-class OneBlock(nn.Module):
-    """Features [B, D] in the form in which pytorch-fid's network returns them: a list with one map [B, D, 1, 1]."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [self.network(images)[:, :, None, None]]
+    from diffprune.evaluation.features.inception import original_network
+    network = original_network(weights)[0].to(device)
+    return partial(compute_statistics_of_path, str(folder), network, batch, 2048, str(device), torch.get_num_threads())
 
 
 def photographs(folder: Path, count: int) -> None:

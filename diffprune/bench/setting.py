@@ -1,14 +1,16 @@
-"""What is timed: a model with random weights and images of noise, since times depend on neither."""
+"""What is timed, and the machine: a model with random weights and images of noise, since times depend on neither."""
 
 import copy
-from collections.abc import Sequence
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffprune.bench.machine import computes_bf16
 from diffprune.config.compose import composed
 from diffprune.config.validation import check_values
 from diffprune.diffusion.pixels import from_uint8
@@ -24,6 +26,7 @@ from diffprune.stages import options
 from diffprune.training.recipe import Recipe
 
 SEED = 0
+BF16 = ("avx512_bf16", "amx_bf16")      # a CPU without these instructions emulates bf16, many times slower
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,35 @@ class Setting:
             ways["bf16, channels_last"] = Execution(self.device, "bf16", "channels_last")
         return ways
 
-    def ways(self, unet: nn.Module) -> dict[str, tuple[nn.Module, Execution]]:
+    def ways(self, unet: nn.Module) -> dict[str, tuple[Callable[..., Any], Execution]]:
         """{name: (network, how it runs)} of every way to evaluate a copy of `unet`."""
         plain, last = copy.deepcopy(unet).eval(), copy.deepcopy(unet).to(memory_format=torch.channels_last).eval()
         fp32, *_, fastest = self.executions.values()
-        ways = {"eager": (plain, fp32), "channels_last": (last, fp32)}
+        ways: dict[str, tuple[Callable[..., Any], Execution]] = {"eager": (plain, fp32), "channels_last": (last, fp32)}
         if fastest.precision == "bf16":
             ways["channels_last, bf16"] = (last, fastest)
         if self.compiled:       # each of its own: a compiled network is compiled for one format
             ways |= {name.replace("channels_last", "compiled"): (torch.compile(copy.deepcopy(last)), how)
                      for name, (_, how) in list(ways.items())[1:]}
         return ways
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """Processor, operating system and, where it was used, the GPU."""
+    known = {"processor": f"{processor()}, {torch.get_num_threads()} threads", "system": platform.platform()}
+    if device.type == "cuda":
+        known["gpu"] = torch.cuda.get_device_name(device)
+    return known
+
+
+def processor() -> str:
+    """The model's name and the vector instructions that matter here, as the system reports them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = known.get("flags", "").split()
+    return " ".join([known.get("model name", platform.machine()), *(f for f in ("avx2", "avx512f", *BF16) if f in flags)])
+
+
+def computes_bf16(device: torch.device) -> bool:
+    return device.type == "cuda" or any(name in processor() for name in BF16)

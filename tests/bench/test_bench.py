@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from diffprune.bench import cases, plain
-from diffprune.bench.machine import computes_bf16
 from diffprune.bench.measured import CASES, Bench, lines, rate, table
-from diffprune.bench.setting import SEED, Setting
+from diffprune.bench.setting import SEED, Setting, computes_bf16
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.evaluation.speed import PeakMemory, Timing, time_in_turn
@@ -83,7 +82,7 @@ def test_a_compiled_way_is_beside_itself_uncompiled() -> None:
 
 
 def test_what_is_done_beside_a_step_is_counted_as_often_as_a_step_does_it(setting: Setting) -> None:
-    bench = Bench(setting, 1, 1, 1, lambda: None)
+    bench = Bench(setting, 1, 1, 1, "cifar-cnn")
     found = {line.way: line for line in bench.overhead()}
     assert list(found) == ["draws", "average", "log", "state", "together"]
     assert found["together"].seconds == pytest.approx(sum(line.seconds for way, line in found.items() if way != "together"))
@@ -149,6 +148,18 @@ def test_the_plain_features_are_those_from_memory(setting: Setting, tmp_path: Pa
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     plain.plain_files(images, tmp_path)
     np.testing.assert_allclose(plain.plain_features(extractor.network, tmp_path, 2), extractor.features(images), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_pytorch_fid_is_timed_with_its_own_network(setting: Setting, inception_file: Path, tmp_path: Path) -> None:
+    from diffprune.evaluation.features import load_extractor
+    extractor = load_extractor("inception", str(inception_file))
+    works = cases.scores(setting, extractor, str(inception_file), 3, tmp_path)
+    assert type(works["pytorch-fid, from files"].args[1]).__module__ == "pytorch_fid.inception"
+    mean, covariance = works["pytorch-fid, from files"]()
+    features = plain.plain_features(extractor.network, tmp_path, 2)
+    np.testing.assert_allclose(mean, features.mean(0), atol=1e-3)
+    np.testing.assert_allclose(covariance, np.cov(features, rowvar=False), atol=1e-3)
 
 
 @pytest.mark.slow
