@@ -5,8 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
@@ -15,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from diffprune.config.compose import register
+from diffprune.config.compose import CONF, register
 from diffprune.config.naming import run_folder
 from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
@@ -27,7 +26,6 @@ from diffprune.runtime.errors import JobFailed, UserError
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 
 log = logging.getLogger("diffprune")
-T = TypeVar("T")
 
 
 def job(cfg: DictConfig) -> None:
@@ -93,13 +91,13 @@ def attempt(work: Callable[[], None]) -> str | None:
     return reason
 
 
-def hydra_job(overrides: Sequence[str], task: Callable[[DictConfig], T]) -> T:
+def hydra_job(overrides: Sequence[str], task: Callable[[DictConfig], Any]) -> Any:
     """Returns `task(cfg)`, called as Hydra calls it for `python -m diffprune OVERRIDES`: same log file, same command."""
     register()
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra_ = GlobalHydra.instance().hydra
         assert hydra_ is not None
-        return cast(T, hydra_.run("config", task, list(overrides)).return_value)
+        return hydra_.run("config", task, list(overrides)).return_value
 
 
 def show(run: Run) -> None:
@@ -109,11 +107,6 @@ def show(run: Run) -> None:
         if not run.report.exists() or run.report.stat().st_mtime < run.metrics.stat().st_mtime:
             write_report(run.folder)
         log.info("\n%s\n\nreport: %s", terminal_table(run.folder), run.report)
-
-
-def listed(failed: list[JobFailed]) -> str:
-    """The failures of a sweep, a line for each job."""
-    return "\n  ".join([f"{len(failed)} {'job' if len(failed) == 1 else 'jobs'} of the sweep failed:", *map(str, failed)])
 
 
 def main() -> None:
@@ -133,7 +126,9 @@ def main() -> None:
         try:
             entry()
         except JobFailed as first:
-            raise UserError(listed(failed or [first])) from None
+            failed = failed or [first]
+            title = f"{len(failed)} {'job' if len(failed) == 1 else 'jobs'} of the sweep failed:"
+            raise UserError("\n  ".join([title, *map(str, failed)])) from None
     disconnect()
 
 

@@ -3,14 +3,10 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diffprune.models.formats.read import FORMATS, read_model
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from diffprune.models.diffusion_model import DiffusionModel
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = read_model(options.original, options.format, options.config, options.resolution, options.weights)
         from diffprune.models.model_folder import save_model
         save_model(model, options.out)
-    print(f"{options.out}: {summary(model)}")
+    million = sum(parameter.numel() for parameter in model.unet.parameters()) / 1e6
+    channels, height, width = model.shape
+    print(f"{options.out}: {type(model.unet).__name__}, {million:.1f} M parameters, {channels}x{height}x{width}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,13 +46,6 @@ def check_out(out: Path, original: Path, overwrite: bool) -> None:
         raise UserError(f"OUT {out} is not empty, give another folder or add --overwrite")
     if not (out / "model_index.json").exists() or out.resolve() in original.resolve().parents:
         raise UserError(f"OUT {out} holds more than a model folder, --overwrite would delete it; give another folder")
-
-
-def summary(model: "DiffusionModel") -> str:
-    """One line on what was converted."""
-    million = sum(parameter.numel() for parameter in model.unet.parameters()) / 1e6
-    channels, height, width = model.shape
-    return f"{type(model.unet).__name__}, {million:.1f} M parameters, {channels}x{height}x{width}"
 
 
 if __name__ == "__main__":

@@ -67,8 +67,9 @@ def results(jobs: Sequence[Any]) -> list[JobReturn]:
             if job.paths.result_pickle.exists():
                 done[job.job_id] = result(job)
             elif time.monotonic() - missing.get(job.job_id, inf) > GRACE:
-                done[job.job_id] = failed(UserError(f"job {job.job_id} ended without a result (cancelled, killed, out of "
-                                                    f"memory?): see {job.paths.folder}, repeat the command"))
+                done[job.job_id] = JobReturn(status=JobStatus.FAILED, _return_value=UserError(
+                    f"job {job.job_id} ended without a result (cancelled, killed, out of memory?): "
+                    f"see {job.paths.folder}, repeat the command"))
         if len(done) == len(jobs):
             break
         time.sleep(POLL)
@@ -80,8 +81,4 @@ def result(job: Any) -> JobReturn:
     try:
         return job.task(0).result()
     except Exception as error:  # whatever the job raised: Hydra raises it after the other jobs
-        return failed(error)
-
-
-def failed(error: Exception) -> JobReturn:
-    return JobReturn(status=JobStatus.FAILED, _return_value=error)
+        return JobReturn(status=JobStatus.FAILED, _return_value=error)

@@ -8,28 +8,21 @@ from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from diffprune.config import schema
 from diffprune.config.naming import run_name
-from diffprune.config.schema import (
-    Config,
-    FamilyModel,
-    GatedPruner,
-    LabelledDataset,
-    LatentModel,
-    SlurmLauncher,
-    WandbLogger,
-)
 from diffprune.config.validation import check
 
 CONF = Path(__file__).parents[2] / "conf"
 # Options that only one choice of a group has are types of their own: that choice names its type in its defaults.
-OF_ONE_CHOICE = {"gated_pruner": GatedPruner, "latent_model": LatentModel, "family_model": FamilyModel,
-                 "labelled_dataset": LabelledDataset, "wandb_logger": WandbLogger, "slurm_launcher": SlurmLauncher}
+OF_ONE_CHOICE = {"gated_pruner": schema.GatedPruner, "latent_model": schema.LatentModel,
+                 "family_model": schema.FamilyModel, "labelled_dataset": schema.LabelledDataset,
+                 "wandb_logger": schema.WandbLogger, "slurm_launcher": schema.SlurmLauncher}
 
 
 def register() -> None:
     """Makes the schema and the resolver `run_name` known to Hydra."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="schema", node=schema.Config)
     for name, node in OF_ONE_CHOICE.items():
         store.store(group="schema", name=name, node=node)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)

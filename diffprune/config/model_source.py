@@ -13,7 +13,6 @@ def is_hub_name(checkpoint: str) -> bool:
 
 
 def is_url(checkpoint: str) -> bool:
-    """Whether `checkpoint` is a web address."""
     return checkpoint.startswith(("https://", "http://"))
 
 

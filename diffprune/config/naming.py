@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,9 +52,7 @@ def policy_name(timesteps: dict[str, Any]) -> str:
 
 def science(cfg: DictConfig) -> dict[str, Any]:
     """The options that change the result, as a plain dict; raises UserError while one is still `???`."""
-    options = OmegaConf.to_container(masked(cfg), resolve=True)
-    assert isinstance(options, dict)
-    return scientific({str(key): value for key, value in options.items()})
+    return scientific(cast(dict[str, Any], OmegaConf.to_container(masked(cfg), resolve=True)))
 
 
 def scientific(options: dict[str, Any]) -> dict[str, Any]:
