@@ -16,7 +16,7 @@ from typing import Any
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from experiments.planning import declarations
-from experiments.planning.cells import Cell, Plan, check_ready, elsewhere, plan
+from experiments.planning.cells import Plan, check_ready, elsewhere, plan
 
 PROJECT = "diffprune"       # that of conf/logger/wandb.yaml
 STATES = ("done", "running", "waiting", "failed", "stopped")    # the first needs nothing more
@@ -110,34 +110,32 @@ def show_plan(arguments: argparse.Namespace) -> None:
     from diffprune.runtime.progress import duration
     from experiments.planning.estimate import Device, estimates
     cells = planned(arguments).cells
-    guesses = estimates(cells, Device.of(arguments.words))
-    done = [cell.standing.state == "done" for cell in cells]
+    plans = [(cell, cell.standing.state == "done", guess)
+             for cell, guess in zip(cells, estimates(cells, Device.of(arguments.words)), strict=True)]
     if arguments.json:
-        print(json.dumps([cell.described(finished) | {"estimate": guess.record()}
-                          for cell, finished, guess in zip(cells, done, guesses, strict=True)], indent=2))
+        print(json.dumps([cell.described(done) | {"estimate": guess.record()} for cell, done, guess in plans], indent=2))
         return
-    for number, (cell, finished, guess) in enumerate(zip(cells, done, guesses, strict=True)):
-        print(f"{number:4}  {'done' if finished else 'to do'}  {cell.name}\n"
+    for number, (cell, done, guess) in enumerate(plans):
+        print(f"{number:4}  {'done' if done else 'to do'}  {cell.name}\n"
               f"      {shlex.join(cell.command)}\n      {cell.folder}\n      about {guess}")
-    left = [guess for finished, guess in zip(done, guesses, strict=True) if not finished]
-    print(f"{len(cells)} cells, {sum(done)} done; about {duration(sum(guess.seconds for guess in left))} and "
+    left = [guess for _, done, guess in plans if not done]
+    print(f"{len(cells)} cells, {len(cells) - len(left)} done; about {duration(sum(guess.seconds for guess in left))} and "
           f"{sum(guess.disk for guess in left) / 1e9:.1f} GB of disk for the rest, one after the other")
     if still := sorted({key for cell in cells for key in cell.missing}):
         print(f"still to be chosen: {' '.join(f'{key}=…' for key in still)}")
 
 
 def show_status(arguments: argparse.Namespace) -> None:
-    cells = planned(arguments).cells
-    statuses = [cell.standing for cell in cells]
+    statuses = [(cell, cell.standing) for cell in planned(arguments).cells]
     if arguments.json:
-        print(json.dumps([{"title": cell.name, "folder": str(cell.folder), "state": now.state, "host": now.host,
-                           "pid": now.pid, "since": now.since, "ended": now.ended, "reason": now.reason}
-                          for cell, now in zip(cells, statuses, strict=True)], indent=2))
+        names = ("state", "host", "pid", "since", "ended", "reason")
+        print(json.dumps([{"title": cell.name, "folder": str(cell.folder)} | {name: getattr(now, name) for name in names}
+                          for cell, now in statuses], indent=2))
         return
-    for number, (cell, now) in enumerate(zip(cells, statuses, strict=True)):
+    for number, (cell, now) in enumerate(statuses):
         where = f"on {now.host}" if now.state == "running" else now.reason
         print(f"{number:4}  {now.state:8}  {cell.name}{f': {where}' if where else ''}")
-    counts = Counter(now.state for now in statuses)
+    counts = Counter(now.state for _, now in statuses)
     print(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
 
 
@@ -146,15 +144,20 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
     if ignored := without_effect(arguments):
         raise UserError(f"{' '.join(ignored)}: cells are done here, by --workers, or with launcher=slurm, whose options are "
                         "--cap and those of sbatch (--partition=gpu --time=4:00:00)")
-    cells = [cell for cell in selected(arguments) if cell.standing.state in states]
-    check_ready(cells)
+    cells = planned(arguments).cells
+    if arguments.cell is not None:
+        if not 0 <= arguments.cell < len(cells):
+            raise UserError(f"--cell {arguments.cell}: the plan has cells 0 to {len(cells) - 1}")
+        cells = [cells[arguments.cell]]
+    check_ready(cells := [cell for cell in cells if cell.standing.state in states])
     if "launcher=slurm" in arguments.words:
         from experiments.running.slurm import submit
         submit([cell for cell in cells if cell.standing.state != "running"], "-".join(arguments.tables), arguments.cap,
                arguments.sbatch, arguments.dry_run)
         return 0
     if arguments.dry_run:
-        print("".join(f"{shlex.join(cell.command)}\n" for cell in cells), end="")
+        for cell in cells:
+            print(shlex.join(cell.command))
         return 0
     from experiments.running.local import run
     from experiments.running.workers import WORKER, own_first, started_at, work
@@ -162,16 +165,6 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
         return work(cells, arguments.own, arguments.workers)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return run(own_first(cells), started_at())
-
-
-def selected(arguments: argparse.Namespace) -> list[Cell]:
-    """All cells of the plan, or the one that `--cell` chooses."""
-    cells = planned(arguments).cells
-    if arguments.cell is None:
-        return cells
-    if not 0 <= arguments.cell < len(cells):
-        raise UserError(f"--cell {arguments.cell}: the plan has cells 0 to {len(cells) - 1}")
-    return [cells[arguments.cell]]
 
 
 def without_effect(arguments: argparse.Namespace) -> list[str]:

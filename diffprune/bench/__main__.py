@@ -10,7 +10,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from diffprune.bench.measured import CASES, Bench, table
+from diffprune.bench.cases import CASES, Bench
+from diffprune.bench.measured import table
 from diffprune.bench.setting import Setting, machine
 from diffprune.runs.provenance import versions
 from diffprune.runtime.command_line import one_sentence

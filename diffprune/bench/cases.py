@@ -1,10 +1,10 @@
-"""What is measured: each case gives ways of doing one thing, the baseline first."""
+"""The cases: ways of doing one thing, the baseline first, and the lines that say what was measured of each."""
 
 import copy
 import math
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ import numpy as np
 import torch
 
 from diffprune.bench import plain
+from diffprune.bench.measured import Line, lines, rate
 from diffprune.bench.setting import SEED, Setting
+from diffprune.config.schema import EVALUATIONS_PER_STEP
 from diffprune.diffusion.pixels import batches, to_uint8
 from diffprune.diffusion.process import SPACINGS, ddim
 from diffprune.evaluation.feature_statistics import FeatureStatistics
+from diffprune.evaluation.features import load_extractor
 from diffprune.evaluation.features.extractor import Extractor
 from diffprune.evaluation.image_files import open_images
-from diffprune.evaluation.speed import Work
+from diffprune.evaluation.pair_metrics import similarity
+from diffprune.evaluation.speed import Timing, Work, time_in_turn
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.criteria import Criterion, DiffPruning, FirstOrderTaylor, SecondOrderTaylor
@@ -33,12 +37,15 @@ from diffprune.training.trainer import Trainer, draw
 
 Works = dict[str, Work]
 
-BASELINE = "plain"
+BASELINE, TOGETHER = "plain", "together"
 CRITERIA: tuple[Criterion, ...] = (DiffPruning(), FirstOrderTaylor(), SecondOrderTaylor())
 RATIOS = (0.2, 0.3, 0.4)
 SAME = len(CRITERIA) * len(RATIOS)      # cells of one threshold, for which the baseline makes the same scoring pass
 FILES_BATCH = 50                        # images per evaluation of a feature network: pytorch-fid's own
 SIDE = 2048                             # of the matrices whose product shows what the device can do
+KEPT = (40, 22, 18, 10)     # timesteps: in the proportion of what T = 0, .01, .02, .05 keep of CIFAR-10's 1000
+LATENCY_BATCHES = (1, 8, 64)
+PHOTOGRAPHS, WORKERS = 256, 2           # files that are loaded, and processes that read them
 
 
 def arithmetic(setting: Setting) -> Works:
@@ -58,20 +65,6 @@ def training(setting: Setting) -> Works:
         trainer = Trainer(setting.copy_of(setting.dense), setting.recipe, how, SEED)
         works[name] = partial(trainer.advance, images, None)
     return works
-
-
-def beside_a_step(setting: Setting, log: ProgressLog) -> Works:
-    """One step of fine-tuning, and what it does besides the network's and the optimiser's own work.
-
-    The draws and the average are inside the step as well; a line of the log and a kept state come now and then.
-    """
-    images = setting.images(setting.batch)
-    trainer = Trainer(setting.copy_of(setting.dense), setting.recipe, seed=SEED)
-    return {"step": partial(trainer.advance, images, None),
-            "draws": lambda: draw(SEED, trainer.step, setting.batch, setting.dense.shape, len(trainer.alpha_bar)),
-            "average": lambda: ema.follow(trainer.ema, trainer.weights, 0.999),
-            "log": lambda: (trainer.check(), log.write(trainer.step, trainer.mean_loss(), 0.0)),
-            "state": lambda: write_state(log.path.with_name("state.safetensors"), *trainer.state())}
 
 
 def scoring(setting: Setting, kept: Sequence[int]) -> Works:
@@ -158,9 +151,96 @@ def scores(setting: Setting, extractor: Extractor, weights: str | None, count: i
     return works
 
 
-def latency(setting: Setting, batch: int) -> Works:
-    """One evaluation of the network on `batch` images: dense and pruned, in every way."""
-    x_t, t = setting.noise(batch), torch.full((batch,), 500, device=setting.device)
-    return {f"{which}, {way}": partial(evaluating(*how), x_t, t)
-            for which, model in (("dense", setting.dense), ("pruned", setting.pruned))
-            for way, how in setting.ways(model.unet).items()}
+@dataclass(frozen=True)
+class Bench:
+    """Every case on one setting: `rounds` measurements of each way, `steps` of sampling, `images` for the network of
+    `features`, whose `weights` are a file."""
+    setting: Setting
+    rounds: int
+    steps: int
+    images: int
+    features: str
+    weights: str | None = None
+
+    def arithmetic(self) -> Iterator[Line]:
+        for way, timing in self.timed(arithmetic(self.setting), "arithmetic").items():
+            yield Line(f"product of {SIDE} x {SIDE} matrices", way, timing.median, note=rate(SIDE ** 3, timing))
+
+    def training(self) -> Iterator[Line]:
+        batch = self.setting.batch
+        timings = self.timed(training(self.setting), "fine-tuning")
+        macs = batch * self.setting.macs * EVALUATIONS_PER_STEP
+        notes = {way: f"{batch / timing.median:.3g} images/s, {rate(macs, timing)}" for way, timing in timings.items()}
+        yield from lines(f"fine-tuning step, batch {batch}", timings, BASELINE, notes)
+
+    def overhead(self) -> Iterator[Line]:
+        """One step of fine-tuning, and what it does besides the network's and the optimiser's own work.
+
+        The draws and the average are inside the step as well; a line of the log is written once in `log_every` steps, a
+        state kept once in `save_every`.
+        """
+        setting, every, batch = self.setting, self.setting.every, self.setting.batch
+        images, trainer = setting.images(batch), Trainer(setting.copy_of(setting.dense), setting.recipe, seed=SEED)
+        with tempfile.TemporaryDirectory() as folder, ProgressLog(Path(folder, "progress.jsonl")) as log:
+            works: Works = {
+                "step": partial(trainer.advance, images, None),
+                "draws": lambda: draw(SEED, trainer.step, batch, setting.dense.shape, len(trainer.alpha_bar)),
+                "average": lambda: ema.follow(trainer.ema, trainer.weights, 0.999),
+                "log": lambda: (trainer.check(), log.write(trainer.step, trainer.mean_loss(), 0.0)),
+                "state": lambda: write_state(log.path.with_name("state.safetensors"), *trainer.state())}
+            timings = self.timed(works, "beside a step")
+        seconds = {way: timing.median / every.get(way, 1) for way, timing in timings.items()}
+        step = seconds.pop("step")
+        for way, taken in (seconds | {TOGETHER: sum(seconds.values())}).items():
+            note = f"{100 * taken / step:.2f} % of a step" + (f", once in {every[way]}" if way in every else "")
+            yield Line(f"beside a step, batch {batch}", way, taken, note=note)
+
+    def scoring(self) -> Iterator[Line]:
+        timings = self.timed(scoring(self.setting, KEPT), "scoring")
+        yield from lines(f"scoring 3 criteria x {len(KEPT)} thresholds x 3 ratios", timings, BASELINE,
+                         {BASELINE: f"{SAME} times the {len(KEPT)} cells that were timed"}, SAME)
+
+    def sampling(self) -> Iterator[Line]:
+        works, drawn = sampling(self.setting, self.steps)
+        timings = self.timed(works, "sampling")
+        alike = {way: similarity(zip(batches(images, 64), batches(drawn[BASELINE], 64), strict=True),
+                                 self.setting.ssim_window)["ssim"] for way, images in drawn.items()}
+        macs = self.setting.batch * self.steps * self.setting.macs
+        notes = {way: f"SSIM {ssim:.4f} to plain, {rate(macs, timings[way])}" for way, ssim in alike.items()}
+        yield from lines(f"sampling {self.setting.batch} images, {self.steps} steps", timings, BASELINE, notes)
+
+    def scores(self) -> Iterator[Line]:
+        extractor = load_extractor(self.features, self.weights).to(self.setting.device)
+        with tempfile.TemporaryDirectory() as folder:
+            works = scores(self.setting, extractor, self.weights, self.images, Path(folder))
+            timings = self.timed(works, "evaluation")
+        yield from lines(f"{extractor.name} features of {self.images} images", timings, BASELINE)
+
+    def loading(self) -> Iterator[Line]:
+        """Photographs from files: iterated with `datasets`, and as this project's training batches."""
+        with tempfile.TemporaryDirectory() as name:
+            plain.photographs(folder := Path(name), PHOTOGRAPHS)
+            timings = self.timed({BASELINE: plain.datasets_pass(folder, WORKERS), "streamed": partial(
+                plain.streamed_pass, folder, PHOTOGRAPHS, WORKERS)}, "loading")
+        notes = {way: f"{PHOTOGRAPHS / timing.median:.3g} images/s" for way, timing in timings.items()}
+        yield from lines(f"loading {PHOTOGRAPHS} files of 256 pixels, {WORKERS} processes", timings, BASELINE, notes)
+
+    def latency(self) -> Iterator[Line]:
+        """One evaluation of the network: dense and pruned, in every way."""
+        setting = self.setting
+        for batch in LATENCY_BATCHES:
+            x_t, t = setting.noise(batch), torch.full((batch,), 500, device=setting.device)
+            works: Works = {f"{model}, {way}": partial(evaluating(*how), x_t, t)
+                            for model, unet in (("dense", setting.dense.unet), ("pruned", setting.pruned.unet))
+                            for way, how in setting.ways(unet).items()}
+            timings = self.timed(works, f"latency, batch {batch}")
+            notes = {way: f"{timing.speedup_over(timings[way.replace('pruned', 'dense')]):.2f} times as fast as dense; "
+                          f"MACs ratio {setting.macs_ratio:.2f}"
+                     for way, timing in timings.items() if way.startswith("pruned")}
+            yield from lines(f"one evaluation, batch {batch}", timings, "dense, eager", notes)
+
+    def timed(self, works: Works, what: str) -> dict[str, Timing]:
+        return time_in_turn(works, self.rounds, self.setting.device, what)
+
+
+CASES = ("arithmetic", "training", "overhead", "scoring", "sampling", "scores", "loading", "latency")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,10 +44,7 @@ class Device:
     gpu: bool
     because: str
 
-    @property
-    def rate(self) -> float:
-        """Multiply-accumulates per second."""
-        return GPU if self.gpu else CPU
+    rate = property(lambda self: GPU if self.gpu else CPU)      # multiply-accumulates per second
 
     @classmethod
     def of(cls, words: Sequence[str]) -> "Device":
@@ -67,25 +63,20 @@ class Device:
 
 @dataclass(frozen=True)
 class Past:
-    """A finished run, as the source of an estimate."""
-    run: Run
+    """A finished run, as the source of an estimate: bytes of the device (0 where they were not recorded) and of disk, and
+    steps of training."""
     metrics: dict[str, Any]
+    memory: int
+    disk: int
+    steps: int
 
-    @cached_property
-    def memory(self) -> int:
-        """Bytes of the device, 0 where they were not recorded."""
-        status = read_json(self.run.standing) if self.run.standing.exists() else {}
-        return status.get("gpu_memory") or status.get("memory", 0)
-
-    @cached_property
-    def disk(self) -> int:
-        return sum(file.stat().st_size for file in self.run.folder.rglob("*") if file.is_file())
-
-    @cached_property
-    def steps(self) -> int:
-        """Steps of training."""
-        lines = ProgressLog.read(self.run.progress)
-        return int(lines[-1]["step"]) if lines else 0
+    @classmethod
+    def of(cls, run: Run, metrics: dict[str, Any]) -> "Past":
+        status = read_json(run.standing) if run.standing.exists() else {}
+        memory = status.get("gpu_memory") or status.get("memory", 0)
+        disk = sum(file.stat().st_size for file in run.folder.rglob("*") if file.is_file())
+        lines = ProgressLog.read(run.progress)
+        return cls(metrics, memory, disk, int(lines[-1]["step"]) if lines else 0)
 
 
 def estimates(cells: Sequence[Cell], device: Device) -> list[Estimate]:
@@ -107,7 +98,7 @@ def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], lis
         for file in sorted(folder.glob("*/metrics.json"))[:SAMPLE]:
             metrics = read_json(file)
             if not (name := metrics.get("device")) or device.gpu != (ON_CPU in name):
-                runs.setdefault((folder, metrics["model"]), []).append(Past(Run(file.parent), metrics))
+                runs.setdefault((folder, metrics["model"]), []).append(Past.of(Run(file.parent), metrics))
     return runs
 
 

@@ -12,7 +12,8 @@ from functools import partial
 from glob import escape
 from math import inf
 from pathlib import Path
-from typing import Any
+
+from omegaconf import DictConfig
 
 from diffprune.__main__ import attempt, hydra_job, one
 from diffprune.config.compose import read_run
@@ -38,8 +39,7 @@ def run(cells: Sequence[Cell], since: float = inf, wait: bool = False) -> int:
     A cell that another process is doing is skipped, or with `wait` waited for. A cell that failed after `since` (in seconds
     since 1970) is not tried again.
     """
-    failed: list[str] = []
-    busy, stopped = 0, False
+    failed, busy, stopped = [], 0, False
     with Interrupt():
         for number, cell in enumerate(cells, 1):
             try:
@@ -72,8 +72,13 @@ def left_by_others(cell: Cell) -> Standing:
 
 def do(cell: Cell) -> str | None:
     """Does one cell as `python -m diffprune` with its overrides does; returns why it failed. Raises Interrupted."""
+    def work(cfg: DictConfig) -> None:
+        with ExitStack() as sharing:
+            sharing.enter_context(model_shared(cell, Cache(Path(cfg.paths.cache))))
+            one(cfg, healed=sharing.close)
+
     try:
-        reason = hydra_job(cell.overrides, lambda cfg: attempt(partial(with_shared_model, cell, cfg)))
+        reason = hydra_job(cell.overrides, lambda cfg: attempt(partial(work, cfg)))
     except MISTAKES as error:       # in composing the configuration
         reason = sentence(error)
     except Interrupted as stop:
@@ -84,21 +89,14 @@ def do(cell: Cell) -> str | None:
     return reason
 
 
-def with_shared_model(cell: Cell, cfg: Any) -> None:
-    with ExitStack() as model:
-        model.enter_context(model_shared(cell, Cache(Path(cfg.paths.cache))))
-        one(cfg, healed=model.close)
-
-
 def note_once(cell: Cell, error: BaseException) -> None:
     """Records in the run's status why a cell failed before its stages began; the stages record their own failures.
 
     Where another process is doing the cell, this one's failure says nothing about the run.
     """
     now = cell.standing
-    if now.state == "running" and (now.host, now.pid) != (socket.gethostname(), os.getpid()):
-        return
-    if now.state != "done" and now.reason != last_line(error):
+    by_another = now.state == "running" and (now.host, now.pid) != (socket.gethostname(), os.getpid())
+    if not by_another and now.state != "done" and now.reason != last_line(error):
         note(cell.run, cell.until, error)
 
 
@@ -113,8 +111,7 @@ def model_shared(cell: Cell, cache: Cache) -> Generator[None]:
         yield
         return
     with locked(cache.lock(f"model-{cell.model}"), f"the model of {cell.name}"):
-        donor = other_with_model(cell)
-        if donor is None:
+        if (donor := other_with_model(cell)) is None:
             yield
             return
         with locked(cache.lock(cell.run.name), cell.run.name):
@@ -126,8 +123,8 @@ def other_with_model(cell: Cell) -> Run | None:
     """Another run with the same fine-tuned model, in the same folder of runs; their names are alike up to the hash."""
     for folder in sorted(cell.folder.parent.glob(f"{escape(cell.run.name.rpartition('-')[0])}-*")):
         other = Run(folder)
-        there = folder != cell.folder and other.finetuned.exists() and other.config.exists()
-        if there and model_of(science(read_run(other.config))) == cell.model:
+        complete = folder != cell.folder and other.finetuned.exists() and other.config.exists()
+        if complete and model_of(science(read_run(other.config))) == cell.model:
             return other
     return None
 

@@ -5,7 +5,6 @@ Prunes the shipped model with every family and selection from the same batch and
 """
 
 import copy
-from pathlib import Path
 
 from tabulate import tabulate
 
@@ -20,9 +19,9 @@ from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.selection import SELECTIONS
 from diffprune.pruning.surgery import cut
 from diffprune.pruning.timesteps import Threshold
-from experiments.upkeep.blocks import replaced
+from experiments.upkeep import ROOT, replaced
 
-PAGE = Path(__file__).parents[2] / "docs" / "criteria.md"
+PAGE = ROOT / "docs" / "criteria.md"
 FAMILIES: dict[str, criteria.Criterion] = {
     "the paper's experiments": criteria.DiffPruning(), "the authors' diffusers script": criteria.DiffusersScript(),
     "Torch-Pruning 1.6.1": criteria.TorchPruningTaylor()}

@@ -3,19 +3,16 @@
 `python -m diffprune.bench --json experiments/results/bench_<machine>.json` makes one.
 """
 
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from diffprune.bench.cases import BASELINE
-from diffprune.bench.measured import TOGETHER, table
+from diffprune.bench.cases import BASELINE, TOGETHER
+from diffprune.bench.measured import table
 from diffprune.runtime.files import read_json
-from experiments.upkeep.blocks import replaced
+from experiments.upkeep import README, RESULTS, ROOT, replaced
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments" / "results"
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "performance.md"
 INTRODUCTION = """# Performance
 
 All ways of a case are timed alternately in one process. Seconds are medians; a speed-up is the median over the rounds of
@@ -52,15 +49,6 @@ def headlines(known: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def summary() -> str:
-    """For each machine one table of a few lines."""
-    parts = []
-    for _, known in measurements():
-        rows = tabulate(headlines(known), [title(known), "way", "speed-up", ""], "github", disable_numparse=True)
-        parts.append(rows)
-    return "\n\n".join(parts)
-
-
 def page() -> str:
     """Everything that was measured, with the machine and the versions."""
     parts = [INTRODUCTION]
@@ -73,12 +61,14 @@ def page() -> str:
 
 
 def title(known: dict[str, Any]) -> str:
-    machine = known["machine"]
-    return machine.get("gpu", machine["processor"])
+    return known["machine"].get("gpu", known["machine"]["processor"])
 
 
 def rendered(readme: str) -> str:
-    return replaced(readme, "performance", summary())
+    """The README with one table of a few lines for each machine."""
+    return replaced(readme, "performance", "\n\n".join(
+        tabulate(headlines(known), [title(known), "way", "speed-up", ""], "github", disable_numparse=True)
+        for _, known in measurements()))
 
 
 def main() -> None:

@@ -26,11 +26,8 @@ from diffprune.runtime.files import atomic_file, atomic_folder, write_json
 from experiments.planning.cells import plan
 from experiments.reporting.against_published import beside
 from experiments.reporting.files import asked, files
-from experiments.upkeep.blocks import replaced
+from experiments.upkeep import README, RESULTS, ROOT, replaced
 
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-RESULTS = ROOT / "experiments" / "results"
 TABLE, DATASET = "table1_digits", "digits"
 SCALE = 8       # screen pixels per image pixel
 

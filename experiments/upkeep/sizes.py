@@ -3,14 +3,13 @@
 No weight is needed: the models are built and pruned without storage. Writes `experiments/results/sizes.md`.
 """
 
-from pathlib import Path
-
 from tabulate import tabulate
 
 from diffprune.cost import sizes
 from experiments.reporting.against_published import published
+from experiments.upkeep import RESULTS
 
-RESULT = Path(__file__).parents[1] / "results" / "sizes.md"
+RESULT = RESULTS / "sizes.md"
 
 SETTINGS = {"cifar10": "ddpm_cifar10", "celeba": "ddpm_celeba", "lsun_church": "ddpm_lsun_church",
             "lsun_bedroom": "ddpm_lsun_bedroom", "imagenet": "ldm_imagenet"}
@@ -24,8 +23,8 @@ def settings() -> str:
         ours = sizes([f"model={model}", "pruner.ratio=.3"])
         for method, suffix in (("dense", "_dense"), ("diff_pruning", "")):
             theirs = published().find("rows", name, {"method": method})
-            rows.append([name, method, millions(ours[f"params{suffix}"]), said(theirs.get("params")),
-                         giga(ours[f"macs{suffix}"]), said(theirs.get("macs")), giga(ours[f"true_macs{suffix}"])])
+            rows.append([name, method, millions(ours[f"params{suffix}"]), optional(theirs.get("params")),
+                         giga(ours[f"macs{suffix}"]), optional(theirs.get("macs")), giga(ours[f"true_macs{suffix}"])])
     return tabulate(rows, ["setting", "model", "parameters [M]", "published", "MACs [G]", "published",
                            "MACs, attention products too [G]"], "github", disable_numparse=True)
 
@@ -49,7 +48,7 @@ def giga(macs: int) -> str:
     return f"{macs / 1e9:.2f}"
 
 
-def said(number: float | None) -> str:
+def optional(number: float | None) -> str:
     return "–" if number is None else f"{number:g}"
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from diffprune.bench import cases, plain
-from diffprune.bench.measured import CASES, Bench, lines, rate, table
+from diffprune.bench.cases import CASES, Bench
+from diffprune.bench.measured import lines, rate, table
 from diffprune.bench.setting import SEED, Setting, computes_bf16
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
