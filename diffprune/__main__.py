@@ -72,10 +72,8 @@ def in_sweep(cfg: DictConfig) -> None:
 
 
 def attempt(work: Callable[[], None]) -> str | None:
-    """Does `work`, one of several jobs in this process; returns why it failed, and logs a defect's traceback.
-
-    Frees the memory of the job: the exception is not kept, since its traceback refers to the job's model.
-    """
+    """Does `work`, one of several jobs in this process, and frees its memory; returns why it failed, and logs a defect's
+    traceback. The exception is not kept, since its traceback refers to the job's model."""
     reason = None
     try:
         work()

@@ -15,10 +15,8 @@ from diffprune.runtime.errors import UserError
 
 def sizes(overrides: list[str]) -> dict[str, int]:
     """Parameters and MACs, dense and pruned, of the model and pruner that `overrides` choose; no weight is needed or read.
-
     Which channels are removed changes only the sizes of gated feed-forwards, so that they are drawn at random. Raises
-    UserError where the network's shape does not decide the widths.
-    """
+    UserError where the network's shape does not decide the widths."""
     cfg = composed(overrides)
     check_values(cfg)
     check_pruner(cfg.pruner)

@@ -48,10 +48,8 @@ OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs the command that `words` (default: the command line's) give; returns the exit status.
-
-    0; 1 where something failed; 75 where the same command goes on.
-    """
+    """Runs the command that `words` (default: the command line's) give; returns the exit status: 0, 1 where
+    something failed, 75 where the same command goes on."""
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
     arguments = parsed(sys.argv[1:] if words is None else words)
     with one_sentence():

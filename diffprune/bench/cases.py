@@ -104,17 +104,13 @@ def sampling(setting: Setting, steps: int) -> tuple[Works, dict[str, np.ndarray]
     timesteps = SPACINGS[setting.spacing](steps, len(model.alpha_bar))
     drawn: dict[str, np.ndarray] = {}
 
-    def script() -> None:
-        drawn[BASELINE] = to_uint8(plain.plain_samples(model.unet, model.alpha_bar, x_T, timesteps)).cpu().numpy()
+    def keep(name: str, sample: Callable[[], torch.Tensor]) -> None:
+        drawn[name] = to_uint8(sample().float()).cpu().numpy()
 
-    def drawing(name: str, evaluate: Callable) -> Work:
-        def work() -> None:
-            x_0 = ddim(evaluate, x_T, timesteps, model.alpha_bar)
-            drawn[name] = to_uint8(x_0.float()).cpu().numpy()
-        return work
-
-    works = {name: drawing(name, evaluating(*way)) for name, way in setting.ways(model.unet).items()}
-    return {BASELINE: script} | works, drawn
+    script = partial(plain.plain_samples, model.unet, model.alpha_bar, x_T, timesteps)
+    works = {name: partial(keep, name, partial(ddim, evaluating(*way), x_T, timesteps, model.alpha_bar))
+             for name, way in setting.ways(model.unet).items()}
+    return {BASELINE: partial(keep, BASELINE, script)} | works, drawn
 
 
 def evaluating(unet: Callable[..., Any], how: Execution) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -127,9 +123,8 @@ def evaluating(unet: Callable[..., Any], how: Execution) -> Callable[[torch.Tens
 
 def scores(setting: Setting, extractor: Extractor, weights: str | None, count: int, folder: Path) -> Works:
     """Features and statistics of `count` images: through PNG files, written and read back one by one; from the files of
-    `folder`; from memory. The last two give all metrics' ingredients, not those of the Fréchet distance alone.
-
-    Inception features are timed as pytorch-fid computes them too, with its own network and the same `weights`."""
+    `folder`; from memory. The last two give all metrics' ingredients, not those of the Fréchet distance alone. Inception
+    features are timed as pytorch-fid computes them too, with its own network and the same `weights`."""
     images = to_uint8(setting.images(count)).numpy()
     plain.plain_files(images, folder)
 
@@ -176,8 +171,7 @@ class Bench:
     def overhead(self) -> Iterator[Line]:
         """One step of fine-tuning, and what it does besides the network's and the optimiser's own work.
 
-        The draws and the average are inside the step as well; a line of the log is written once in `log_every` steps, a
-        state kept once in `save_every`.
+        The draws and the average are inside the step as well; a line of the log and a kept state come now and then.
         """
         setting, every, batch = self.setting, self.setting.every, self.setting.batch
         images, trainer = setting.images(batch), Trainer(setting.copy_of(setting.dense), setting.recipe, seed=SEED)

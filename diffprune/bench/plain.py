@@ -21,10 +21,8 @@ from diffprune.training.recipe import Recipe
 
 
 class PlainTraining:
-    """One optimiser step at a time, the average's tensors one by one, the loss read back at every step.
-
-    `recipe` gives its learning rate, clipping, the constant average's decay, and dropout in the residual blocks.
-    """
+    """One optimiser step at a time, the average's tensors one by one, the loss read back at every step. `recipe` gives its
+    learning rate, clipping, the constant average's decay, and dropout in the residual blocks."""
 
     def __init__(self, unet: nn.Module, alpha_bar: Tensor, recipe: Recipe) -> None:
         self.unet, self.alpha_bar, self.clip, self.decay = unet.train(), alpha_bar, recipe.clip, recipe.ema

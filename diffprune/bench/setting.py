@@ -31,10 +31,8 @@ BF16 = ("avx512_bf16", "amx_bf16")      # a CPU without these instructions emula
 
 @dataclass(frozen=True)
 class Setting:
-    """One model on one device, and how it is trained, pruned and sampled; `shape` (C, H, W) is that of its images.
-
-    `every` says once in how many steps a step is logged and its state kept; `compiled` adds what torch.compile makes.
-    """
+    """One model on one device, and how it is trained, pruned and sampled; `shape` (C, H, W) is that of its images. `every`
+    says once in how many steps a step is logged and its state kept; `compiled` adds what torch.compile makes."""
     model: DenseModel
     shape: tuple[int, int, int]
     recipe: Recipe

@@ -29,10 +29,8 @@ def register() -> None:
 
 
 def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """The configuration that the command line composes from `overrides`, for `with_hydra` including Hydra's own node.
-
-    Raises Hydra's errors for a mistake in `overrides`.
-    """
+    """The configuration that the command line composes from `overrides`, for `with_hydra` including Hydra's own node. Raises
+    Hydra's errors for a mistake in `overrides`."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=with_hydra)
@@ -46,10 +44,8 @@ def read_run(config: Path) -> DictConfig:
 
 
 def checked_name(cfg: DictConfig) -> str:
-    """The name of a run's folder; an impossible run is refused here already, so that no folder is made for it.
-
-    In a sweep, each job is refused when its turn comes, so that the jobs after it still run.
-    """
+    """The name of a run's folder; an impossible run is refused here already, so that no folder is made for it. In a sweep,
+    each job is refused when its turn comes, so that the jobs after it still run."""
     if OmegaConf.select(cfg, "hydra.mode") == RunMode.RUN:
         check(cfg)
     return run_name(cfg)

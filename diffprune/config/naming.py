@@ -32,7 +32,8 @@ def run_name(cfg: DictConfig) -> str:
     if "threshold" in pruner:
         words.append(f"T{pruner['threshold']:g}")
     if pruner["timesteps"] is not None:
-        words.append(policy_name(pruner["timesteps"]))
+        numbers = [f"{value:g}" for value in pruner["timesteps"].values() if isinstance(value, int | float)]
+        words.append(pruner["timesteps"]["_target_"].rpartition(".")[2].lower() + "_".join(numbers))
     if pruner.get("ratio"):
         words.append(f"r{pruner['ratio']:g}")
     words += [f"{quantity}{kept:g}" for quantity, kept in pruner["target"].items() if kept is not None]
@@ -42,12 +43,6 @@ def run_name(cfg: DictConfig) -> str:
     if schedule["rounds"] > 1:
         words.append(f"rounds{schedule['rounds']}")
     return "-".join([*words, f"s{options['seed']}", fingerprint(options)])
-
-
-def policy_name(timesteps: dict[str, Any]) -> str:
-    """The name of a timestep policy: its class and its numbers."""
-    numbers = [f"{value:g}" for value in timesteps.values() if isinstance(value, int | float)]
-    return timesteps["_target_"].rpartition(".")[2].lower() + "_".join(numbers)
 
 
 def science(cfg: DictConfig) -> dict[str, Any]:
@@ -62,16 +57,14 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
         branch_of(options, key).pop(key.rpartition(".")[2], None)
     if options["dataset"]["name"] == UNNAMED and path is not None:
         options["dataset"]["path"] = os.path.realpath(os.path.expanduser(path))
-    for key in overruled(options["pruner"]):
-        options["pruner"].pop(key, None)
+    pruner = options["pruner"]
+    if pruner.get("timesteps") is not None:     # a timestep policy replaces the threshold
+        pruner.pop("threshold", None)
+    if any(kept is not None for kept in (pruner.get("target") or {}).values()):     # a target replaces the ratio
+        pruner.pop("ratio", None)
+    if pruner.get("scope", "local") == "local":     # the floor holds for the other scopes only
+        pruner.pop("floor", None)
     return options
-
-
-def overruled(pruner: dict[str, Any]) -> list[str]:
-    """The pruner's options without effect: a timestep policy replaces the threshold, a target the ratio."""
-    target = any(kept is not None for kept in (pruner.get("target") or {}).values())
-    local = pruner.get("scope", "local") == "local"     # the floor holds for the other scopes only
-    return ["threshold"] * (pruner.get("timesteps") is not None) + ["ratio"] * target + ["floor"] * local
 
 
 def prunes(options: dict[str, Any]) -> bool:

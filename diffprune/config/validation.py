@@ -74,10 +74,8 @@ def check_values(cfg: DictConfig) -> None:
 
 
 def options(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any] | None]]:
-    """(dotted name, value, its field's metadata) of every option in `cfg` that has a value.
-
-    The metadata is empty in a dict whose keys the schema leaves open, and None for an option that the schema lacks.
-    """
+    """(dotted name, value, its field's metadata) of every option in `cfg` that has a value. The metadata is empty in a dict
+    whose keys the schema leaves open, and None for an option that the schema lacks."""
     schema = OmegaConf.get_type(cfg)
     known = {field.name: field.metadata for field in fields(schema)} if is_dataclass(schema) else None
     for key in map(str, cfg):

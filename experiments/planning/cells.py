@@ -23,10 +23,8 @@ ELSEWHERE = ("launcher", "hydra")       # options that say how cells are submitt
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: its title in the table, the overrides that make it, the `options` that change its result.
-
-    `missing` names the options that must be chosen before it can start.
-    """
+    """One run: its title in the table, the overrides that make it, the `options` that change its result. `missing` names the
+    options that must be chosen before it can start."""
     title: str
     seed: int
     overrides: tuple[str, ...]
@@ -38,16 +36,12 @@ class Cell:
     run = property(lambda self: Run(self.folder))
     standing = property(lambda self: Standing.of(self.run, self.until))
     name = property(lambda self: f"{self.title}, seed {self.seed}")
+    command = property(lambda self: ["python", "-m", "diffprune", *self.overrides])     # what a person types
 
     @property
     def is_dense(self) -> bool:
         """Whether it neither prunes nor trains."""
         return not prunes(self.options) and not self.options["schedule"]["steps"]
-
-    @property
-    def command(self) -> list[str]:
-        """The command that a person types for this run."""
-        return ["python", "-m", "diffprune", *self.overrides]
 
     @cached_property
     def model(self) -> str:
@@ -79,10 +73,8 @@ class Plan:
 
 
 def plan(names: Sequence[str], overrides: Sequence[str] = (), seeds: tuple[int, ...] | None = None) -> Plan:
-    """The cells of the tables `names`, each with `overrides` on top but for those that say how cells are submitted.
-
-    Raises UserError, or Hydra's errors, for a mistake.
-    """
+    """The cells of the tables `names`, each with `overrides` on top but for those that say how cells are submitted. Raises
+    UserError, or Hydra's errors, for a mistake."""
     own = [text for text in overrides if not elsewhere(text)]
     for override in OverridesParser.create().parse_overrides(own):
         if override.is_sweep_override():
@@ -98,10 +90,8 @@ def lone(overrides: Sequence[str]) -> Cell:
 
 
 def of_row(row: Row, overrides: Sequence[str], group: str | None = None) -> list[Cell]:
-    """A cell for each seed of the row. A logger that groups runs groups them under `group`, unless another is given.
-
-    The row is composed once; the other seeds are set in that composition, which every option that follows the seed sees.
-    """
+    """A cell for each seed of the row. A logger that groups runs groups them under `group`, unless another is given. The row
+    is composed once; the other seeds are set in that composition, which every option that follows the seed sees."""
     words = [merged((*row.overrides, f"seed={seed}", *overrides)) for seed in row.seeds]
     cfg = composed(words[0])
     # Where the data are does not change the result: the run has its folder without it, and is told apart as `missing`.

@@ -21,10 +21,8 @@ PLACEHOLDER = re.compile(r"\{(\w+)([+-]\d+)?(?::(\w+))?\}")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: the runs with `overrides` and each of `seeds`; `published` picks its published number.
-
-    `at` holds the row's values on the axes of the table; `series` is the curve that it belongs to.
-    """
+    """One line of a table: the runs with `overrides` and each of `seeds`; `published` picks its published number. `at` holds
+    the row's values on the axes of the table; `series` is the curve that it belongs to."""
     title: str
     overrides: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -64,10 +62,8 @@ def names() -> dict[str, tuple[Path, str]]:
 
 
 def table(name: str, seeds: tuple[int, ...] | None = None) -> Table:
-    """The table `name`; `seeds` replace the declared ones, except in rows that declare their own.
-
-    Raises UserError for an unknown name, with the names of all tables.
-    """
+    """The table `name`; `seeds` replace the declared ones, except in rows that declare their own. Raises UserError, with the
+    names of all tables, for an unknown one."""
     if name not in names():
         raise UserError(f"there is no table {name}: choose one of {', '.join(names())}")
     file, dataset = names()[name]

@@ -50,8 +50,7 @@ class Device:
     def of(cls, words: Sequence[str]) -> "Device":
         """From the `words` of a command; the nodes of a cluster have GPUs, without either this machine decides."""
         options = dict(word.split("=", 1) for word in words if "=" in word)
-        device = options.get("device", "auto")
-        if device != "auto":
+        if (device := options.get("device", "auto")) != "auto":
             return cls(device.startswith("cuda"), f"device={device}")
         if options.get("launcher") == "slurm":
             return cls(True, "launcher=slurm")
@@ -103,10 +102,8 @@ def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], lis
 
 
 def measured(cell: Cell, steps: int, past: Sequence[Past], memory: float) -> Estimate:
-    """From finished runs, stage by stage, in proportion to the training `steps` and to images times sampling steps.
-
-    `memory` is taken where no run recorded its own.
-    """
+    """From finished runs, stage by stage, in proportion to the training `steps` and to images times sampling steps. `memory`
+    is taken where no run recorded its own."""
     images, sampling = cell.options["evaluate"]["images"], cell.options["sampler"]["steps"]
 
     def typical(stage: str, units: Callable[[Past], float] = lambda run: 1) -> float:
@@ -124,26 +121,23 @@ def measured(cell: Cell, steps: int, past: Sequence[Past], memory: float) -> Est
 
 def arithmetic(cell: Cell, steps: int, device: Device) -> Estimate:
     """For training `steps`, at the rate of the device; a nominal ratio r is taken to leave (1 - r)² of the model."""
-    options = cell.options
+    options, pruner, images = cell.options, cell.options["pruner"], cell.options["evaluate"]["images"]
     dense = datasets().get(options["dataset"]["name"], {}).get("dense")
     if dense is None:
         return Estimate(0, 0, 0, "no estimate: the size of this data set's model is not declared")
-    kept = (1 - options["pruner"].get("ratio", 0.0)) ** 2
+    kept = (1 - pruner.get("ratio", 0.0)) ** 2
     macs, weights = dense["macs"] * 1e9, dense["params"] * 4e6
     pixels = options["dataset"]["resolution"] ** 2 * options["dataset"]["channels"]
     memory = RUNTIME * (not device.gpu) + weights * COPIES + options["schedule"]["batch"] * macs * BYTES_PER_MAC
     trained = options["schedule"]["steps"] > 0
-    disk = weights * (1 + kept + trained * kept * COPIES) + options["evaluate"]["images"] * pixels
-    return Estimate(work(options, steps, macs, kept) / device.rate, memory, disk, f"MACs × steps × images {device}")
-
-
-def work(options: dict[str, Any], steps: int, macs: float, kept: float) -> float:
-    """Multiply-accumulates of a run: the scoring pass, training, sampling from the dense and the pruned model, features."""
-    pruner, images = options["pruner"], options["evaluate"]["images"]
+    disk = weights * (1 + kept + trained * kept * COPIES) + images * pixels
+    # Multiply-accumulates of each stage: sampling draws from the dense and the pruned model, features are of both.
     scoring = 1000 * pruner["calibration_batch"] * EVALUATIONS_PER_STEP * macs * ("threshold" in pruner)
     training = steps * options["schedule"]["batch"] * EVALUATIONS_PER_STEP * macs * kept
-    return (scoring + training + images * evaluations(options["sampler"]) * macs * (1 + kept)
-            + images * 2 * INCEPTION * (options["evaluate"]["features"] == "inception"))
+    sampling = images * evaluations(options["sampler"]) * macs * (1 + kept)
+    features = images * 2 * INCEPTION * (options["evaluate"]["features"] == "inception")
+    return Estimate((scoring + training + sampling + features) / device.rate, memory, disk,
+                    f"MACs × steps × images {device}")
 
 
 def size(count: float) -> str:

@@ -6,8 +6,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from glob import escape
 from math import inf
@@ -34,11 +34,8 @@ POLL = 5.0              # seconds between looks at a cell that another process i
 
 
 def run(cells: Sequence[Cell], since: float = inf, wait: bool = False) -> int:
-    """Does the cells that are not done; returns the exit status DONE, FAILED or RESUME.
-
-    A cell that another process is doing is skipped, or with `wait` waited for. A cell that failed after `since` (in seconds
-    since 1970) is not tried again.
-    """
+    """Does the cells that are not done; returns the exit status DONE, FAILED or RESUME. A cell that another process is doing
+    is skipped, or with `wait` waited for. A cell that failed after `since` (in seconds since 1970) is not tried again."""
     failed, busy, stopped = [], 0, False
     with Interrupt():
         for number, cell in enumerate(cells, 1):
@@ -73,9 +70,9 @@ def left_by_others(cell: Cell) -> Standing:
 def do(cell: Cell) -> str | None:
     """Does one cell as `python -m diffprune` with its overrides does; returns why it failed. Raises Interrupted."""
     def work(cfg: DictConfig) -> None:
-        with ExitStack() as sharing:
-            sharing.enter_context(model_shared(cell, Cache(Path(cfg.paths.cache))))
-            one(cfg, healed=sharing.close)
+        with ExitStack() as held:
+            share_model(cell, Cache(Path(cfg.paths.cache)), held)
+            one(cfg, healed=held.close)
 
     try:
         reason = hydra_job(cell.overrides, lambda cfg: attempt(partial(work, cfg)))
@@ -90,33 +87,25 @@ def do(cell: Cell) -> str | None:
 
 
 def note_once(cell: Cell, error: BaseException) -> None:
-    """Records in the run's status why a cell failed before its stages began; the stages record their own failures.
-
-    Where another process is doing the cell, this one's failure says nothing about the run.
-    """
+    """Records in the run's status why a cell failed before its stages began; the stages record their own failures. Where
+    another process is doing the cell, this one's failure says nothing about the run."""
     now = cell.standing
     by_another = now.state == "running" and (now.host, now.pid) != (socket.gethostname(), os.getpid())
     if not by_another and now.state != "done" and now.reason != last_line(error):
         note(cell.run, cell.until, error)
 
 
-@contextmanager
-def model_shared(cell: Cell, cache: Cache) -> Generator[None]:
-    """Takes over the fine-tuned model of a run that differs in sampling and evaluation alone.
-
-    Of several such cells the first makes the model; the others wait while it is in this context.
-    """
+def share_model(cell: Cell, cache: Cache, held: ExitStack) -> None:
+    """Takes over the fine-tuned model of a run that differs in sampling and evaluation alone. Of several such cells the
+    first makes the model; the others wait until it closes `held`."""
     trains = cell.options["schedule"]["steps"] > 0 and STAGES.index(cell.until) >= STAGES.index("finetune")
     if not trains or cell.run.finetuned.exists():
-        yield
         return
-    with locked(cache.lock(f"model-{cell.model}"), f"the model of {cell.name}"):
-        if (donor := other_with_model(cell)) is None:
-            yield
-            return
+    held.enter_context(locked(cache.lock(f"model-{cell.model}"), f"the model of {cell.name}"))
+    if donor := other_with_model(cell):
         with locked(cache.lock(cell.run.name), cell.run.name):
             adopt(donor, cell.run)
-    yield
+        held.close()
 
 
 def other_with_model(cell: Cell) -> Run | None:
@@ -132,8 +121,8 @@ def other_with_model(cell: Cell) -> Run | None:
 def adopt(donor: Run, run: Run) -> None:
     """Gives `run` the files of `donor`'s stages up to fine-tuning, as hard links where the disk allows it."""
     log.info("takes the model of %s", donor.folder)
-    for source, target in ((donor.scores, run.scores), (donor.prune_report, run.prune_report), (donor.pruned, run.pruned),
-                           (donor.progress, run.progress), (donor.finetuned, run.finetuned), (donor.data, run.data)):
+    for name in ("scores", "prune_report", "pruned", "progress", "finetuned", "data"):
+        source, target = getattr(donor, name), getattr(run, name)
         if target.exists() or not source.exists():
             continue
         if source.is_dir():

@@ -16,10 +16,8 @@ from experiments.planning.cells import Cell
 
 
 def submit(cells: Sequence[Cell], name: str, cap: int | None, words: Sequence[str], dry_run: bool) -> None:
-    """Submits the cells that are not in Slurm's queue, with the sbatch options `words`; at most `cap` of them run at once.
-
-    A dry run prints the batch scripts and the cells' commands.
-    """
+    """Submits the cells that are not in Slurm's queue, with the sbatch options `words`; at most `cap` of them run at once. A
+    dry run prints the batch scripts and the cells' commands."""
     if cap is not None and cap < 1:
         raise UserError(f"--cap {cap} lets no cell run: give a number from 1 on")
     if not cells:

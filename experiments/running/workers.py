@@ -17,10 +17,8 @@ WORKER = "DIFFPRUNE_WORKER"
 
 
 def work(cells: Sequence[Cell], arguments: Sequence[str], count: int) -> int:
-    """Starts `count` processes of the command with `arguments` and waits for them; returns the exit status.
-
-    The workers share the machine's cores. A request to stop is passed on to them.
-    """
+    """Starts `count` processes of the command with `arguments` and waits for them; returns the exit status. The workers
+    share the machine's cores. A request to stop is passed on to them."""
     threads, now = str(max(1, (os.cpu_count() or 1) // count)), time.time()
     command = [sys.executable, "-m", "experiments", *arguments]
     workers: list[subprocess.Popen] = []

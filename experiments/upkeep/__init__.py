@@ -9,10 +9,8 @@ RESULTS = ROOT / "experiments" / "results"
 
 
 def replaced(text: str, name: str, content: str) -> str:
-    """Replaces the block `name` of a Markdown `text`, which lies between `<!-- NAME -->` and `<!-- end -->`.
-
-    Raises ValueError when there is none.
-    """
+    """Replaces the block `name` of a Markdown `text`, which lies between `<!-- NAME -->` and `<!-- end -->`. Raises
+    ValueError when there is none."""
     block = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not block.search(text):
         raise ValueError(f"there is no block {name!r}")

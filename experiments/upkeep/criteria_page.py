@@ -43,20 +43,16 @@ def removed(report: PruneReport) -> set[tuple[str, int]]:
     return {(group["root"], channel) for group in report.groups for channel in group["removed"]}
 
 
-def table() -> str:
+def main() -> None:
     made = reports()
     default = removed(made["the paper's experiments", "paper"])
     rows = [[family, selection, f"{report.params:,}", f"{report.macs:,}", len(removed(report)),
              f"{100 * len(removed(report) & default) / len(default):.0f} %"]
             for (family, selection), report in made.items()]
-    return tabulate(rows, ["criterion of", "selection", "parameters", "MACs", "channels removed",
+    text = tabulate(rows, ["criterion of", "selection", "parameters", "MACs", "channels removed",
                            "of the default's removed channels, removed too"], "github", disable_numparse=True)
-
-
-def main() -> None:
-    made = table()
-    PAGE.write_text(replaced(PAGE.read_text(), "families", made))
-    print(made)
+    PAGE.write_text(replaced(PAGE.read_text(), "families", text))
+    print(text)
 
 
 if __name__ == "__main__":

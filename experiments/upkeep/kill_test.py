@@ -34,7 +34,11 @@ UNLIKE = {"diffprune.log", "config.yaml", "report.html", "status.json"}     # pa
 
 
 def main(words: list[str] | None = None) -> None:
-    arguments = parser().parse_args(words)
+    parser = argparse.ArgumentParser(prog="python -m experiments.upkeep.kill_test", description=__doc__.split("\n\n")[0])
+    parser.add_argument("overrides", nargs="*", help="of the run (default: none, the default run on the digits)")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    arguments = parser.parse_args(words)
     with one_sentence(), tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder, "whole"), Path(folder, "killed")
         seconds = finish(whole, arguments.overrides)
@@ -50,14 +54,6 @@ def main(words: list[str] | None = None) -> None:
     where = ", ".join(f"{count} {'' if stage == OVER else 'in '}{stage}"
                       for stage in (*STAGES, OVER) if (count := stages[stage]))
     print(f"{arguments.kills} kills ({where}): every number, weight and image is that of a run that was never killed")
-
-
-def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(prog="python -m experiments.upkeep.kill_test", description=__doc__.split("\n\n")[0])
-    out.add_argument("overrides", nargs="*", help="of the run (default: none, the default run on the digits)")
-    out.add_argument("--kills", type=int, default=20)
-    out.add_argument("--seed", type=int, default=0, help="of the moments")
-    return out
 
 
 def begin(folder: Path, overrides: list[str]) -> subprocess.Popen:

@@ -33,9 +33,7 @@ def measurements() -> list[tuple[str, dict[str, Any]]]:
 
 def headlines(known: dict[str, Any]) -> list[list[str]]:
     """For each case the fastest of this project's ways, with its speed-up over the baseline, even where that is below 1.
-
-    Latencies show the pruned model against the dense one, the work beside a step its sum.
-    """
+    Latencies show the pruned model against the dense one, the work beside a step its sum."""
     rows = []
     for case in dict.fromkeys(line["case"] for line in known["lines"]):
         ways = [line for line in known["lines"] if line["case"] == case and line["way"] != BASELINE]

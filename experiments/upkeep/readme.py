@@ -33,10 +33,8 @@ SCALE = 8       # screen pixels per image pixel
 
 
 def keep(runs: Path, results: Path = RESULTS) -> int:
-    """Copies every finished run of the table from in or below `runs` to `results`; returns how many there are.
-
-    Raises UserError, before anything is touched, where one is missing.
-    """
+    """Copies every finished run of the table from in or below `runs` to `results`; returns how many there are. Raises
+    UserError, before anything is touched, where one is missing."""
     found = {folder.name: folder for folder in find([runs])[0]}
     cells = plan([TABLE]).cells
     if lacking := [cell.name for cell in cells if cell.run.name not in found]:
@@ -51,9 +49,7 @@ def keep(runs: Path, results: Path = RESULTS) -> int:
 
 def keep_run(source: Run, target: Run, processes: dict[tuple[str, int], int]) -> None:
     """Copies what tells the run's numbers and how they were made; where it lay and on which machine is nobody's business.
-
-    `processes` numbers those that made runs, in order of appearance.
-    """
+    `processes` numbers those that made runs, in order of appearance."""
     target.config.parent.mkdir(parents=True)
     shutil.copyfile(source.metrics, target.metrics)
     options = OmegaConf.load(source.config)

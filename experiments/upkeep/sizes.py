@@ -23,8 +23,9 @@ def settings() -> str:
         ours = sizes([f"model={model}", "pruner.ratio=.3"])
         for method, suffix in (("dense", "_dense"), ("diff_pruning", "")):
             theirs = published().find("rows", name, {"method": method})
-            rows.append([name, method, millions(ours[f"params{suffix}"]), optional(theirs.get("params")),
-                         giga(ours[f"macs{suffix}"]), optional(theirs.get("macs")), giga(ours[f"true_macs{suffix}"])])
+            rows.append([name, method, f"{ours[f'params{suffix}'] / 1e6:.3f}", optional(theirs.get("params")),
+                         f"{ours[f'macs{suffix}'] / 1e9:.2f}", optional(theirs.get("macs")),
+                         f"{ours[f'true_macs{suffix}'] / 1e9:.2f}"])
     return tabulate(rows, ["setting", "model", "parameters [M]", "published", "MACs [G]", "published",
                            "MACs, attention products too [G]"], "github", disable_numparse=True)
 
@@ -34,18 +35,10 @@ def ratios() -> str:
     rows = []
     for ratio in RATIOS:
         ours = sizes(["model=ddpm_cifar10", f"pruner.ratio={ratio}"])
-        rows.append([f"{ratio:g}", millions(ours["params"]), f"{100 * ours['params'] / ours['params_dense']:.1f} %",
-                     giga(ours["macs"]), f"{100 * ours['macs'] / ours['macs_dense']:.1f} %"])
+        rows.append([f"{ratio:g}", f"{ours['params'] / 1e6:.3f}", f"{100 * ours['params'] / ours['params_dense']:.1f} %",
+                     f"{ours['macs'] / 1e9:.2f}", f"{100 * ours['macs'] / ours['macs_dense']:.1f} %"])
     return tabulate(rows, ["nominal ratio", "parameters [M]", "of dense", "MACs [G]", "of dense"], "github",
                     disable_numparse=True)
-
-
-def millions(params: int) -> str:
-    return f"{params / 1e6:.3f}"
-
-
-def giga(macs: int) -> str:
-    return f"{macs / 1e9:.2f}"
 
 
 def optional(number: float | None) -> str:

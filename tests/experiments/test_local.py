@@ -10,6 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,13 +238,15 @@ def test_cells_that_differ_in_sampling_alone_share_one_healed_model(config, tmp_
     for folder in (first.pruned, first.finetuned):
         folder.mkdir()
         (folder / "weights").write_text(folder.name)
-    with local.model_shared(few, Cache(tmp_path / "cache")):
+    with ExitStack() as held:
+        local.share_model(few, Cache(tmp_path / "cache"), held)
         assert (few.run.finetuned / "weights").read_text() == "finetuned"
         assert (few.run.pruned / "weights").samefile(first.pruned / "weights")
         assert few.run.progress.read_text() == "progress.jsonl"
     assert not few.run.metrics.exists()
     other = lone(["sampler.steps=10", "schedule.steps=7", f"paths.runs={tmp_path}/runs"])
-    with local.model_shared(other, Cache(tmp_path / "cache")):
+    with ExitStack() as held:
+        local.share_model(other, Cache(tmp_path / "cache"), held)
         assert not other.folder.exists()
 
 
