@@ -1,1 +1,1 @@
-"""Speed on this machine, beside a straightforward way of doing the same."""
+"""Speed on this machine, compared with a straightforward way of doing the same."""

@@ -37,21 +37,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    asked = parser().parse_args()
+    arguments = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_sentence():
-        wanted = asked.only.split(",")
+        wanted = arguments.only.split(",")
         if unknown := sorted(set(wanted) - set(CASES)):
             raise UserError(f"--only {','.join(unknown)} is not known: choose of {', '.join(CASES)}")
-        setting = Setting.of([*DEFAULT, *asked.overrides], asked.batch, asked.compiled)
-        bench = Bench(setting, asked.rounds, asked.steps, asked.images, asked.features, asked.weights)
+        setting = Setting.of([*DEFAULT, *arguments.overrides], arguments.batch, arguments.compiled)
+        bench = Bench(setting, arguments.rounds, arguments.steps, arguments.images, arguments.features, arguments.weights)
         lines = [line for case in CASES if case in wanted for line in getattr(bench, case)()]
-    known = machine(setting.device)
-    print(f"\n{table([line.record() for line in lines])}\n\n{', '.join(known.values())}")
-    if asked.json is not None:
+    host = machine(setting.device)
+    print(f"\n{table([line.record() for line in lines])}\n\n{', '.join(host.values())}")
+    if arguments.json is not None:
         command = shlex.join(["python", "-m", "diffprune.bench", *sys.argv[1:]])
-        write_json(asked.json, {"command": command, "machine": known, "versions": versions(),
-                                "model": setting.model.name, "rounds": asked.rounds,
+        write_json(arguments.json, {"command": command, "machine": host, "versions": versions(),
+                                "model": setting.model.name, "rounds": arguments.rounds,
                                 "lines": [line.record() for line in lines]})
 
 

@@ -80,12 +80,12 @@ def plain_files(images: np.ndarray, folder: Path) -> None:
 @torch.no_grad()
 def plain_features(network: nn.Module, folder: Path, batch: int) -> np.ndarray:
     """Features [N, D] of the PNG files of `folder`, read back one after another."""
-    found, files = [], sorted(folder.glob("*.png"))
+    features, files = [], sorted(folder.glob("*.png"))
     for start in range(0, len(files), batch):
         pixels = [np.atleast_3d(np.asarray(Image.open(file))) for file in files[start:start + batch]]
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
-        found.append(network(images.to(next(network.parameters()).device)).cpu().numpy())
-    return np.concatenate(found)
+        features.append(network(images.to(next(network.parameters()).device)).cpu().numpy())
+    return np.concatenate(features)
 
 
 def pytorch_fid(folder: Path, batch: int, weights: str | None, device: torch.device) -> Callable[[], Any]:

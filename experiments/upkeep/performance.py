@@ -31,12 +31,12 @@ def measurements() -> list[tuple[str, dict[str, Any]]]:
     return [(path.name, read_json(path)) for path in sorted(RESULTS.glob("bench_*.json"))]
 
 
-def headlines(known: dict[str, Any]) -> list[list[str]]:
+def headlines(record: dict[str, Any]) -> list[list[str]]:
     """For each case the fastest of this project's ways, with its speed-up over the baseline, even where that is below 1.
     Latencies show the pruned model against the dense one, the work beside a step its sum."""
     rows = []
-    for case in dict.fromkeys(line["case"] for line in known["lines"]):
-        ways = [line for line in known["lines"] if line["case"] == case and line["way"] != BASELINE]
+    for case in dict.fromkeys(line["case"] for line in record["lines"]):
+        ways = [line for line in record["lines"] if line["case"] == case and line["way"] != BASELINE]
         fastest = max(ways, key=lambda line: line.get("times_as_fast", line["way"] == TOGETHER))
         pruned = next((line for line in ways if line["way"] == "pruned, eager"), None)
         if pruned is not None and case.endswith(f"batch {SHOWN}"):
@@ -50,23 +50,23 @@ def headlines(known: dict[str, Any]) -> list[list[str]]:
 def page() -> str:
     """Everything that was measured, with the machine and the versions."""
     parts = [INTRODUCTION]
-    for name, known in measurements():
-        versions = ", ".join(f"{library} {version}" for library, version in known["versions"].items())
-        command = known.get("command", COMMAND.format(name=name))
-        how = f"`{command}`, {known['rounds']} rounds, {known['model']}; {versions}."
-        parts += [f"## {title(known)}", how, table(known["lines"], "github")]
+    for name, record in measurements():
+        versions = ", ".join(f"{library} {version}" for library, version in record["versions"].items())
+        command = record.get("command", COMMAND.format(name=name))
+        how = f"`{command}`, {record['rounds']} rounds, {record['model']}; {versions}."
+        parts += [f"## {title(record)}", how, table(record["lines"], "github")]
     return "\n\n".join(parts) + "\n"
 
 
-def title(known: dict[str, Any]) -> str:
-    return known["machine"].get("gpu", known["machine"]["processor"])
+def title(record: dict[str, Any]) -> str:
+    return record["machine"].get("gpu", record["machine"]["processor"])
 
 
 def rendered(readme: str) -> str:
     """The README with one table of a few lines for each machine."""
     return replaced(readme, "performance", "\n\n".join(
-        tabulate(headlines(known), [title(known), "way", "speed-up", ""], "github", disable_numparse=True)
-        for _, known in measurements()))
+        tabulate(headlines(record), [title(record), "way", "speed-up", ""], "github", disable_numparse=True)
+        for _, record in measurements()))
 
 
 def main() -> None:

@@ -35,15 +35,15 @@ SCALE = 8       # screen pixels per image pixel
 def keep(runs: Path, results: Path = RESULTS) -> int:
     """Copies every finished run of the table from in or below `runs` to `results`; returns how many there are. Raises
     UserError, before anything is touched, where one is missing."""
-    found = {folder.name: folder for folder in find([runs])[0]}
+    finished = {folder.name: folder for folder in find([runs])[0]}
     cells = plan([TABLE]).cells
-    if lacking := [cell.name for cell in cells if cell.run.name not in found]:
+    if lacking := [cell.name for cell in cells if cell.run.name not in finished]:
         raise UserError(f"{runs} lacks {len(lacking)} of the {len(cells)} finished runs of {TABLE} ({lacking[0]}): "
                         f"python -m experiments run {TABLE} paths.runs=… makes them")
     processes: dict[tuple[str, int], int] = {}
     with atomic_folder(results / DATASET) as partial:
         for cell in cells:
-            keep_run(Run(found[cell.run.name]), Run(partial / cell.run.name), processes)
+            keep_run(Run(finished[cell.run.name]), Run(partial / cell.run.name), processes)
     return len(cells)
 
 
