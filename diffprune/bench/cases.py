@@ -24,6 +24,7 @@ from diffprune.evaluation.features.extractor import Extractor
 from diffprune.evaluation.image_files import open_images
 from diffprune.evaluation.pair_metrics import similarity
 from diffprune.evaluation.speed import Timing, Work, time_in_turn
+from diffprune.models.cost import measure
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.criteria import Criterion, DiffPruning, FirstOrderTaylor, SecondOrderTaylor
@@ -48,7 +49,7 @@ LATENCY_BATCHES = (1, 8, 64)
 PHOTOGRAPHS, WORKERS = 256, 2           # files that are loaded, and processes that read them
 
 
-def arithmetic(setting: Setting) -> Works:
+def arithmetic_ways(setting: Setting) -> Works:
     """The product of two matrices [SIDE, SIDE] in each numeric format: hardly a convolution is done at a higher rate."""
     formats = {how.precision: torch.bfloat16 if how.precision == "bf16" else torch.float32
                for how in setting.executions.values()}
@@ -56,7 +57,7 @@ def arithmetic(setting: Setting) -> Works:
             for name, dtype in formats.items()}
 
 
-def training(setting: Setting) -> Works:
+def training_ways(setting: Setting) -> Works:
     """One optimiser step of the dense model, in each numeric format that the device computes in."""
     images = setting.images(setting.batch)
     script = plain.PlainTraining(setting.copy_of(setting.dense).unet, setting.dense.alpha_bar, setting.recipe)
@@ -67,7 +68,7 @@ def training(setting: Setting) -> Works:
     return works
 
 
-def scoring(setting: Setting, kept: Sequence[int]) -> Works:
+def scoring_ways(setting: Setting, kept: Sequence[int]) -> Works:
     """Scores and cuts of a grid: 3 criteria x `kept` (how many timesteps each threshold keeps) x 3 ratios.
 
     The baseline makes a scoring pass for every cell. Its nine cells of one threshold take the same, so it does one of them.
@@ -98,7 +99,7 @@ def cells(setting: Setting, model: DiffusionModel, criteria: Sequence[Criterion]
             cut(copy.deepcopy(model.unet), criterion, replace(setting.allocation, ratio=ratio), terms)
 
 
-def sampling(setting: Setting, steps: int) -> tuple[Works, dict[str, np.ndarray]]:
+def sampling_ways(setting: Setting, steps: int) -> tuple[Works, dict[str, np.ndarray]]:
     """`batch` images of the dense model in `steps` steps, and what each way drew last, uint8 [N, H, W, C], once it ran."""
     model, x_T = setting.dense, setting.noise(setting.batch)
     timesteps = SPACINGS[setting.spacing](steps, len(model.alpha_bar))
@@ -108,20 +109,18 @@ def sampling(setting: Setting, steps: int) -> tuple[Works, dict[str, np.ndarray]
         drawn[name] = to_uint8(sample().float()).cpu().numpy()
 
     script = partial(plain.plain_samples, model.unet, model.alpha_bar, x_T, timesteps)
-    works = {name: partial(keep, name, partial(ddim, evaluating(*way), x_T, timesteps, model.alpha_bar))
+    works = {name: partial(keep, name, partial(ddim, partial(evaluate, *way), x_T, timesteps, model.alpha_bar))
              for name, way in setting.ways(model.unet).items()}
     return {BASELINE: partial(keep, BASELINE, script)} | works, drawn
 
 
-def evaluating(unet: Callable[..., Any], how: Execution) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """(x_t, t) -> eps, without gradients."""
-    def evaluate(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(), how.autocast():
-            return unet(x, t).sample
-    return evaluate
+def evaluate(unet: Callable[..., Any], how: Execution, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """eps, without gradients."""
+    with torch.inference_mode(), how.autocast():
+        return unet(x_t, t).sample
 
 
-def scores(setting: Setting, extractor: Extractor, weights: str | None, count: int, folder: Path) -> Works:
+def score_ways(setting: Setting, extractor: Extractor, weights: str | None, count: int, folder: Path) -> Works:
     """Features and statistics of `count` images: through PNG files, written and read back one by one; from the files of
     `folder`; from memory. The last two give all metrics' ingredients, not those of the Fréchet distance alone. Inception
     features are timed as pytorch-fid computes them too, with its own network and the same `weights`."""
@@ -158,12 +157,12 @@ class Bench:
     weights: str | None = None
 
     def arithmetic(self) -> Iterator[Line]:
-        for way, timing in self.timed(arithmetic(self.setting), "arithmetic").items():
+        for way, timing in self.timed(arithmetic_ways(self.setting), "arithmetic").items():
             yield Line(f"product of {SIDE} x {SIDE} matrices", way, timing.median, note=rate(SIDE ** 3, timing))
 
     def training(self) -> Iterator[Line]:
         batch = self.setting.batch
-        timings = self.timed(training(self.setting), "fine-tuning")
+        timings = self.timed(training_ways(self.setting), "fine-tuning")
         macs = batch * self.setting.macs * EVALUATIONS_PER_STEP
         notes = {way: f"{batch / timing.median:.3g} images/s, {rate(macs, timing)}" for way, timing in timings.items()}
         yield from lines(f"fine-tuning step, batch {batch}", timings, BASELINE, notes)
@@ -190,12 +189,12 @@ class Bench:
             yield Line(f"beside a step, batch {batch}", way, taken, note=note)
 
     def scoring(self) -> Iterator[Line]:
-        timings = self.timed(scoring(self.setting, KEPT), "scoring")
+        timings = self.timed(scoring_ways(self.setting, KEPT), "scoring")
         yield from lines(f"scoring 3 criteria x {len(KEPT)} thresholds x 3 ratios", timings, BASELINE,
                          {BASELINE: f"{SAME} times the {len(KEPT)} cells that were timed"}, SAME)
 
     def sampling(self) -> Iterator[Line]:
-        works, drawn = sampling(self.setting, self.steps)
+        works, drawn = sampling_ways(self.setting, self.steps)
         timings = self.timed(works, "sampling")
         alike = {way: similarity(zip(batches(images, 64), batches(drawn[BASELINE], 64), strict=True),
                                  self.setting.ssim_window)["ssim"] for way, images in drawn.items()}
@@ -206,7 +205,7 @@ class Bench:
     def scores(self) -> Iterator[Line]:
         extractor = load_extractor(self.features, self.weights).to(self.setting.device)
         with tempfile.TemporaryDirectory() as folder:
-            works = scores(self.setting, extractor, self.weights, self.images, Path(folder))
+            works = score_ways(self.setting, extractor, self.weights, self.images, Path(folder))
             timings = self.timed(works, "evaluation")
         yield from lines(f"{extractor.name} features of {self.images} images", timings, BASELINE)
 
@@ -221,15 +220,15 @@ class Bench:
 
     def latency(self) -> Iterator[Line]:
         """One evaluation of the network: dense and pruned, in every way."""
-        setting = self.setting
+        setting, macs_ratio = self.setting, self.setting.macs / measure(self.setting.pruned.unet).macs
         for batch in LATENCY_BATCHES:
             x_t, t = setting.noise(batch), torch.full((batch,), 500, device=setting.device)
-            works: Works = {f"{model}, {way}": partial(evaluating(*how), x_t, t)
+            works: Works = {f"{model}, {way}": partial(evaluate, *how, x_t, t)
                             for model, unet in (("dense", setting.dense.unet), ("pruned", setting.pruned.unet))
                             for way, how in setting.ways(unet).items()}
             timings = self.timed(works, f"latency, batch {batch}")
             notes = {way: f"{timing.speedup_over(timings[way.replace('pruned', 'dense')]):.2f} times as fast as dense; "
-                          f"MACs ratio {setting.macs_ratio:.2f}"
+                          f"MACs ratio {macs_ratio:.2f}"
                      for way, timing in timings.items() if way.startswith("pruned")}
             yield from lines(f"one evaluation, batch {batch}", timings, "dense, eager", notes)
 

@@ -84,11 +84,6 @@ class Setting:
         """Multiply-accumulates of one evaluation of the dense model on one image."""
         return measure(self.dense.unet).macs
 
-    @cached_property
-    def macs_ratio(self) -> float:
-        """The dense model's multiply-accumulates divided by the pruned model's."""
-        return self.macs / measure(self.pruned.unet).macs
-
     @property
     def executions(self) -> dict[str, Execution]:
         """{name: how} of every numeric format and memory format that the device is fast in."""

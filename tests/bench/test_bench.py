@@ -68,7 +68,7 @@ def test_a_rate_is_what_was_multiplied_in_a_median_second() -> None:
 
 
 def test_the_product_of_matrices_is_the_size_that_its_rate_is_of(setting: Setting) -> None:
-    for work in cases.arithmetic(setting).values():
+    for work in cases.arithmetic_ways(setting).values():
         assert work().shape == (cases.SIDE, cases.SIDE)
 
 
@@ -101,7 +101,7 @@ def test_the_plain_step_and_the_engines_are_one_step(dropout: float) -> None:
     torch.manual_seed(generator(SEED, Stream.DROPOUT, 0).initial_seed())
     predicted = script.unet(add_noise(x_0, eps, alpha_bar[t]), t).sample
     script.update((predicted - eps).square().sum((1, 2, 3)).mean())
-    works = cases.training(setting)
+    works = cases.training_ways(setting)
     assert list(works) == ["plain", "fp32", "fp32, channels_last"] + (["bf16, channels_last"] if computes_bf16(CPU) else [])
     trained = works["fp32"].func.__self__
     works["fp32"]()
@@ -125,7 +125,7 @@ def test_the_one_walk_cuts_by_the_gradients_of_each_plain_walk(setting: Setting,
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)
     monkeypatch.setattr(cases, "cells", lambda _, model, criteria, ratios: held.setdefault(len(criteria), []).append(
         model.unet.conv_in.weight.grad.clone()))
-    for work in cases.scoring(setting, (6, 4, 2)).values():
+    for work in cases.scoring_ways(setting, (6, 4, 2)).values():
         work()
     plainly, together = held[1], held[len(cases.CRITERIA)]
     assert len(plainly) == len(together) == 3
@@ -134,7 +134,7 @@ def test_the_one_walk_cuts_by_the_gradients_of_each_plain_walk(setting: Setting,
 
 
 def test_every_way_of_sampling_draws_the_same_images(setting: Setting) -> None:
-    works, drawn = cases.sampling(setting, 3)
+    works, drawn = cases.sampling_ways(setting, 3)
     for work in works.values():
         work()
     assert set(drawn) == set(works)
@@ -155,7 +155,7 @@ def test_the_plain_features_are_those_from_memory(setting: Setting, tmp_path: Pa
 def test_pytorch_fid_is_timed_with_its_own_network(setting: Setting, inception_file: Path, tmp_path: Path) -> None:
     from diffprune.evaluation.features import load_extractor
     extractor = load_extractor("inception", str(inception_file))
-    works = cases.scores(setting, extractor, str(inception_file), 3, tmp_path)
+    works = cases.score_ways(setting, extractor, str(inception_file), 3, tmp_path)
     assert type(works["pytorch-fid, from files"].args[1]).__module__ == "pytorch_fid.inception"
     mean, covariance = works["pytorch-fid, from files"]()
     features = plain.plain_features(extractor.network, tmp_path, 2)
