@@ -1,6 +1,6 @@
 """`diffprune.prune`: pruning a denoiser that one already holds."""
 
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
 from diffprune.models.device import Execution

@@ -116,7 +116,7 @@ def sha256_of(images: np.ndarray) -> str:
     """Hex digest of an array of images, read batch by batch."""
     digest = hashlib.sha256(str(images.shape).encode())
     for batch in batches(images, 256):
-        digest.update(np.ascontiguousarray(batch))
+        digest.update(np.ascontiguousarray(batch).data)
     return digest.hexdigest()
 
 

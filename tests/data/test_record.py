@@ -11,12 +11,14 @@ from diffprune.data.loading import held as loading
 from diffprune.data.loading.images import ImageSet
 from diffprune.evaluation.features import load_extractor
 from diffprune.pipeline import stages
+from diffprune.pruning.gradient_cache import GradientCache
 from diffprune.runs.data_record import data_moved, note_skipped
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import score
 from diffprune.stages.evaluate import reference_of
 from diffprune.stages.options import begin_data, load_images
+from diffprune.tracking.tracker import Tracker
 from tests import data_sets_on_disk as made
 
 
@@ -126,15 +128,15 @@ def test_a_list_of_what_was_left_out_grows(tmp_path: Path) -> None:
     assert run.skipped.read_text() == "a.png is too dark\nb.png is cut off\n"
 
 
-def walk(*_: object) -> None:
-    """In place of one that takes a minute."""
+def interrupted_pass(*_: object) -> None:
+    """In place of a scoring pass that takes a minute."""
     raise InterruptedError
 
 
 def test_scoring_lists_what_it_left_out(on, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (images / "class_0" / "001.png").write_bytes(b"no image")
-    monkeypatch.setattr(score.StoredWalk, "serve", walk)
+    monkeypatch.setattr(GradientCache, "sum", interrupted_pass)
     cfg = on(images, "dataset.on_error=skip", "pruner.calibration_batch=4")
     with pytest.raises(InterruptedError):
-        score.stage(cfg, Run(run_folder(cfg)), None)
+        score.stage(cfg, Run(run_folder(cfg)), Tracker())
     assert "class_0/001.png is not a readable image" in Run(run_folder(cfg)).skipped.read_text()

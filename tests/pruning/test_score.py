@@ -19,6 +19,7 @@ from diffprune.runs.run import Run
 from diffprune.runs.score_file import ScoreHeader
 from diffprune.runtime.errors import UserError
 from diffprune.stages import prune, score
+from diffprune.tracking.tracker import Tracker
 from tests.pruning.test_gradient_cache import TIMESTEPS, small_model
 
 
@@ -31,7 +32,7 @@ def tiny(config, tmp_path: Path):
 
 
 def scores(cfg) -> Path:
-    score.stage(cfg, Run(run_folder(cfg)), None)
+    score.stage(cfg, Run(run_folder(cfg)), Tracker())
     return Run(run_folder(cfg)).scores
 
 
@@ -80,7 +81,7 @@ def test_a_new_criterion_is_one_class(tiny) -> None:
     cfg = tiny("pruner.criterion._target_=tests.pruning.test_score.Cubic", "pruner.ratio=.5")
     assert Scores.read(scores(cfg)).terms.keys() == {"wg3"}
     run = Run(run_folder(cfg))
-    prune.stage(cfg, run, None)
+    prune.stage(cfg, run, Tracker())
     assert any(group["removed"] for group in PruneReport.read(run.prune_report).groups)
 
 

@@ -105,7 +105,7 @@ def tiny(config, tmp_path: Path):
 
 def pruned(cfg) -> dict:
     run = Run(run_folder(cfg))
-    score.stage(cfg, run, None)
+    score.stage(cfg, run, Tracker())
     prune.stage(cfg, run, Tracker())
     return read_json(run.prune_report)
 
@@ -117,7 +117,7 @@ def test_a_tracker_that_keeps_images_gets_the_width_of_every_layer(tiny) -> None
         def image(self, name: str, path: Path, step: int | None = None) -> None:
             self.kept[name] = path.read_bytes()
 
-    run = Run.of(cfg := tiny())
+    run = Run(run_folder(cfg := tiny()))
     score.stage(cfg, run, Tracker())
     prune.stage(cfg, run, Keeping())
     assert Keeping.kept["widths"].startswith(b"\x89PNG")
