@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -9,30 +10,9 @@ from torch import Tensor
 from diffprune.pruning.dependency import Group
 from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.scope import SCOPES, Ranked, portions_to_remove
-from diffprune.pruning.selection import (
-    Fits,
-    PaperSelection,
-    Selection,
-    any_width,
-    first_portions,
-    head_portions,
-    whole_heads,
-)
+from diffprune.pruning.selection import PaperSelection, Selection, removal_count
 
 HEADS = ("equal", "whole")
-
-
-@dataclass(frozen=True)
-class PreviousRounds:
-    """The nominal `ratio` after the rounds before this one, and each root's `channels` and `heads` before the first."""
-    ratio: float
-    channels: Mapping[str, int]
-    heads: Mapping[str, int]
-
-    @classmethod
-    def of(cls, report: PruneReport) -> "PreviousRounds":
-        return cls(report.ratio, {entry["root"]: entry["before"] for entry in report.groups},
-                   {entry["root"]: entry.get("heads", {"before": 1})["before"] for entry in report.groups})
 
 
 @dataclass(frozen=True)
@@ -46,7 +26,7 @@ class Allocation:
     `scope`: the ratio is that of each group (`local`), or of all channels that are ranked together (`scope.SCOPES`). Then
     at least the fraction `floor` of each group is kept, and a gated hidden unit is ranked with its gate.
 
-    `previous`: what earlier rounds removed; groups then end as wide as one round would leave them. In local scope only.
+    `previous`: the report on earlier rounds; groups then end as wide as one round would leave them. In local scope only.
     Raises ValueError for a value outside its range.
     """
     ratio: float
@@ -55,19 +35,17 @@ class Allocation:
     round_to: int | None = None
     scope: str = "local"
     floor: float = 0.1
-    previous: PreviousRounds | None = None
+    previous: PruneReport | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise ValueError(f"ratio {self.ratio} is outside [0, 1)")
-        if self.heads not in HEADS:
-            raise ValueError(f"heads {self.heads!r} is not known: choose one of {', '.join(HEADS)}")
+        for name in ("ratio", "floor"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} is outside [0, 1)")
+        for name, choices in (("heads", HEADS), ("scope", SCOPES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(choices)}")
         if self.round_to is not None and self.round_to < 1:
             raise ValueError(f"round_to {self.round_to} is not a width: give a whole number from 1 on")
-        if self.scope not in SCOPES:
-            raise ValueError(f"scope {self.scope!r} is not known: choose one of {', '.join(SCOPES)}")
-        if not 0 <= self.floor < 1:
-            raise ValueError(f"floor {self.floor} is outside [0, 1)")
         if self.previous is not None and self.scope != "local":
             raise ValueError(f"scope {self.scope} has no rounds: choose local")
 
@@ -84,7 +62,7 @@ class Allocation:
                 portions = self.portions(group, score)
                 means = torch.stack([score[portion].double().mean() for portion in portions])
                 ranked.append(Ranked(group.root, group.channels, len(portions[0]), means, group.topology))
-        return portions_to_remove(ranked, SCOPES[self.scope], self.ratio, self.floor)
+        return portions_to_remove(ranked, self.scope, self.ratio, self.floor)
 
     def choose(self, group: Group, scores: Tensor | None, count: int | None = None) -> tuple[list[int], str]:
         """The root's channels to remove, ascending, for `scores` [C]; if there are none, also the reason.
@@ -94,50 +72,51 @@ class Allocation:
         if obstacle := self.obstacle(group):
             return [], obstacle
         assert scores is not None
-        unrounded = self.select(group, scores, any_width, count)
-        if not unrounded and count is not None:
-            return [], f"in {self.scope} scope ratio {self.ratio:g} takes none of its channels"
-        if not unrounded:
+        if not (wanted := self.local_count(group) if count is None else count):
+            if count is not None:
+                return [], f"in {self.scope} scope ratio {self.ratio:g} takes none of its channels"
             portion = "one" if self.by_head(group) else "one channel in each"
             return [], f"ratio {self.ratio:g} is less than {portion} of {group.described_blocks}"
-        if chosen := self.select(group, scores, self.fits(group), count):
-            return chosen, ""
-        least = group.unit_count - len(group.removed_units(unrounded))
+        # While the width is no multiple of `round_to`, the most important portion is kept after all.
+        portions = self.portions(group, scores, wanted if count is None else None)
+        for number in range(wanted, 0, -1):
+            chosen = sorted(chain(*portions[:number]))
+            if self.round_to is None:
+                return chosen, ""
+            kept = group.kept_units(chosen)
+            if kept > 0 and kept % self.round_to == 0:
+                return chosen, ""
+        least = group.kept_units(list(chain(*portions[:wanted])))
         return [], f"no width from {least} to below {group.unit_count} is a multiple of {self.round_to}"
 
-    def select(self, group: Group, scores: Tensor, fits: Fits, count: int | None) -> list[int]:
-        if count is not None:
-            return first_portions(self.portions(group, scores), count, fits)
-        return self.select_locally(scores, self.ratio_left(group), group, group.heads, fits)
-
-    def select_locally(self, scores: Tensor, ratio: float, group: Group, heads: int, fits: Fits = any_width) -> list[int]:
-        """Selects among `scores` [C], divided into the group's blocks, or into `heads` if whole ones are removed."""
-        if self.by_head(group):
-            return whole_heads(scores, ratio, heads, fits)
-        return self.selection.choose(scores, ratio, group.blocks, fits)
-
-    def ratio_left(self, group: Group) -> float:
-        """The ratio that brings the group, as narrow as it is now, to the width that `ratio` gives in one round.
-
-        Of gated units (1 - r)² are kept in either case, so that their ratio is what is left between the rounds' ratios.
-        """
+    def local_count(self, group: Group) -> int:
+        """How many portions of the group, as narrow as it is now, the local scope removes."""
         if self.previous is None:
-            return self.ratio
-        if group.gated:
-            return 1 - (1 - self.ratio) / (1 - self.previous.ratio)
-        dense = self.previous.channels[group.root]
-        chosen = self.select_locally(torch.zeros(dense), self.ratio, group, self.previous.heads[group.root])
-        count = len(chosen) - (dense - group.channels)
-        return max(count - 0.5, 0) / group.channels     # C - int(C (1 - r)) is the count at this r, far from any rounding
+            return self.one_round_count(group.channels, group.heads, group.blocks, self.ratio)
+        if group.gated:     # (1 - r)² of gated units are kept in either case, so that this ratio is left between the rounds'
+            ratio = 1 - (1 - self.ratio) / (1 - self.previous.ratio)
+            return self.one_round_count(group.channels, group.heads, group.blocks, ratio)
+        dense, heads = self.previous.dense_width(group.root)
+        portion = dense // heads if self.by_head(group) else group.blocks
+        count = self.one_round_count(dense, heads, group.blocks, self.ratio)
+        return max(count - (dense - group.channels) // portion, 0)
 
-    def portions(self, group: Group, scores: Tensor) -> list[list[int]]:
-        """The portions in which channels are removed beyond the local scope, least important first, for `scores` [C]."""
-        if group.gated:
+    def one_round_count(self, channels: int, heads: int, blocks: int, ratio: float) -> int:
+        """How many portions one round in local scope removes: whole heads, but never all, or channels from each block."""
+        if self.heads == "whole" and heads > 1:
+            return min(removal_count(channels, ratio) // (channels // heads), heads - 1)
+        return self.selection.count(channels, ratio, blocks)
+
+    def portions(self, group: Group, scores: Tensor, count: int | None = None) -> list[list[int]]:
+        """The portions in which channels are removed, least important first, for `scores` [C]; all, or the first `count`."""
+        if self.scope != "local" and group.gated:
             by_unit = scores.view(-1, group.unit_count).mean(0).argsort(stable=True).tolist()
             return [list(range(unit, group.channels, group.unit_count)) for unit in by_unit]
         if self.by_head(group):
-            return head_portions(scores, group.heads)
-        return self.selection.portions(scores, group.blocks)
+            length = group.channels // group.heads
+            by_head = scores.view(group.heads, -1).mean(1).argsort(stable=True).tolist()
+            return [list(range(head * length, (head + 1) * length)) for head in by_head]
+        return self.selection.portions(scores, group.blocks, len(scores) // group.blocks if count is None else count)
 
     def obstacle(self, group: Group) -> str | None:
         """Why no channel of this group can be removed under this allocation; None where that is possible."""
@@ -146,16 +125,5 @@ class Allocation:
         return group.obstacle
 
     def by_head(self, group: Group) -> bool:
-        heads = group.heads if self.previous is None else self.previous.heads[group.root]
-        return self.heads == "whole" and heads > 1
-
-    def fits(self, group: Group) -> Fits:
-        """The test whether a choice leaves a positive multiple of `round_to`."""
-        step = self.round_to
-        if step is None:
-            return any_width
-
-        def is_multiple(chosen: list[int]) -> bool:
-            kept = group.unit_count - len(group.removed_units(chosen))
-            return kept > 0 and kept % step == 0
-        return is_multiple
+        """Whether whole heads of the group are removed, also where earlier rounds have left a single one."""
+        return self.heads == "whole" and (self.previous.dense_width(group.root)[1] if self.previous else group.heads) > 1

@@ -4,7 +4,7 @@ Built on Torch-Pruning's dependency graph; nothing else here uses that library f
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ import torch_pruning as tp
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from diffprune.models.cost import example_inputs
 from diffprune.pruning.criteria import Slice
 
 NORMS = (nn.GroupNorm, nn.LayerNorm)
@@ -49,29 +50,30 @@ class Member:
 
 
 class Group:
-    """All out-channels of a root layer with everything that must be removed with each of them, on the model as it is now."""
+    """All out-channels of a root layer with everything that must be removed with each of them, on the model as it is now.
+
+    `norm_groups`: G of its GroupNorm (of several, their least common multiple), 1 where it holds none. `blocks`: the
+    contiguous blocks that must stay equally long: norm groups, heads, or the parts that make up both. `outputs`: the layers
+    whose out-channels these are, the root first. `topology`: the kinds of its member layers whatever their widths: type,
+    whether in-channels, whether as many as the root's.
+    """
 
     def __init__(self, graph: "Graph", items: tp.dependency.Group) -> None:
         self._graph, self._items = graph, items
-        self.members = [member for dep, indices in items if (member := graph.member(dep, indices))]
-        self.root = self.members[0].layer
-        self.channels = len(self.members[0].indices)
-        self.attention = next((a for m in self.members if not m.of_input and (a := graph.attention(m.module))), None)
-
-    @property
-    def norm_groups(self) -> int:
-        """G of the group's GroupNorm (of several, their least common multiple), 1 where it holds none."""
-        return math.lcm(*(m.module.num_groups for m in self.members if isinstance(m.module, nn.GroupNorm)))
+        self.members = graph.members(items)
+        self.root, self.channels = self.members[0].layer, len(self.members[0].indices)
+        outputs = [m for m in self.members if not m.of_input]
+        self.outputs = [m.layer for m in outputs if not isinstance(m.module, NORMS)]
+        self.attention = next((a for m in outputs if (a := graph.attentions.get(m.module))), None)
+        self.norm_groups = math.lcm(*(m.module.num_groups for m in self.members if isinstance(m.module, nn.GroupNorm)))
+        self.blocks = math.lcm(self.norm_groups, self.heads)
+        self.topology = tuple(sorted((type(m.module).__name__, m.of_input, len(m.indices) == self.channels)
+                                     for m in self.members))
 
     @property
     def heads(self) -> int:
         """The heads among which the channels are divided, 1 where they are not those of an attention's projections."""
         return self.attention.heads if self.attention else 1
-
-    @property
-    def blocks(self) -> int:
-        """The contiguous blocks that must stay equally long: norm groups, heads, or the parts that make up both."""
-        return math.lcm(self.norm_groups, self.heads)
 
     @property
     def described_blocks(self) -> str:
@@ -95,32 +97,19 @@ class Group:
     @property
     def obstacle(self) -> str | None:
         """Why no channel of this group can be removed; None where that is possible."""
-        if self.attention and self.heads > 1 and not self.is_plain(self.attention):
-            return "only attention whose queries, keys and values are equally wide and not normalised can be narrowed"
+        if self.attention and self.heads > 1:
+            # Channel i must be one query, key and value component, seen by nothing else but the output projection.
+            tied = {m.module for m in self.members if len(m.indices) == self.channels}
+            extras = (self.attention.norm_q, self.attention.norm_k, self.attention.add_k_proj)
+            if not {getattr(self.attention, name) for name in PROJECTIONS} <= tied or any(e is not None for e in extras):
+                return "only attention whose queries, keys and values are equally wide and not normalised can be narrowed"
         if self.channels % self.blocks:
             return f"{self.channels} channels do not fall into {self.described_blocks}"
         return None
 
-    def is_plain(self, attention: Attention) -> bool:
-        """Whether channel i is one query, key and value component, seen by nothing else but the output projection."""
-        tied = {m.module for m in self.members if len(m.indices) == self.channels}
-        projections = {getattr(attention, name) for name in PROJECTIONS}
-        extras = (attention.norm_q, attention.norm_k, attention.add_k_proj)
-        return projections <= tied and all(extra is None for extra in extras)
-
-    @property
-    def topology(self) -> tuple[tuple[str, bool, bool], ...]:
-        """The kinds of its member layers whatever their widths: type, whether in-channels, whether as many as the root's."""
-        return tuple(sorted((type(m.module).__name__, m.of_input, len(m.indices) == self.channels) for m in self.members))
-
-    @property
-    def outputs(self) -> list[str]:
-        """The layers whose out-channels these are: the root first, then those that are tied to it."""
-        return [m.layer for m in self.members if not m.of_input and not isinstance(m.module, NORMS)]
-
-    def removed_units(self, channels: list[int]) -> set[int]:
-        """The units that are removed with the root's `channels`: a gated one with either of its two."""
-        return {channel % self.unit_count for channel in channels}
+    def kept_units(self, removed: list[int]) -> int:
+        """How many units stay without the channels `removed` of the root: a gated one goes with either of its two."""
+        return self.unit_count - len({channel % self.unit_count for channel in removed})
 
     def slices(self, terms: Mapping[str, Mapping[str, Tensor]]) -> list[Slice]:
         """The slice of `terms` {term: {layer: tensor}} of each member that has as many channels as the root."""
@@ -135,9 +124,9 @@ class Group:
         left without channels nothing is removed, and the list is empty.
         """
         items = self._graph.subgroup(self._items, channels)
-        if not self._graph.cuttable(items):
+        if not self._graph.dependencies.check_pruning_group(items):
             return []
-        members = [member for dep, indices in items if (member := self._graph.member(dep, indices))]
+        members = self._graph.members(items)
         items.prune()
         if self.attention:
             length = self.channels // self.heads
@@ -147,20 +136,21 @@ class Group:
 
 
 class Graph:
-    """The dependency graph of a denoiser; the layers `fixed` keep their out-channels."""
+    """The dependency graph of a denoiser; the layers whose names are in `fixed` keep their out-channels."""
 
-    def __init__(self, unet: nn.Module, inputs: dict[str, Tensor], fixed: list[nn.Module]) -> None:
-        self._names = {module: name for name, module in unet.named_modules()}
-        self._attentions = {getattr(module, name): module for module in unet.modules() if isinstance(module, Attention)
-                            for name in PROJECTIONS}
-        self._fixed = fixed
+    def __init__(self, unet: nn.Module, fixed: Iterable[str]) -> None:
+        self.names = {module: name for name, module in unet.named_modules()}
+        self.attentions = {getattr(module, name): module for module in unet.modules() if isinstance(module, Attention)
+                           for name in PROJECTIONS}
+        self.fixed = [unet.get_submodule(name) for name in fixed]
         with torch.enable_grad():
             # A fresh dict each time: the library's default is one shared dict that keeps every model alive.
-            self._graph = tp.DependencyGraph().build_dependency(unet, example_inputs=inputs, customized_pruners={})
+            self.dependencies = tp.DependencyGraph().build_dependency(unet, example_inputs=example_inputs(unet),
+                                                                      customized_pruners={})
 
     def groups(self) -> Iterator[Group]:
         """The groups in turn, each built when it is asked for, on the model as cut until then."""
-        for items in self._graph.get_all_groups(ignored_layers=self._fixed, root_module_types=[nn.Conv2d, nn.Linear]):
+        for items in self.dependencies.get_all_groups(ignored_layers=self.fixed, root_module_types=[nn.Conv2d, nn.Linear]):
             yield Group(self, self.rooted(items))
 
     def rooted(self, items: tp.dependency.Group) -> tp.dependency.Group:
@@ -173,23 +163,20 @@ class Graph:
         dep, indices = min(outs, key=lambda out: len(out[1]))
         if len(indices) == len(items[0].idxs):
             return items
-        return self._graph.get_pruning_group(dep.target.module, dep.handler, list(range(len(indices))))
+        return self.dependencies.get_pruning_group(dep.target.module, dep.handler, list(range(len(indices))))
+
+    def subgroup(self, items: tp.dependency.Group, channels: list[int]) -> tp.dependency.Group:
+        """What must be removed with some of the root's `channels`."""
+        root = items[0].dep
+        return self.dependencies.get_pruning_group(root.target.module, root.handler, channels)
+
+    def members(self, items: tp.dependency.Group) -> list[Member]:
+        return [member for dep, indices in items if (member := self.member(dep, indices))]
 
     def member(self, dep: tp.dependency.Dependency, indices: list[int]) -> Member | None:
         """The scored layer behind a dependency; None for element-wise operations and the like."""
         module = dep.target.module
         if not isinstance(module, SCORED):
             return None
-        of_input = not isinstance(module, NORMS) and self._graph.is_in_channel_pruning_fn(dep.handler)
-        return Member(self._names[module], module, of_input, list(indices))
-
-    def attention(self, module: nn.Module) -> Attention | None:
-        """The attention whose queries, keys or values `module` makes; None for another layer."""
-        return self._attentions.get(module)
-
-    def subgroup(self, items: tp.dependency.Group, channels: list[int]) -> tp.dependency.Group:
-        root = items[0].dep
-        return self._graph.get_pruning_group(root.target.module, root.handler, channels)
-
-    def cuttable(self, items: tp.dependency.Group) -> bool:
-        return bool(self._graph.check_pruning_group(items))
+        of_input = not isinstance(module, NORMS) and self.dependencies.is_in_channel_pruning_fn(dep.handler)
+        return Member(self.names[module], module, of_input, list(indices))

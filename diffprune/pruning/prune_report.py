@@ -30,6 +30,11 @@ class PruneReport:
         content = read_json(file)
         return cls(**{entry.name: content[entry.name] for entry in fields(cls)})
 
+    def dense_width(self, root: str) -> tuple[int, int]:
+        """The channels and the heads that the group of `root` had before the first round."""
+        entry = next(entry for entry in self.groups if entry["root"] == root)
+        return entry["before"], entry.get("heads", {"before": 1})["before"]
+
     def following(self, earlier: "PruneReport") -> "PruneReport":
         """The report on this pruning and the `earlier` one together, whose result this one started from."""
         previous = {entry["root"]: entry for entry in earlier.groups}

@@ -13,6 +13,11 @@ from torch import Tensor
 
 from diffprune.pruning.selection import removal_count
 
+# {scope: what groups that are ranked together have in common, from a group's root and topology}: each group alone; all
+# groups; groups whose member layers are of the same kinds (Isomorphic Pruning, Fang et al. 2024).
+SCOPES: dict[str, Callable[[str, Hashable], Hashable]] = {
+    "local": lambda root, topology: root, "global": lambda *_: None, "isomorphic": lambda root, topology: topology}
+
 
 @dataclass(frozen=True)
 class Ranked:
@@ -33,35 +38,20 @@ class Ranked:
         return (self.worth[:count] / (mean or 1.0)).tolist()
 
 
-@dataclass(frozen=True)
-class Scope:
-    """Groups of which `key` (of root and topology) is equal are ranked together.
-
-    `relative`: whether worth is divided by its mean over the group, as in Torch-Pruning's global ranking.
-    """
-    key: Callable[[str, Hashable], Hashable]
-    relative: bool = False
-
-
-# Each group alone; all groups, relative because scores of unlike layers have unlike scales; groups whose member layers are
-# of the same kinds, with scores as they are (Isomorphic Pruning, Fang et al. 2024).
-SCOPES = {"local": Scope(lambda root, topology: root), "global": Scope(lambda root, topology: None, relative=True),
-          "isomorphic": Scope(lambda root, topology: topology)}
-
-
-def portions_to_remove(groups: Sequence[Ranked], scope: Scope, ratio: float, floor: float) -> dict[str, int]:
+def portions_to_remove(groups: Sequence[Ranked], scope: str, ratio: float, floor: float) -> dict[str, int]:
     """{root: how many of its portions are removed}.
 
     Of the N channels that are ranked together N - int(N (1 - ratio)) are removed, in whole portions; fewer where floors
-    bind. A larger ratio removes the same portions and more.
+    bind. A larger ratio removes the same portions and more. In global scope worth is relative to its mean over the group, as
+    in Torch-Pruning, because scores of unlike layers have unlike scales.
     """
     counts = {group.root: 0 for group in groups}
-    keys = {group.root: scope.key(group.root, group.topology) for group in groups}
+    keys = {group.root: SCOPES[scope](group.root, group.topology) for group in groups}
     for key in dict.fromkeys(keys.values()):
         together = [group for group in groups if keys[group.root] == key]
         left = removal_count(sum(group.channels for group in together), ratio)
         for _, number in sorted((worth, number) for number, group in enumerate(together)
-                                for worth in group.removable(floor, scope.relative)):
+                                for worth in group.removable(floor, scope == "global")):
             left -= together[number].size
             if left < 0:        # a smaller portion may still fit, but would not be removed at every larger ratio
                 break

@@ -1,33 +1,24 @@
 """Selection rules: which channels of a group are removed, given their scores. Two are in use; they give different models."""
 
-from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-Fits = Callable[[list[int]], bool]
-
-
-def any_width(chosen: list[int]) -> bool:
-    """Accepts every choice."""
-    return True
-
 
 class Selection(Protocol):
-    """`lazy`: whether a group is scored after the cuts before it, instead of all groups on the dense model."""
+    """A rule for channels that fall into `blocks` contiguous blocks of C / blocks, which must stay equally long.
+
+    `lazy`: whether a group is scored after the cuts before it, instead of all groups on the dense model.
+    """
     lazy: ClassVar[bool]
 
-    def portions(self, scores: Tensor, blocks: int) -> list[list[int]]:
-        """The portions in which channels can be removed, one from each of the `blocks`, least important first."""
+    def count(self, channels: int, ratio: float, blocks: int) -> int:
+        """How many of each block's channels a nominal ratio in [0, 1) removes."""
         ...
 
-    def choose(self, scores: Tensor, ratio: float, blocks: int, fits: Fits = any_width) -> list[int]:
-        """The channels to remove, ascending, for `scores` [C] and a nominal ratio in [0, 1).
-
-        The channels fall into `blocks` contiguous blocks of C / blocks, which must stay equally long. While the choice does
-        not fit, the most important of the chosen channels are kept after all, one in every block.
-        """
+    def portions(self, scores: Tensor, blocks: int, count: int) -> list[list[int]]:
+        """The first `count` portions for `scores` [C], one channel from each block, ascending; the least important first."""
         ...
 
 
@@ -35,12 +26,11 @@ class PaperSelection:
     """The paper's: of n = C - int(C (1 - r)) channels the n // blocks least important of each block are removed."""
     lazy: ClassVar[bool] = True
 
-    def portions(self, scores: Tensor, blocks: int) -> list[list[int]]:
-        order = torch.argsort(scores.view(blocks, -1), dim=1, stable=True)
-        return [in_every_block(order[:, n:n + 1], order.shape[1]) for n in range(order.shape[1])]
+    def count(self, channels: int, ratio: float, blocks: int) -> int:
+        return removal_count(channels, ratio) // blocks
 
-    def choose(self, scores: Tensor, ratio: float, blocks: int, fits: Fits = any_width) -> list[int]:
-        return first_portions(self.portions(scores, blocks), removal_count(len(scores), ratio) // blocks, fits)
+    def portions(self, scores: Tensor, blocks: int, count: int) -> list[list[int]]:
+        return across_blocks(torch.argsort(scores.view(blocks, -1), dim=1, stable=True)[:, :count], len(scores))
 
 
 class TorchPruningSelection:
@@ -50,36 +40,12 @@ class TorchPruningSelection:
     """
     lazy: ClassVar[bool] = False
 
-    def portions(self, scores: Tensor, blocks: int) -> list[list[int]]:
-        mean = scores.view(blocks, -1).mean(0)
-        order = torch.topk(mean, len(mean), largest=False).indices
-        return [in_every_block(offset.expand(blocks, 1), len(mean)) for offset in order]
+    def count(self, channels: int, ratio: float, blocks: int) -> int:
+        return removal_count(channels // blocks, ratio)
 
-    def choose(self, scores: Tensor, ratio: float, blocks: int, fits: Fits = any_width) -> list[int]:
-        mean = scores.view(blocks, -1).mean(0)
-        least = torch.topk(mean, removal_count(len(mean), ratio), largest=False).indices
-        return cut_short(len(least), lambda n: in_every_block(least[:n].expand(blocks, -1), len(mean)), fits)
-
-
-def whole_heads(scores: Tensor, ratio: float, heads: int, fits: Fits = any_width) -> list[int]:
-    """The channels of the heads with the lowest mean score, ascending, for `scores` [C] of heads of C / heads channels.
-
-    These are as many heads as fit into n = C - int(C (1 - r)) channels, but never all.
-    """
-    count = min(removal_count(len(scores), ratio) // (len(scores) // heads), heads - 1)
-    return first_portions(head_portions(scores, heads), count, fits)
-
-
-def head_portions(scores: Tensor, heads: int) -> list[list[int]]:
-    """The channels of each head; the head with the lowest mean score comes first."""
-    length = len(scores) // heads
-    return [list(range(head * length, (head + 1) * length))
-            for head in torch.argsort(scores.view(heads, -1).mean(1), stable=True).tolist()]
-
-
-def first_portions(portions: list[list[int]], count: int, fits: Fits = any_width) -> list[int]:
-    """The channels, ascending, of the first `count` portions, or of as many as fit."""
-    return cut_short(count, lambda n: sorted(channel for portion in portions[:n] for channel in portion), fits)
+    def portions(self, scores: Tensor, blocks: int, count: int) -> list[list[int]]:
+        least = torch.topk(scores.view(blocks, -1).mean(0), count, largest=False).indices
+        return across_blocks(least.expand(blocks, -1), len(scores))
 
 
 def removal_count(channels: int, ratio: float) -> int:
@@ -87,14 +53,9 @@ def removal_count(channels: int, ratio: float) -> int:
     return channels - int(channels * (1 - ratio))
 
 
-def in_every_block(offsets: Tensor, length: int) -> list[int]:
-    """Channel numbers, ascending, for `offsets` [blocks, n] within contiguous blocks of `length` channels."""
-    return sorted((offsets + length * torch.arange(len(offsets))[:, None]).flatten().tolist())
-
-
-def cut_short(count: int, choice: Callable[[int], list[int]], fits: Fits) -> list[int]:
-    """The first of choice(count), choice(count - 1), … choice(1) that fits and is not empty; else an empty list."""
-    return next((chosen for n in range(count, 0, -1) if fits(chosen := choice(n))), [])
+def across_blocks(offsets: Tensor, channels: int) -> list[list[int]]:
+    """Channel numbers for `offsets` [blocks, n] within the blocks of `channels`: n lists of one channel from each block."""
+    return (offsets + channels // len(offsets) * torch.arange(len(offsets))[:, None]).T.tolist()
 
 
 SELECTIONS: dict[str, type[Selection]] = {"paper": PaperSelection, "torch_pruning": TorchPruningSelection}

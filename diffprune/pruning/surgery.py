@@ -9,9 +9,9 @@ from diffusers.models.embeddings import PatchEmbed
 from torch import Generator, Tensor, nn
 
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.models.cost import example_inputs, measure
+from diffprune.models.cost import measure
 from diffprune.models.widths import synchronise
-from diffprune.pruning.allocation import Allocation, PreviousRounds
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.dependency import Graph, Group, scored_weights
 from diffprune.pruning.prune_report import PruneReport
@@ -29,7 +29,7 @@ def cut(unet: nn.Module, criterion: Criterion, allocation: Allocation, terms: Te
     Raises KeyError for a missing term and ValueError for a network whose output head is not known.
     """
     if earlier:
-        allocation = replace(allocation, previous=PreviousRounds.of(earlier))
+        allocation = replace(allocation, previous=earlier)
     unet.requires_grad_(True).eval()
     fixed, before, dense = fixed_layers(unet), shapes(unet), measure(unet)
     rng = generator(seed, Stream.CHANNELS, *([len(earlier.rounds)] if earlier else []))
@@ -50,7 +50,7 @@ def cut(unet: nn.Module, criterion: Criterion, allocation: Allocation, terms: Te
 def cut_groups(unet: nn.Module, fixed: Mapping[str, str], criterion: Criterion, allocation: Allocation, terms: Terms,
                rng: Generator) -> list[tuple[dict[str, Any], str]]:
     """Cuts every group but those of the layers `fixed`; gives for each what `cut_group` does."""
-    graph = Graph(unet, example_inputs(unet), [unet.get_submodule(name) for name in fixed])
+    graph = Graph(unet, fixed)
 
     def score(group: Group) -> Tensor | None:
         return None if group.obstacle else criterion.score(group.slices(terms), group.channels, rng)

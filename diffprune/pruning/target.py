@@ -15,7 +15,6 @@ from itertools import pairwise
 
 from torch import nn
 
-from diffprune.models.cost import example_inputs
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.dependency import Graph
@@ -64,12 +63,11 @@ def distinct_ratios(unet: nn.Module, allocation: Allocation) -> list[float]:
 
     The ratio of `allocation` is ignored. In local scope the last one still keeps a channel of the narrowest group.
     """
-    graph = Graph(unet, example_inputs(unet), [unet.get_submodule(name) for name in fixed_layers(unet)])
-    groups = [group for group in graph.groups() if not group.obstacle]
+    groups = [group for group in Graph(unet, fixed_layers(unet)).groups() if not group.obstacle]
     # The widths that are rounded: of each group in local scope, else of all groups that are ranked together.
     end, widths = Fraction(1), Counter[Hashable]()
     for group in groups:
-        widths[SCOPES[allocation.scope].key(group.root, group.topology)] += group.channels
+        widths[SCOPES[allocation.scope](group.root, group.topology)] += group.channels
         if allocation.scope == "local":
             end = min(end, 1 - Fraction(1, group.channels // (1 if allocation.selection.lazy else group.blocks)))
     places = sorted({Fraction(k, width) for width in widths.values() for k in range(width + 1)})

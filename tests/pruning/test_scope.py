@@ -22,8 +22,6 @@ from tests.pruning.test_heads import MODELS
 from tests.pruning.test_heads import run as run_any
 from tests.pruning.test_surgery import CRITERIA, run, scored
 
-GLOBAL, ISOMORPHIC = SCOPES["global"], SCOPES["isomorphic"]
-
 
 def ranked(root: str, *worth: float, size: int = 1, topology: str = "") -> Ranked:
     return Ranked(root, len(worth) * size, size, torch.tensor(worth, dtype=torch.float64), topology)
@@ -31,29 +29,29 @@ def ranked(root: str, *worth: float, size: int = 1, topology: str = "") -> Ranke
 
 def test_global_takes_the_least_relative_to_each_groups_mean() -> None:
     groups = [ranked("a", 1, 3, 4, 4), ranked("b", 100, 100, 100, 100)]      # relative: 1/3, 1, … and 1, 1, …
-    assert portions_to_remove(groups, GLOBAL, 0.125, 0.1) == {"a": 1, "b": 0}
-    assert portions_to_remove(groups, GLOBAL, 0.375, 0.1) == {"a": 2, "b": 1}       # at equal worth the earlier group
+    assert portions_to_remove(groups, "global", 0.125, 0.1) == {"a": 1, "b": 0}
+    assert portions_to_remove(groups, "global", 0.375, 0.1) == {"a": 2, "b": 1}       # at equal worth the earlier group
 
 
 def test_isomorphic_ranks_like_with_like_as_they_are() -> None:
     groups = [ranked("a", 1, 3, topology="x"), ranked("b", 10, 20, 30, 40, topology="x"), ranked("c", 0, 0, topology="y")]
-    assert portions_to_remove(groups, ISOMORPHIC, 0.5, 0.0) == {"a": 1, "b": 2, "c": 1}
+    assert portions_to_remove(groups, "isomorphic", 0.5, 0.0) == {"a": 1, "b": 2, "c": 1}
 
 
 def test_a_floor_holds_in_every_group() -> None:
     groups = [ranked("a", 0, 0, 0, 0, 0, 0, 0, 0), ranked("b", 7, 8, 9, 9)]
-    assert portions_to_remove(groups, GLOBAL, 0.5, 0.5) == {"a": 4, "b": 2}
-    assert portions_to_remove(groups, GLOBAL, 0.9, 0.0) == {"a": 7, "b": 3}     # never the last
+    assert portions_to_remove(groups, "global", 0.5, 0.5) == {"a": 4, "b": 2}
+    assert portions_to_remove(groups, "global", 0.9, 0.0) == {"a": 7, "b": 3}     # never the last
 
 
 def test_portions_go_whole_and_none_is_passed_over() -> None:
     groups = [ranked("wide", 1, 5, size=4), ranked("narrow", 2, 3, 4, 9)]
-    assert portions_to_remove(groups, ISOMORPHIC, 0.25, 0.0) == {"wide": 0, "narrow": 0}    # 3 of 12, the first has 4
-    assert portions_to_remove(groups, ISOMORPHIC, 0.5, 0.0) == {"wide": 1, "narrow": 2}
+    assert portions_to_remove(groups, "isomorphic", 0.25, 0.0) == {"wide": 0, "narrow": 0}    # 3 of 12, the first has 4
+    assert portions_to_remove(groups, "isomorphic", 0.5, 0.0) == {"wide": 1, "narrow": 2}
 
 
 def test_groups_without_any_score_do_not_fail() -> None:
-    assert portions_to_remove([ranked("a", 0, 0)], GLOBAL, 0.5, 0.1) == {"a": 1}
+    assert portions_to_remove([ranked("a", 0, 0)], "global", 0.5, 0.1) == {"a": 1}
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,12 +1,18 @@
 """The paper's selection rule."""
 
+from types import SimpleNamespace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.selection import PaperSelection, TorchPruningSelection, removal_count
 
-expendable = PaperSelection().choose
+
+def expendable(scores: torch.Tensor, ratio: float, blocks: int, selection: type = PaperSelection) -> list[int]:
+    group = SimpleNamespace(channels=len(scores), heads=1, blocks=blocks, gated=False, obstacle=None, described_blocks="")
+    return Allocation(ratio, selection()).choose(group, scores)[0]
 
 
 def test_the_least_important_go_where_no_norm_is_coupled() -> None:
@@ -44,9 +50,9 @@ def test_every_block_loses_equally_and_only_its_least(blocks: int, per_block: in
 
 def test_torch_prunings_rule_takes_the_same_offsets_from_all_blocks() -> None:
     scores = torch.tensor([1.0, 2.0, 3.0, 9.0, 40.0, 30.0, 20.0, 10.0])
-    assert TorchPruningSelection().choose(scores, 0.25, 2) == [3, 7]
+    assert expendable(scores, 0.25, 2, TorchPruningSelection) == [3, 7]
 
 
 def test_torch_prunings_rule_rounds_up_inside_a_block() -> None:
     for width, coupled in ((128, 64), (256, 160), (512, 352)):
-        assert width - len(TorchPruningSelection().choose(torch.rand(width), 0.3, 32)) == coupled
+        assert width - len(expendable(torch.rand(width), 0.3, 32, TorchPruningSelection)) == coupled

@@ -19,7 +19,7 @@ from diffprune.models.dense import SHIPPED
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pipeline import reproduce
-from diffprune.pruning.allocation import Allocation, PreviousRounds
+from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Magnitude
 from diffprune.pruning.importance import layer_terms
 from diffprune.pruning.prune_report import PruneReport
@@ -106,11 +106,11 @@ def test_so_it_is_with_heads_and_about_so_with_gates(name: str, heads: str) -> N
 @pytest.mark.parametrize(("channels", "blocks", "heads"), [(64, 4, 1), (96, 32, 1), (24, 8, 1), (64, 8, 8)])
 def test_no_rounding_adds_up(selection: str, channels: int, blocks: int, heads: int) -> None:
     """64 channels in 4 blocks keep 44 at ratio .3; a ratio of a ratio would leave 48 in two rounds."""
-    def left(ratio: float, width: int, previous: PreviousRounds | None) -> int:
-        now = SimpleNamespace(root="x", channels=width, unit_count=width, gated=False, obstacle=None, blocks=blocks,
+    def left(ratio: float, width: int, previous: PruneReport | None) -> int:
+        now = SimpleNamespace(root="x", channels=width, gated=False, obstacle=None, blocks=blocks, described_blocks="",
                               heads=heads * width // channels if kind == "whole" else heads)
         allocation = Allocation(ratio, SELECTIONS[selection](), kind, previous=previous)
-        return width - len(allocation.select(now, torch.rand(width), lambda chosen: True, None))
+        return width - len(allocation.choose(now, torch.rand(width))[0])
 
     for kind in ("equal", "whole"):
         for ratio in TENTHS:
@@ -119,7 +119,8 @@ def test_no_rounding_adds_up(selection: str, channels: int, blocks: int, heads: 
                 for index in range(1, rounds + 1):
                     asked = Round(index, rounds).ratio(ratio)
                     width = left(asked, width, previous)
-                    previous = PreviousRounds(asked, {"x": channels}, {"x": heads})
+                    group = {"root": "x", "before": channels, "heads": {"before": heads}}
+                    previous = PruneReport(asked, 1, 1, 1, 1, {}, [group])
                 assert width == left(ratio, channels, None), (ratio, rounds, kind)
 
 
@@ -262,4 +263,4 @@ def test_several_rounds_are_in_the_readable_part_of_the_name() -> None:
 
 def test_scopes_beyond_the_local_one_know_no_rounds() -> None:
     with pytest.raises(ValueError, match="scope global"):
-        Allocation(.3, scope="global", previous=PreviousRounds(.1, {}, {}))
+        Allocation(.3, scope="global", previous=PruneReport(.1, 1, 1, 1, 1, {}, []))
