@@ -44,17 +44,14 @@ class GradientCache:
         # Sums that are still missing continue from kept ones; the shorter first, since a longer one may continue from it.
         needed = [trimmed(policy.weights(loss)) for policy in policies]
         for alpha in sorted(needed, key=len):
-            if len(alpha) and not self.path(alpha).exists():
-                self.keep(self.continued(scoring_pass, alpha))
+            if not len(alpha) or self.path(alpha).exists():
+                continue
+            starts = [kept for kept in self.kept().values() if scoring_pass.can_continue(kept, alpha)]
+            longest = max(starts, key=len, default=EMPTY.alpha)
+            log.info("continuing from the gradients of %d timesteps, up to t = %d", len(longest), len(alpha) - 1)
+            self.keep(scoring_pass.accumulate(alpha, self.read(longest)))
         self.evict(needed)
-        return loss, self.read(self.path(needed[0])) if len(needed[0]) else EMPTY
-
-    def continued(self, scoring_pass: ScoringPass, alpha: Tensor) -> GradientSum:
-        """The sum with weights `alpha`, continued from the longest kept one that it begins with."""
-        starts = [kept for kept in self.kept().values() if scoring_pass.can_continue(kept, alpha)]
-        longest = max(starts, key=len, default=EMPTY.alpha)
-        log.info("continuing from the gradients of %d timesteps, up to t = %d", len(longest), len(alpha) - 1)
-        return scoring_pass.accumulate(alpha, self.read(self.path(longest)) if len(longest) else EMPTY)
+        return loss, self.read(needed[0])
 
     def kept(self) -> dict[Path, Tensor]:
         """The weights of every sum that is kept, by file; no gradient is read."""
@@ -68,8 +65,11 @@ class GradientCache:
         digest = hashlib.sha256(alpha.numpy().tobytes()).hexdigest()[:8]
         return self.folder / f"sum-{len(alpha):04d}-{digest}.safetensors"
 
-    def read(self, path: Path) -> GradientSum:
-        tensors = load_file(path)
+    def read(self, alpha: Tensor) -> GradientSum:
+        """The kept sum with weights `alpha`."""
+        if not len(alpha):
+            return EMPTY
+        tensors = load_file(self.path(alpha))
         return GradientSum(tensors.pop("alpha"), {name.removeprefix("gradient/"): g for name, g in tensors.items()})
 
     def keep(self, total: GradientSum) -> None:

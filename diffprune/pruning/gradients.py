@@ -74,7 +74,7 @@ class ScoringPass:
         self.divisor = batch.x_0[0].numel() if mean_loss else 1
         fitting = min(IMAGES_PER_EVALUATION, PIXELS_PER_EVALUATION // batch.x_0[0, 0].numel()) // len(batch.x_0)
         self.per_evaluation = per_evaluation or max(1, fitting)
-        self.timesteps = len(model.alpha_bar)
+        self.slices = torch.arange(len(model.alpha_bar)).split(self.per_evaluation)     # timesteps evaluated at once
         model.unet.eval().requires_grad_(True)
 
     def sum(self, policy: Policy) -> tuple[Tensor, GradientSum]:
@@ -91,13 +91,13 @@ class ScoringPass:
         The policies must agree on every timestep until one is finished, as thresholds do, and must not need all losses.
         Once all are finished no gradients are computed. A sum is as large as the model, and none is held here.
         """
-        loss, pending, slices = torch.empty(0), list(policies), self.slices()
+        loss, pending = torch.empty(0), list(policies)
         self.restore({})
-        for timesteps in progress(slices, "scoring", len(slices)):
+        for timesteps in progress(self.slices, "scoring", len(self.slices)):
             with torch.set_grad_enabled(bool(pending)):
                 losses = self.losses(timesteps)
             loss = torch.cat([loss, losses.detach().float().cpu()])
-            finished = [policy for policy in pending if policy.finished(loss) or len(loss) == self.timesteps]
+            finished = [policy for policy in pending if policy.finished(loss) or timesteps is self.slices[-1]]
             pending = [policy for policy in pending if policy not in finished]
             for number, policy in enumerate(finished, 1):
                 keep(self.branch(losses, trimmed(policy.weights(loss)), len(loss), bool(pending) or number < len(finished)))
@@ -130,7 +130,7 @@ class ScoringPass:
             raise ValueError(f"a sum over {len(alpha)} timesteps cannot be continued from one over {len(start.alpha)} with "
                              f"{self.per_evaluation} timesteps per evaluation")
         self.restore(start.gradients)
-        slices = [t for t in self.slices() if len(start.alpha) <= int(t[0]) < len(alpha) and alpha[t[0]:t[-1] + 1].any()]
+        slices = [t for t in self.slices if len(start.alpha) <= int(t[0]) < len(alpha) and alpha[t[0]:t[-1] + 1].any()]
         for timesteps in progress(slices, "scoring", len(slices)):
             row = alpha[timesteps[0]:timesteps[-1] + 1]
             self.add(self.losses(timesteps), nn.functional.pad(row, (0, len(timesteps) - len(row))))
@@ -140,13 +140,14 @@ class ScoringPass:
         """Whether the sum with weights `alpha` begins with that of the weights `start`, where an evaluation ends."""
         return begins_with(alpha, start) and len(start) % self.per_evaluation == 0
 
-    def slices(self) -> Sequence[Tensor]:
-        """The timesteps, in tensors of those that are evaluated at once."""
-        return torch.arange(self.timesteps).split(self.per_evaluation)
-
     def losses(self, timesteps: Tensor) -> Tensor:
-        """L_t of `timesteps` [K], by one evaluation of the network."""
-        return timestep_losses(self.model, self.batch, timesteps) / self.divisor
+        """L_t of `timesteps` [K], by one evaluation of the network on K * B images."""
+        x_0, eps, context = self.batch.x_0, self.batch.eps, self.batch.context
+        t = timesteps.to(x_0.device).repeat_interleave(len(x_0))
+        x_0, eps = (images.repeat(len(timesteps), 1, 1, 1) for images in (x_0, eps))
+        context = None if context is None else context.repeat(len(timesteps), 1, 1)
+        error = self.model.denoise(add_noise(x_0, eps, self.model.alpha_bar[t]), t, context).float() - eps
+        return error.square().flatten(1).sum(1).view(len(timesteps), -1).mean(1) / self.divisor
 
     def add(self, losses: Tensor, row: Tensor, retain_graph: bool = False) -> None:
         """Adds the gradient of the `losses` [K], weighted by `row` [K], to those that lie in the model."""
@@ -155,8 +156,8 @@ class ScoringPass:
 
     def snapshot(self) -> Gradients:
         """A copy of the gradients that lie in the model, on the CPU."""
-        return {layer: gradient.to("cpu", torch.float32, copy=True)
-                for layer, gradient in present_gradients(self.model.unet).items()}
+        return {layer: weight.grad.to("cpu", torch.float32, copy=True)
+                for layer, weight in scored_weights(self.model.unet).items() if weight.grad is not None}
 
     def restore(self, gradients: Gradients) -> None:
         """Replaces the gradients that lie in the model."""
@@ -164,18 +165,3 @@ class ScoringPass:
         for name, weight in scored_weights(self.model.unet).items():
             if name in gradients:
                 weight.grad = gradients[name].to(weight, copy=True)
-
-
-def present_gradients(unet: nn.Module) -> Gradients:
-    """The gradients that lie in the network's scored weights, not copied."""
-    return {name: weight.grad for name, weight in scored_weights(unet).items() if weight.grad is not None}
-
-
-def timestep_losses(model: DiffusionModel, batch: CalibrationBatch, timesteps: Tensor) -> Tensor:
-    """L_t for each of `timesteps` [K], by one evaluation of K * B images."""
-    x_0, eps, context = batch.x_0, batch.eps, batch.context
-    t = timesteps.to(x_0.device).repeat_interleave(len(x_0))
-    x_0, eps = (images.repeat(len(timesteps), 1, 1, 1) for images in (x_0, eps))
-    context = None if context is None else context.repeat(len(timesteps), 1, 1)
-    error = model.denoise(add_noise(x_0, eps, model.alpha_bar[t]), t, context).float() - eps
-    return error.square().flatten(1).sum(1).view(len(timesteps), -1).mean(1)

@@ -12,7 +12,7 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.criteria import Criterion, Term, reduce_term
 from diffprune.pruning.dependency import scored_weights
 from diffprune.pruning.gradient_cache import GradientCache
-from diffprune.pruning.gradients import CalibrationBatch, Gradients, GradientSum, ScoringPass, present_gradients
+from diffprune.pruning.gradients import CalibrationBatch, Gradients, GradientSum, ScoringPass
 from diffprune.pruning.scores import Scores, Terms
 from diffprune.pruning.timesteps import Policy, Threshold, timesteps_kept
 from diffprune.runs.score_file import TimestepLosses
@@ -69,17 +69,13 @@ def loss_scaling(model: DiffusionModel, criterion: Criterion, precision: str) ->
 
 def summary(loss: Tensor, total: GradientSum, policy: Policy) -> TimestepLosses:
     """What the scores file says of the scoring pass; the weights alpha are listed where the policy is not a threshold."""
-    kept, studied = int(torch.count_nonzero(total.alpha)), set(THRESHOLDS)
+    kept, own = int(torch.count_nonzero(total.alpha)), {policy.threshold} if isinstance(policy, Threshold) else set()
     log.info("%s keeps %d of %d timesteps", policy, kept, len(loss))
+    stops = {f"{T:g}": timesteps_kept(loss, T) for T in sorted(own.union(THRESHOLDS))}
     if isinstance(policy, Threshold):
-        return TimestepLosses(loss.numpy(), policy.threshold, kept, stops(loss, studied | {policy.threshold}))
+        return TimestepLosses(loss.numpy(), policy.threshold, kept, stops)
     alpha = np.pad(total.alpha.numpy(), (0, len(loss) - len(total.alpha)))
-    return TimestepLosses(loss.numpy(), 0.0, kept, stops(loss, studied), str(policy), alpha)
-
-
-def stops(loss: Tensor, thresholds: set[float]) -> dict[str, int]:
-    """{threshold as text: how many timesteps it keeps}"""
-    return {f"{T:g}": timesteps_kept(loss, T) for T in sorted(thresholds)}
+    return TimestepLosses(loss.numpy(), 0.0, kept, stops, str(policy), alpha)
 
 
 def layer_terms(unet: nn.Module, terms: Mapping[str, Term], gradients: Gradients | None = None) -> Terms:
@@ -87,8 +83,10 @@ def layer_terms(unet: nn.Module, terms: Mapping[str, Term], gradients: Gradients
 
     A layer without gradient counts as one with gradient zero.
     """
-    weights = scored_weights(unet)
-    gradients = present_gradients(unet) if gradients is None else gradients
+    def gradient(layer: str, w: Tensor) -> Tensor:
+        g = w.grad if gradients is None else gradients.get(layer)
+        return torch.zeros_like(w) if g is None else g.to(w.device)
+
     with torch.no_grad():
-        return {name: {layer: reduce_term(term, w, gradients.get(layer, torch.zeros_like(w)).to(w.device)).cpu()
-                       for layer, w in weights.items()} for name, term in terms.items()}
+        return {name: {layer: reduce_term(term, w, gradient(layer, w)).cpu() for layer, w in scored_weights(unet).items()}
+                for name, term in terms.items()}

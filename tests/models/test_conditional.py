@@ -18,7 +18,7 @@ from diffprune.diffusion.randomness import noise_for
 from diffprune.models.diffusion_model import DiffusionModel, state_key
 from diffprune.models.families.latent import ClassEmbedder, Latent
 from diffprune.models.model_folder import load_model, load_pipeline, pipeline_of, save_model
-from diffprune.pruning.gradients import CalibrationBatch, timestep_losses
+from diffprune.pruning.gradients import CalibrationBatch, ScoringPass
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.draw import draw
 from diffprune.sampling.protocol import SamplerOptions
@@ -107,9 +107,9 @@ def test_the_loss_is_given_the_classes(model: DiffusionModel) -> None:
     x_0, eps = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     contexts = [model.context(torch.tensor(labels)) for labels in ([1, 2], [3, 4])]
     batches = [CalibrationBatch(x_0, eps, context) for context in contexts]
-    steps = [timestep_losses(model, batch, torch.tensor([5, 9])) for batch in batches]
+    steps = [ScoringPass(model, batch).losses(torch.tensor([5, 9])) for batch in batches]
     assert not torch.allclose(*steps)
-    torch.testing.assert_close(steps[0][1:], timestep_losses(model, batches[0], torch.tensor([9])))
+    torch.testing.assert_close(steps[0][1:], ScoringPass(model, batches[0]).losses(torch.tensor([9])))
     t = torch.tensor([5, 9])
     assert not torch.allclose(*(Noised(x_0, eps, t, model.alpha_bar[t], context).predicted(model) for context in contexts))
 
