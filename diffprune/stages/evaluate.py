@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,8 @@ from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
-from diffprune.stages.options import begin_data, cache, execution, load_dense, load_images, sampler_options, trains
+from diffprune.stages.options import TITLES, begin_data, cache, execution, load_dense, load_images, sampler_options, trains
 from diffprune.tracking.tracker import Tracker
-
-TITLES = {"final": "final model", "dense": "dense model", "before_healing": "before healing"}
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
@@ -89,7 +86,9 @@ def score_sets(cfg: DictConfig, extractor: Extractor, reference: FeatureStatisti
     seen = {name: statistics(cfg, extractor, images, name) for name, images in sets.items()}
     scores: dict[str, Scores] = {"dense": against(seen.get("dense"), reference, settings, further)}
     for name in ("final", "before_healing"):
-        alike = similarity(pairs(sets.get(name), dense, cfg.evaluate.batch), cfg.evaluate.ssim_window, how.device)
+        drawn = name in sets and dense is not None
+        pairs = zip(*(batches(images, cfg.evaluate.batch) for images in (sets[name], dense)), strict=True) if drawn else ()
+        alike = similarity(pairs, cfg.evaluate.ssim_window, how.device)
         distance = {"fid_to_dense": fid(seen.get(name), seen.get("dense"))}
         scores[name] = against(seen.get(name), reference, settings, further) | distance | alike
     return scores
@@ -118,12 +117,6 @@ def sha256_of(images: np.ndarray) -> str:
     for batch in batches(images, 256):
         digest.update(np.ascontiguousarray(batch).data)
     return digest.hexdigest()
-
-
-def pairs(images: np.ndarray | None, dense: np.ndarray | None, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of (image i, the dense model's image i); none where one of the sets was not drawn."""
-    if images is not None and dense is not None:
-        yield from zip(batches(images, batch), batches(dense, batch), strict=True)
 
 
 def time_models(cfg: DictConfig, run: Run, how: Execution) -> dict[str, float]:

@@ -30,6 +30,9 @@ from diffprune.tracking.tracker import Description
 from diffprune.training.losses import LOSSES
 from diffprune.training.recipe import Recipe
 
+# What each set of images shows.
+TITLES = {"final": "final model", "dense": "dense model", "before_healing": "before healing"}
+
 
 def plain(node: DictConfig) -> dict[str, Any]:
     """The options below `node` as a plain dict, interpolations resolved."""

@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,10 @@ from diffprune.runtime.files import atomic_file
 from diffprune.sampling.draw import draw_all
 from diffprune.sampling.grid import grid
 from diffprune.sampling.workers import Workers, leave_with_parent
-from diffprune.stages.options import cache, drawing, execution, load_dense, plain, sampler_options, trains
+from diffprune.stages.options import TITLES, cache, drawing, execution, load_dense, plain, sampler_options, trains
 from diffprune.tracking.tracker import Tracker
 
 COLUMNS = 16
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """One set of images that a run needs: whose they are, and how the model that draws them is loaded."""
-    name: str
-    title: str
-    load: Callable[[], DiffusionModel]
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
@@ -55,36 +46,29 @@ def join(cfg: DictConfig, run: Run) -> None:
     draw_sets(cfg, run, execution(cfg), quiet=True)
 
 
-def image_sets(cfg: DictConfig, run: Run) -> list[ImageSet]:
-    """The sets that the run needs, in the order of the grid's rows."""
-    sets = [ImageSet("final", "final model", partial(load_model, run.final(trains(cfg))))]
+def image_sets(cfg: DictConfig, run: Run) -> dict[str, Callable[[], DiffusionModel]]:
+    """How the model of each set that the run needs is loaded, in the order of the grid's rows."""
+    sets = {"final": partial(load_model, run.final(trains(cfg)))}
     if cfg.model.checkpoint is not None:
-        sets.insert(0, ImageSet("dense", "dense model", partial(load_dense, cfg)))
+        sets = {"dense": partial(load_dense, cfg)} | sets
     if cfg.evaluate.before_healing and trains(cfg):
-        sets.append(ImageSet("before_healing", "before healing", partial(load_model, run.pruned)))
+        sets["before_healing"] = partial(load_model, run.pruned)
     return sets
 
 
 def draw_sets(cfg: DictConfig, run: Run, how: Execution, **options: Any) -> dict[str, Path]:
     """Draws what is missing of the run's sets, together with every process that does the same; {set: its file}."""
     files, plan = {}, drawing(cfg, how)
-    for wanted in image_sets(cfg, run):
-        model = wanted.load()
+    for name, load in image_sets(cfg, run).items():
+        model = load()
         shared = cache(cfg).path("images", plan.key(model), ".npy")
-        file = run.images if wanted.name == "final" else shared
-        if not file.exists() and not copied(shared, file):
-            draw_all(how.place(model), plan, file, wanted.title, **options)
-        files[wanted.name] = file
+        files[name] = file = run.images if name == "final" else shared
+        if not file.exists() and shared.exists():       # images of the same model that another run has drawn
+            with atomic_file(file) as partial_file:
+                shutil.copyfile(shared, partial_file)
+        if not file.exists():
+            draw_all(how.place(model), plan, file, TITLES[name], **options)
     return files
-
-
-def copied(source: Path, path: Path) -> bool:
-    """Copies images that the cache has of the same model to `path`; False where it has none."""
-    if source == path or not source.exists():
-        return False
-    with atomic_file(path) as partial_file:
-        shutil.copyfile(source, partial_file)
-    return True
 
 
 def join_in(index: int, options: dict[str, Any], folder: Path) -> None:
