@@ -114,16 +114,13 @@ def from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     is_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
     if int(world_size) == 1 or is_batch_script or "SLURM_PROCID" not in environment:
         return {}
+    if not (address := environment.get("MASTER_ADDR", "")):
+        address = "localhost"
+        if "SLURM_JOB_NODELIST" in os.environ:
+            from submitit.slurm.slurm import SlurmJobEnvironment
+            address = SlurmJobEnvironment().hostnames[0]
     job, step = int(environment.get("SLURM_JOB_ID", 0)), int(environment.get("SLURM_STEP_ID", 0))
     port = 20_000 + (job + 101 * step) % 12_000     # below the ports that a system hands out
     return {"RANK": environment["SLURM_PROCID"], "WORLD_SIZE": world_size,
             "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"), "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
-            "MASTER_ADDR": environment.get("MASTER_ADDR") or first_machine()}
-
-
-def first_machine() -> str:
-    """The first of the machines of the present Slurm job."""
-    if "SLURM_JOB_NODELIST" not in os.environ:
-        return "localhost"
-    from submitit.slurm.slurm import SlurmJobEnvironment
-    return SlurmJobEnvironment().hostnames[0]
+            "MASTER_ADDR": address}

@@ -9,6 +9,7 @@ import stat
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ def atomic_file(path: Path) -> Generator[Path]:
     """
     if is_folder(path):
         raise UserError(f"{path} is a folder, and a file is to be written there: give another name, or move the folder away")
-    with temporary_sibling(path) as partial:
-        yield partial
-        fsync_below(partial)
-        os.replace(partial, path)
+    with temporary_sibling(path) as temporary:
+        yield temporary
+        fsync_below(temporary)
+        os.replace(temporary, path)
 
 
 @contextmanager
@@ -40,23 +41,23 @@ def atomic_folder(path: Path) -> Generator[Path]:
     """
     if is_file(path):
         raise UserError(f"{path} is a file, and a folder is to be written there: give another name, or move the file away")
-    with temporary_sibling(path) as partial:
-        yield partial
-        fsync_below(partial)
+    with temporary_sibling(path) as temporary:
+        yield temporary
+        fsync_below(temporary)
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(partial, path)
+        os.replace(temporary, path)
 
 
 @contextmanager
 def temporary_sibling(path: Path) -> Generator[Path]:
     """Yields an unused hidden name beside `path`; after an error nothing of that name is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        yield partial
+        yield temporary
     except BaseException as error:
-        remove(partial)
+        remove(temporary)
         if isinstance(error, SafetensorError) and (refused := re.search(r"os error (\d+)", str(error))):
             raise OSError(int(refused[1]), os.strerror(int(refused[1])), str(path)) from error
         raise
@@ -94,14 +95,7 @@ def exists(path: Path, kind: Callable[[int], bool] | None = None) -> bool:
     return kind is None or kind(mode)
 
 
-def is_file(path: Path) -> bool:
-    """Whether `path` is a file; raises UserError where that may not be asked."""
-    return exists(path, stat.S_ISREG)
-
-
-def is_folder(path: Path) -> bool:
-    """Whether `path` is a folder; raises UserError where that may not be asked."""
-    return exists(path, stat.S_ISDIR)
+is_file, is_folder = partial(exists, kind=stat.S_ISREG), partial(exists, kind=stat.S_ISDIR)
 
 
 def disk_full(error: OSError) -> bool:
@@ -111,14 +105,14 @@ def disk_full(error: OSError) -> bool:
 
 def sweep_partials(folder: Path) -> None:
     """Deletes what killed processes left half written directly in `folder`."""
-    for partial in folder.glob(".*.partial"):
-        remove(partial)
+    for file in folder.glob(".*.partial"):
+        remove(file)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON, by rename; NaN is refused."""
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

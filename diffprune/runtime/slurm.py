@@ -54,7 +54,11 @@ class Submission:
                 continue
             if own:
                 write_json(self.folder / f"{options['job_name']}.json", own)
-            jobs += submitted(executor, function, tasks)
+            from submitit.core.utils import FailedJobError
+            try:
+                jobs += executor.map_array(function, *zip(*tasks, strict=True))
+            except FailedJobError as error:     # submitit has printed what sbatch said
+                raise SystemExit(getattr(error.__cause__, "returncode", 1)) from error
             array = array_of(jobs[-1])
             print(f"submitted {len(tasks)} jobs as {array}: their output is in {self.folder}/{array}_*", flush=True)
         return jobs
@@ -74,15 +78,6 @@ class Submission:
                             "submitted, or leave launcher=slurm out") from error
         executor.update_parameters(**{f"slurm_{name}": value for name, value in parameters.items()})
         return executor
-
-
-def submitted(executor: Any, function: Callable, tasks: Sequence[tuple]) -> list[Any]:
-    """submitit's jobs of one array; ends the process with sbatch's exit status where sbatch refuses."""
-    from submitit.core.utils import FailedJobError
-    try:
-        return executor.map_array(function, *zip(*tasks, strict=True))
-    except FailedJobError as error:     # submitit has printed what sbatch said
-        raise SystemExit(getattr(error.__cause__, "returncode", 1)) from error
 
 
 def script(executor: Any, tasks: int) -> str:

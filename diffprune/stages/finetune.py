@@ -20,7 +20,6 @@ from diffprune.runtime.progress import progress
 from diffprune.sampling.preview import Preview
 from diffprune.stages import options
 from diffprune.tracking.tracker import Tracker
-from diffprune.training.learning_rate import learning_rate
 from diffprune.training.state_files import newest_state, read_state, write_state
 from diffprune.training.trainer import Trainer
 
@@ -31,7 +30,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `finetuned/`, the averaged weights after the round's steps; resumes from the newest state that a run has kept.
 
     Raises Interrupted after a request to stop, with the state of the last finished step kept; several ranks finish the step
-    that they are in together.
+    that they are in together. Raises UserError, and the states stay, where a weight is NaN or infinite at the end.
     """
     ranks, previous_steps = current_ranks(), run.round.steps_before(cfg.schedule.steps)
     recipe = replace(options.recipe(cfg), steps=run.round.steps(cfg.schedule.steps))
@@ -50,8 +49,13 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
             train(cfg, trainer, images.to(trainer.device), checkpoints, interrupt, progress_log, tracker)
         if ranks.is_rank0:
             note_skipped(run, images.skipped)
+            # Save the averaged weights, unless one is NaN or infinite, and delete the states.
             with interrupt.held():
-                finish(trainer, run)
+                trainer.check_state()
+                trainer.swap()
+                save_model(trainer.model, run.finetuned)
+                for state in run.states:
+                    remove(state)
 
 
 def join(cfg: DictConfig, run: Run) -> None:
@@ -101,7 +105,7 @@ def log_step(log_every: int, trainer: Trainer, progress_log: ProgressLog | None)
     if due:
         loss = trainer.mean_loss()
         if progress_log is not None:
-            progress_log.write(trainer.step, loss, learning_rate(trainer.recipe, trainer.step - 1))
+            progress_log.write(trainer.step, loss, trainer.recipe.learning_rate(trainer.step - 1))
 
 
 def draw_preview(preview: Preview, trainer: Trainer, run: Run, tracker: Tracker) -> None:
@@ -113,15 +117,6 @@ def draw_preview(preview: Preview, trainer: Trainer, run: Run, tracker: Tracker)
         trainer.swap()
         tracker.image("preview", path, trainer.global_step)
     trainer.ranks.barrier()
-
-
-def finish(trainer: Trainer, run: Run) -> None:
-    """Saves the averaged weights and deletes the states; UserError, and the states stay, where one is NaN or infinite."""
-    trainer.check_state()
-    trainer.swap()
-    save_model(trainer.model, run.finetuned)
-    for state in run.states:
-        remove(state)
 
 
 class Checkpoints:

@@ -21,7 +21,7 @@ from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.scores import Scores, Terms
 from diffprune.pruning.surgery import cut, reinitialise
-from diffprune.pruning.target import TargetSearch, distinct_ratios, search, size_kept
+from diffprune.pruning.target import distinct_ratios, search, size_kept
 from diffprune.runs.run import Run
 from diffprune.runtime.files import write_json
 from diffprune.stages import options
@@ -69,32 +69,26 @@ def track_widths(title: str, layers: dict[str, Any], tracker: Tracker) -> None:
 def with_target(cfg: DictConfig, quantity: str, target: float, unet: nn.Module, criterion: Criterion,
                 allocation: Allocation, terms: Terms) -> tuple[Allocation, dict[str, Any]]:
     """The allocation with the ratio that keeps the fraction `target` of a quantity, and what prune.json says of it."""
-    ratios = distinct_ratios(copy.deepcopy(unet).to("meta"), allocation)
+    ratios, measured = distinct_ratios(copy.deepcopy(unet).to("meta"), allocation), {}
     if quantity == "latency":
-        def pruned(ratio: float) -> nn.Module:
-            cut(copied := copy.deepcopy(unet), criterion, replace(allocation, ratio=ratio), terms, cfg.seed)
-            return copied
-        found, measured = search_latency(target, unet, pruned, ratios, options.execution(cfg))
+        timed = latency_kept(unet, criterion, allocation, terms, cfg.seed, options.execution(cfg))
+        found = search(quantity, target, lambda ratio: timed(ratio, LATENCY_ROUNDS).share, ratios)
+        # The search takes the luckiest of several noisy measurements: the model it finds is measured again.
+        again = timed(found.ratio, 3 * LATENCY_ROUNDS)
+        found, measured = replace(found, reached=again.share), {"measured": asdict(again)}
     else:
         found = search(quantity, target, size_kept(quantity, unet, criterion, allocation, terms, cfg.seed), ratios)
-        measured = {}
     log.info("ratio %g leaves %.4f of the dense model's %s (target %g)", found.ratio, found.reached, quantity, target)
     return replace(allocation, ratio=found.ratio), {"target": asdict(found) | measured}
 
 
-def search_latency(target: float, dense: nn.Module, pruned: Callable[[float], nn.Module], ratios: list[float],
-                   execution: Execution) -> tuple[TargetSearch, dict[str, Any]]:
-    """Finds the ratio whose model, `pruned(ratio)`, takes the fraction `target` of the dense model's time.
+def latency_kept(unet: nn.Module, criterion: Criterion, allocation: Allocation, terms: Terms, seed: int,
+                 execution: Execution) -> Callable[[float, int], Latency]:
+    """(ratio, rounds) -> the fraction of the dense model's time that a copy of `unet` takes when pruned at the ratio."""
+    dense = execution.format(copy.deepcopy(unet)).to(execution.device)
 
-    The search takes the luckiest of several noisy measurements, so that the model it finds is measured again; also returns
-    how.
-    """
-    dense = execution.format(copy.deepcopy(dense)).to(execution.device)
-
-    def timed(ratio: float, rounds: int = LATENCY_ROUNDS) -> Latency:
+    def timed(ratio: float, rounds: int) -> Latency:
+        cut(pruned := copy.deepcopy(unet), criterion, replace(allocation, ratio=ratio), terms, seed)
         with execution.autocast():
-            return latency_share(execution.format(pruned(ratio)).to(execution.device), dense, rounds)
-
-    found = search("latency", target, lambda ratio: timed(ratio).share, ratios)
-    again = timed(found.ratio, 3 * LATENCY_ROUNDS)
-    return replace(found, reached=again.share), {"measured": asdict(again)}
+            return latency_share(execution.format(pruned).to(execution.device), dense, rounds)
+    return timed

@@ -1,8 +1,16 @@
 """How a model is trained."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from diffprune.training.losses import Loss, NoisePrediction
+
+# The factor of `Recipe.lr` by the fraction, in 0 … 1, of the steps after the warm-up that are done.
+RATES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,      # Loshchilov and Hutter 2017, eq. 5, one period to 0
+}
 
 
 @dataclass(frozen=True)
@@ -29,3 +37,18 @@ class Recipe:
     dropout: float = 0.0
     ema: float = 0.9999
     ema_power: float | None = None
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of `step` (0, 1, …): a linear rise over `warmup` steps, then `rate`."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        return self.lr * RATES[self.rate]((step - self.warmup) / max(1, self.steps - self.warmup))
+
+    def ema_decay(self, step: int) -> float:
+        """The decay beta of the average, in [0, 1), at the update of `step` (0, 1, …).
+
+        `ema`, a constant; with `ema_power` = gamma the power function (1 - 1/t)^(gamma + 1), t = step + 1 (Karras et al.
+        2024, eq. 4), whose first beta is 0. Its width relative to the training's length is
+        sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)): gamma 16.97 is 5 %, 6.94 is 10 %.
+        """
+        return self.ema if self.ema_power is None else (1 - 1 / (step + 1)) ** (self.ema_power + 1)

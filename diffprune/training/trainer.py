@@ -19,7 +19,6 @@ from diffprune.runtime.distributed import Ranks
 from diffprune.runtime.errors import UserError
 from diffprune.training import ema
 from diffprune.training.dropout import set_dropout
-from diffprune.training.learning_rate import learning_rate
 from diffprune.training.losses import Noised, min_snr
 from diffprune.training.recipe import Recipe
 
@@ -51,7 +50,10 @@ class Trainer:
                 p.register_post_accumulate_grad_hook(lambda p: None)
         self.ranks.barrier()        # connects them
         self.student = replace(model, unet=DistributedDataParallel(model.unet) if self.ranks.world_size > 1 else model.unet)
-        self.optimiser = optimiser_for(self.weights, recipe)
+        # Adam, or AdamW where weights decay; fused into few kernels where PyTorch can.
+        self.optimiser = (torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam)(
+            self.weights, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay,
+            fused=True if self.device.type in ("cpu", "cuda") else None)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.execution.precision == "fp16")
         self.alpha_bar, self.step = model.alpha_bar, 0
         self.last_loss = torch.zeros((), device=self.device)            # this rank's part of the last step's mean loss
@@ -105,13 +107,13 @@ class Trainer:
     def update(self, loss: Tensor) -> None:
         """The optimiser's step by the `gradients`, whose `loss` is given, and the step of the average."""
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step)
+            group["lr"] = self.recipe.learning_rate(self.step)
         if self.recipe.clip is not None:
             self.scaler.unscale_(self.optimiser)
             clip_grad_norm_(self.weights, self.recipe.clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        ema.follow(self.ema, self.weights, ema.decay(self.recipe, self.step))
+        ema.follow(self.ema, self.weights, self.recipe.ema_decay(self.step))
         self.first_bad_step = torch.where((self.first_bad_step < 0) & ~loss.isfinite(), self.step, self.first_bad_step)
         self.last_loss, self.step = loss, self.step + 1
 
@@ -153,8 +155,10 @@ class Trainer:
         entries: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             kind, index, *name = key.split("/")
-            if kind == "optimiser":
-                entries.setdefault(int(index), {})[name[0]] = in_layout_of(self.weights[int(index)], tensor)
+            if kind == "optimiser":     # in the weight's memory layout, as fused optimisers need it, but for single numbers
+                weight = self.weights[int(index)]
+                value = torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
+                entries.setdefault(int(index), {})[name[0]] = value
         for i, (p, average) in enumerate(zip(self.weights, self.ema, strict=True)):
             p.copy_(tensors[f"weight/{i}"])
             average.copy_(tensors[f"ema/{i}"])
@@ -169,23 +173,11 @@ def draw(seed: int, step: int, size: int, shape: tuple[int, ...], total: int) ->
     return antithetic_timesteps(size, total, rng), torch.randn((size, *shape), generator=rng)
 
 
-def in_layout_of(weight: Tensor, tensor: Tensor) -> Tensor:
-    """`tensor` in the memory layout of `weight`, as fused optimisers need it; a single number, the step, as it is."""
-    return torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
-
-
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`; to a GPU from pinned memory, so that nothing waits for the work it has."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def optimiser_for(weights: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam, or AdamW where weights decay; fused into few kernels where PyTorch can."""
-    kind = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
-    return kind(weights, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay,
-                fused=True if weights[0].device.type in ("cpu", "cuda") else None)
 
 
 def check_batch(recipe: Recipe, world_size: int) -> None:

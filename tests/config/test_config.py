@@ -161,7 +161,7 @@ def test_a_value_outside_its_range_is_named(config, override: str, words: str) -
 
 @pytest.mark.parametrize(("group", "option", "owner", "name"), [
     (schema.Sampler, "spacing", "diffusion.process", "SPACINGS"), (schema.Schedule, "loss", "training.losses", "LOSSES"),
-    (schema.Schedule, "rate", "training.learning_rate", "RATES"), (schema.Pruner, "scope", "pruning.scope", "SCOPES"),
+    (schema.Schedule, "rate", "training.recipe", "RATES"), (schema.Pruner, "scope", "pruning.scope", "SCOPES"),
     (schema.Pruner, "selection", "pruning.selection", "SELECTIONS"), (schema.Pruner, "heads", "pruning.allocation", "HEADS"),
     (schema.Evaluate, "features", "evaluation.features", "EXTRACTORS")])
 def test_the_choices_are_those_that_exist(group: type, option: str, owner: str, name: str) -> None:
