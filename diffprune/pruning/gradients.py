@@ -99,26 +99,16 @@ class ScoringPass:
             loss = torch.cat([loss, losses.detach().float().cpu()])
             finished = [policy for policy in pending if policy.finished(loss) or timesteps is self.slices[-1]]
             pending = [policy for policy in pending if policy not in finished]
-            for number, policy in enumerate(finished, 1):
-                keep(self.branch(losses, trimmed(policy.weights(loss)), len(loss), bool(pending) or number < len(finished)))
+            # A sum that ends among these losses is made from the gradients before them, which are then put back.
+            before = self.snapshot() if finished else {}
+            for policy in finished:
+                alpha = trimmed(policy.weights(loss))
+                self.add(losses, alpha[len(loss) - len(losses):], retain_graph=True)
+                keep(GradientSum(alpha, self.snapshot()))
+                self.restore(before)
             if pending:
                 self.add(losses, pending[0].weights(loss)[-len(losses):])
         return loss
-
-    def branch(self, losses: Tensor, alpha: Tensor, end: int, goes_on: bool) -> GradientSum:
-        """The sum with weights `alpha` that ends among the `losses`, those of the timesteps up to `end`.
-
-        If the pass `goes_on`, the gradients are left as they were before.
-        """
-        row = alpha[end - len(losses):]
-        if not len(row):
-            return GradientSum(alpha, self.snapshot())
-        before = self.snapshot() if goes_on else {}
-        self.add(losses, nn.functional.pad(row, (0, len(losses) - len(row))), retain_graph=goes_on)
-        total = GradientSum(alpha, self.snapshot())
-        if goes_on:
-            self.restore(before)
-        return total
 
     def accumulate(self, alpha: Tensor, start: GradientSum = EMPTY) -> GradientSum:
         """The sum with weights `alpha` [n], continued from the sum `start`.
@@ -132,8 +122,7 @@ class ScoringPass:
         self.restore(start.gradients)
         slices = [t for t in self.slices if len(start.alpha) <= int(t[0]) < len(alpha) and alpha[t[0]:t[-1] + 1].any()]
         for timesteps in progress(slices, "scoring", len(slices)):
-            row = alpha[timesteps[0]:timesteps[-1] + 1]
-            self.add(self.losses(timesteps), nn.functional.pad(row, (0, len(timesteps) - len(row))))
+            self.add(self.losses(timesteps), alpha[timesteps[0]:timesteps[-1] + 1])
         return GradientSum(alpha, self.snapshot())
 
     def can_continue(self, start: Tensor, alpha: Tensor) -> bool:
@@ -150,8 +139,9 @@ class ScoringPass:
         return error.square().flatten(1).sum(1).view(len(timesteps), -1).mean(1) / self.divisor
 
     def add(self, losses: Tensor, row: Tensor, retain_graph: bool = False) -> None:
-        """Adds the gradient of the `losses` [K], weighted by `row` [K], to those that lie in the model."""
+        """Adds the gradient of the `losses` [K], the first of them weighted by `row`, to those that lie in the model."""
         if row.any():
+            row = nn.functional.pad(row, (0, len(losses) - len(row)))
             (losses * row.to(losses.device)).sum().backward(retain_graph=retain_graph)
 
     def snapshot(self) -> Gradients:
