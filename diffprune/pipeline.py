@@ -28,10 +28,8 @@ log = logging.getLogger(__name__)
 
 
 def reproduce(cfg: DictConfig, run: Run, healed: Callable[[], None] = lambda: None) -> None:
-    """Makes a scored, pruned successor of the dense model; a stage is skipped when its output exists.
-
-    Calls `healed` when the final model exists, before it is sampled.
-    """
+    """Makes a scored, pruned successor of the dense model; a stage is skipped when its output exists. Calls `healed` when
+    the final model exists, before it is sampled."""
     with stages(cfg, run) as stage:
         for each in run.rounds(cfg.schedule.rounds):                     # one, unless schedule.rounds asks for more
             stage("score", each, each.scores)                            # what each channel is worth

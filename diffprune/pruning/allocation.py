@@ -65,10 +65,8 @@ class Allocation:
         return portions_to_remove(ranked, self.scope, self.ratio, self.floor)
 
     def choose(self, group: Group, scores: Tensor | None, count: int | None = None) -> tuple[list[int], str]:
-        """The root's channels to remove, ascending, for `scores` [C]; if there are none, also the reason.
-
-        Beyond the local scope `count` portions are removed. A group with an obstacle needs no scores.
-        """
+        """The root's channels to remove, ascending, for `scores` [C]; if there are none, also the reason. Beyond the local
+        scope `count` portions are removed. A group with an obstacle needs no scores."""
         if obstacle := self.obstacle(group):
             return [], obstacle
         assert scores is not None

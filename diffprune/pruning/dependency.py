@@ -83,10 +83,8 @@ class Group:
 
     @cached_property
     def unit_count(self) -> int:
-        """How many units can be removed one by one: the channels, or the hidden units of a gated feed-forward.
-
-        That splits its root's channels into two halves; a hidden unit is channel i with its gate, channel i + C/2.
-        """
+        """How many units can be removed one by one: the channels, or the hidden units of a gated feed-forward. That splits
+        its root's channels into two halves; a hidden unit is channel i with its gate, channel i + C/2."""
         return self.channels // len(self._graph.subgroup(self._items, [0])[0].idxs)
 
     @property
@@ -154,10 +152,8 @@ class Graph:
             yield Group(self, self.rooted(items))
 
     def rooted(self, items: tp.dependency.Group) -> tp.dependency.Group:
-        """The same group with its narrowest out-layer as the root.
-
-        (A layer that makes a scale and a shift for each channel of another is twice as wide; the other is the root.)
-        """
+        """The same group with its narrowest out-layer as the root. (A layer that makes a scale and a shift for each channel
+        of another is twice as wide; the other is the root.)"""
         outs = [(dep, indices) for dep, indices in items
                 if (member := self.member(dep, indices)) and not member.of_input and not isinstance(member.module, NORMS)]
         dep, indices = min(outs, key=lambda out: len(out[1]))

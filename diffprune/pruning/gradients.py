@@ -21,10 +21,8 @@ PIXELS_PER_EVALUATION = 128 * 32 * 32           # at fewer for larger images, wh
 
 @dataclass(frozen=True)
 class CalibrationBatch:
-    """What a model is scored on, the same at every timestep: images or latents `x_0` and noise `eps`, [B, C, H, W].
-
-    A conditional model also takes a `context` [B, L, D].
-    """
+    """What a model is scored on, the same at every timestep: images or latents `x_0` and noise `eps`, [B, C, H, W]. A
+    conditional model also takes a `context` [B, L, D]."""
     x_0: Tensor
     eps: Tensor
     context: Tensor | None = None
@@ -111,10 +109,8 @@ class ScoringPass:
         return loss
 
     def accumulate(self, alpha: Tensor, start: GradientSum = EMPTY) -> GradientSum:
-        """The sum with weights `alpha` [n], continued from the sum `start`.
-
-        Raises ValueError if it cannot be continued from there (see `can_continue`).
-        """
+        """The sum with weights `alpha` [n], continued from the sum `start`. Raises ValueError if it cannot be continued from
+        there (see `can_continue`)."""
         alpha = trimmed(alpha)
         if not self.can_continue(start.alpha, alpha):
             raise ValueError(f"a sum over {len(alpha)} timesteps cannot be continued from one over {len(start.alpha)} with "

@@ -79,10 +79,8 @@ def summary(loss: Tensor, total: GradientSum, policy: Policy) -> TimestepLosses:
 
 
 def layer_terms(unet: nn.Module, terms: Mapping[str, Term], gradients: Gradients | None = None) -> Terms:
-    """The `terms` of every scored layer's weight, on the CPU, from `gradients`, or else from those that lie in `unet`.
-
-    A layer without gradient counts as one with gradient zero.
-    """
+    """The `terms` of every scored layer's weight, on the CPU, from `gradients`, or else from those that lie in `unet`. A
+    layer without gradient counts as one with gradient zero."""
     def gradient(layer: str, w: Tensor) -> Tensor:
         g = w.grad if gradients is None else gradients.get(layer)
         return torch.zeros_like(w) if g is None else g.to(w.device)

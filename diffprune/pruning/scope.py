@@ -30,9 +30,7 @@ class Ranked:
 
     def removable(self, floor: float, relative: bool) -> list[float]:
         """The worth of all portions that may be removed if the fraction `floor` of the channels, and one portion, is kept.
-
-        If `relative`, it is divided by its mean over the group.
-        """
+        If `relative`, it is divided by its mean over the group."""
         mean = float(self.worth.mean()) if relative else 1.0
         count = min(int((self.channels - math.ceil(floor * self.channels)) // self.size), len(self.worth) - 1)
         return (self.worth[:count] / (mean or 1.0)).tolist()

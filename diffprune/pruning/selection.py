@@ -7,10 +7,8 @@ from torch import Tensor
 
 
 class Selection(Protocol):
-    """A rule for channels that fall into `blocks` contiguous blocks of C / blocks, which must stay equally long.
-
-    `lazy`: whether a group is scored after the cuts before it, instead of all groups on the dense model.
-    """
+    """A rule for channels that fall into `blocks` contiguous blocks of C / blocks, which must stay equally long. `lazy`:
+    whether a group is scored after the cuts before it, instead of all groups on the dense model."""
     lazy: ClassVar[bool]
 
     def count(self, channels: int, ratio: float, blocks: int) -> int:

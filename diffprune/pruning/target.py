@@ -38,10 +38,8 @@ class TargetSearch:
 
 
 def search(quantity: str, target: float, fraction_kept: FractionKept, ratios: Sequence[float]) -> TargetSearch:
-    """Finds the one of the ascending `ratios` whose fraction is nearest to `target`, of two equally near the lower.
-
-    The fraction must fall as the ratio grows. Raises UserError where even the largest ratio keeps more than the target.
-    """
+    """Finds the one of the ascending `ratios` whose fraction is nearest to `target`, of two equally near the lower. The
+    fraction must fall as the ratio grows. Raises UserError where even the largest ratio keeps more than the target."""
     tried: dict[float, float] = {}
 
     def kept(ratio: float) -> float:
@@ -59,10 +57,8 @@ def search(quantity: str, target: float, fraction_kept: FractionKept, ratios: Se
 
 
 def distinct_ratios(unet: nn.Module, allocation: Allocation) -> list[float]:
-    """One ratio for each model that pruning `unet` can give, ascending from 0, each with as few decimals as possible.
-
-    The ratio of `allocation` is ignored. In local scope the last one still keeps a channel of the narrowest group.
-    """
+    """One ratio for each model that pruning `unet` can give, ascending from 0, each with as few decimals as possible. The
+    ratio of `allocation` is ignored. In local scope the last one still keeps a channel of the narrowest group."""
     groups = [group for group in Graph(unet, fixed_layers(unet)).groups() if not group.obstacle]
     # The widths that are rounded: of each group in local scope, else of all groups that are ranked together.
     end, widths = Fraction(1), Counter[Hashable]()

@@ -28,10 +28,8 @@ class Policy(ABC):
 
 @dataclass(frozen=True)
 class Threshold(Policy):
-    """The paper's policy: all timesteps before the first with L_t < T max(L_0 … L_t), where T is the `threshold`.
-
-    With `inclusive` that timestep counts too.
-    """
+    """The paper's policy: all timesteps before the first with L_t < T max(L_0 … L_t), where T is the `threshold`. With
+    `inclusive` that timestep counts too."""
     threshold: float
     inclusive: bool = False
 

@@ -23,10 +23,8 @@ TIMEOUT = timedelta(days=30)        # the other ranks wait for what rank 0 does 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process is number `rank` of `world_size`, and number `local_rank` on its machine; by default it is alone.
-
-    The methods that communicate must be called by every rank; for a process that is alone they do nothing.
-    """
+    """This process is number `rank` of `world_size`, and number `local_rank` on its machine; by default it is alone. The
+    methods that communicate must be called by every rank; for a process that is alone they do nothing."""
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
@@ -106,10 +104,8 @@ def disconnect() -> None:
 
 
 def from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a launcher, for one of several tasks of `srun`; none for another process.
-
-    Ranks connect on the job's first machine, at a port of the step's own, unless MASTER_ADDR and MASTER_PORT are set.
-    """
+    """The variables of a launcher, for one of several tasks of `srun`; none for another process. Ranks connect on the job's
+    first machine, at a port of the step's own, unless MASTER_ADDR and MASTER_PORT are set."""
     world_size = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
     is_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
     if int(world_size) == 1 or is_batch_script or "SLURM_PROCID" not in environment:

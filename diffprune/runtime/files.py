@@ -35,10 +35,8 @@ def atomic_file(path: Path) -> Generator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Generator[Path]:
-    """Yields a temporary sibling of the folder `path`, which the caller makes; on success it takes that name.
-
-    An older folder of that name is replaced. Raises UserError, before the caller writes anything, where a file has the name.
-    """
+    """Yields a temporary sibling of the folder `path`, which the caller makes; on success it takes that name. An older
+    folder of that name is replaced. Raises UserError, before the caller writes anything, where a file has the name."""
     if is_file(path):
         raise UserError(f"{path} is a file, and a folder is to be written there: give another name, or move the file away")
     with temporary_sibling(path) as temporary:
@@ -64,10 +62,8 @@ def temporary_sibling(path: Path) -> Generator[Path]:
 
 
 def fsync_below(path: Path) -> None:
-    """Makes `path`, and every file below it, outlast a power cut and as readable as the umask allows.
-
-    (safetensors writes files that only their owner can read; a run folder is often shared.)
-    """
+    """Makes `path`, and every file below it, outlast a power cut and as readable as the umask allows. (safetensors writes
+    files that only their owner can read; a run folder is often shared.)"""
     mask = os.umask(0)
     os.umask(mask)
     for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:

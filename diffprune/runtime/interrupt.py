@@ -12,10 +12,8 @@ CTRL_C = 130        # the exit status that shells give a process that Ctrl-C end
 
 
 class Interrupted(BaseException):
-    """The process was asked to stop by signal `number`; `code` is the exit status for this: RESUME or CTRL_C.
-
-    Like KeyboardInterrupt it is not an Exception: it may be raised anywhere, and no `except Exception` may swallow it.
-    """
+    """The process was asked to stop by signal `number`; `code` is the exit status for this: RESUME or CTRL_C. Like
+    KeyboardInterrupt it is not an Exception: it may be raised anywhere, and no `except Exception` may swallow it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}: the same command goes on from here")
@@ -75,10 +73,8 @@ class Interrupt:
 
 @contextmanager
 def unheard() -> Generator[None]:
-    """Lets processes started in this block ignore requests to stop: this process receives and answers them.
-
-    It does so after the block, or at once where the system delivers the signal to another of its threads.
-    """
+    """Lets processes started in this block ignore requests to stop: this process receives and answers them. It does so after
+    the block, or at once where the system delivers the signal to another of its threads."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     try:
         yield

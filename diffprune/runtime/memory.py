@@ -9,10 +9,8 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_resident() -> int:
-    """The most bytes of main memory that this process held.
-
-    On Linux from /proc: `getrusage` would begin with what the parent held when it started this process.
-    """
+    """The most bytes of main memory that this process held. On Linux from /proc: `getrusage` would begin with what the
+    parent held when it started this process."""
     try:
         line = re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())
     except OSError:

@@ -14,10 +14,8 @@ T = TypeVar("T")
 
 def progress(items: Iterable[T], what: str, total: int, done: int = 0, every: float = 30.0,
              size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
-    """Passes `items` on; shows how far it is and the time left (`done` of `total` were there before).
-
-    `size` says how much of `total` an item is.
-    """
+    """Passes `items` on; shows how far it is and the time left (`done` of `total` were there before). `size` says how much
+    of `total` an item is."""
     terminal = sys.stderr.isatty()
     with tqdm(desc=what, total=total, initial=done, dynamic_ncols=True, leave=False, disable=not terminal) as bar:
         count, start = 0, (last := time.monotonic())

@@ -22,9 +22,7 @@ Options = dict[str, Any]    # sbatch's long options with underscores: {"partitio
 @dataclass(frozen=True)
 class Submission:
     """How jobs are submitted: submitit's `parameters` (as in `conf/launcher/slurm.yaml`), sbatch `options` on top of them.
-
-    With a `cap` at most so many tasks run at once in all arrays together; without it `array_parallelism` in each array.
-    """
+    With a `cap` at most so many tasks run at once in all arrays together; without it `array_parallelism` in each array."""
     parameters: Mapping[str, Any]
     options: Options
     cap: int | None = None

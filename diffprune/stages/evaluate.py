@@ -64,10 +64,8 @@ def reference_of(cfg: DictConfig, run: Run, extractor: Extractor) -> tuple[Featu
 
 
 def image_sets(cfg: DictConfig, run: Run) -> dict[str, np.ndarray]:
-    """{"dense", "final", "before_healing": its images, mapped}, of the sets that were drawn.
-
-    UserError with both counts where a set does not hold exactly as many images as asked for.
-    """
+    """{"dense", "final", "before_healing": its images, mapped}, of the sets that were drawn. UserError with both counts
+    where a set does not hold exactly as many images as asked for."""
     sets = {name: np.load(file, mmap_mode="r") for name, file in Samples.read(run).files(run, cache(cfg)).items()}
     for images in sets.values():
         if len(images) != cfg.evaluate.images:
@@ -79,9 +77,7 @@ def image_sets(cfg: DictConfig, run: Run) -> dict[str, np.ndarray]:
 def score_sets(cfg: DictConfig, extractor: Extractor, reference: FeatureStatistics, sets: dict[str, np.ndarray],
                how: Execution, further: dict[str, SetMetric]) -> dict[str, Scores]:
     """Distances of each set to the reference and to the dense model's images; None for sets that were not drawn.
-
-    `fid_to_dense` is the Fréchet distance to the dense model's images, on the same features.
-    """
+    `fid_to_dense` is the Fréchet distance to the dense model's images, on the same features."""
     settings, dense = Settings(cfg.evaluate.kid_subset, cfg.evaluate.neighbours), sets.get("dense")
     seen = {name: statistics(cfg, extractor, images, name) for name, images in sets.items()}
     scores: dict[str, Scores] = {"dense": against(seen.get("dense"), reference, settings, further)}

@@ -31,10 +31,8 @@ log = logging.getLogger(__name__)
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
-    """Writes `pruned/` and then `prune.json`, which compares with the dense model also in later rounds.
-
-    With a target it says what was reached.
-    """
+    """Writes `pruned/` and then `prune.json`, which compares with the dense model also in later rounds. With a target it
+    says what was reached."""
     start, model, terms = time.monotonic(), options.load_start(cfg, run), Scores.read(run.scores).terms
     criterion, about = instantiate(cfg.pruner.criterion), {}
     allocation = options.allocation(cfg, run.round.ratio(cfg.pruner.ratio))

@@ -27,10 +27,8 @@ COLUMNS = 16
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
-    """Writes `samples/`: exactly `evaluate.images` images, `grid.png`, and `samples.json` as the last.
-
-    `sampler.processes` processes draw, of which this is one.
-    """
+    """Writes `samples/`: exactly `evaluate.images` images, `grid.png`, and `samples.json` as the last. `sampler.processes`
+    processes draw, of which this is one."""
     start, how = time.monotonic(), execution(cfg)
     options = plain(masked(cfg))
     with Workers(how.process_count(cfg.sampler.processes) - 1, join_in, options, run.folder) as workers:

@@ -31,10 +31,8 @@ class Noised:
 
 
 class Loss(ABC):
-    """A training objective: called with the student and some noised images, it gives one number per image [n].
-
-    Its unit is squared error summed over C, H, W. Where it `needs_teacher`, that is the dense model on the student's device.
-    """
+    """A training objective: called with the student and some noised images, it gives one number per image [n]. Its unit is
+    squared error summed over C, H, W. Where it `needs_teacher`, that is the dense model on the student's device."""
     needs_teacher: ClassVar[bool] = False
 
     def __init__(self, teacher: DiffusionModel | None = None) -> None:

@@ -66,10 +66,8 @@ class Trainer:
         self.update(self.gradients(images, labels))
 
     def gradients(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Leaves the step's gradients in the weights; returns the loss of these images, their part of the batch's mean.
-
-        The state does not change: this can be interrupted at any moment, and repeated.
-        """
+        """Leaves the step's gradients in the weights; returns the loss of these images, their part of the batch's mean. The
+        state does not change: this can be interrupted at any moment, and repeated."""
         self.student.unet.train()
         self.optimiser.zero_grad()
         total = torch.zeros((), device=self.device)
