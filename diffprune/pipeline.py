@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -20,9 +19,6 @@ from diffprune.runtime.distributed import Ranks, current_ranks
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import disk_full
 from diffprune.tracking.tracker import Tracker
-
-# The stages that all processes of a run do together: rank 0 calls `stage`, the others `join`. In the other stages they wait.
-SHARED = ("finetune", "sample")
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +43,12 @@ def image_files(cfg: DictConfig, run: Run) -> list[Path]:
     return [run.samples_report, *Samples.read(run).files(run, Cache(Path(cfg.paths.cache))).values()]
 
 
-def stage_module(name: str) -> ModuleType:
-    """The module of a stage; imported when a stage is due, since torch and diffusers take seconds."""
-    from diffprune.stages import evaluate, finetune, prune, sample, score
-    return {"score": score, "prune": prune, "finetune": finetune, "sample": sample, "evaluate": evaluate}[name]
-
-
 class Stages:
-    """Calls a stage where one of the files it writes is missing, up to the last round's `until`."""
+    """Calls a stage where one of the files it writes is missing, up to the last round's `until`.
+
+    Fine-tuning and sampling are done by all processes of a run together: rank 0 calls `stage`, the others `join`. In the
+    other stages they wait.
+    """
 
     def __init__(self, cfg: DictConfig, run: Run, ranks: Ranks) -> None:
         self.cfg, self.run, self.ranks = cfg, run, ranks
@@ -65,13 +59,16 @@ class Stages:
         due = wanted and not all(file.exists() for file in writes)
         if not self.ranks.broadcast_from_rank0(due):    # rank 0's view of a shared disk is the one that counts
             return
+        # Imported when a stage is due, since torch and diffusers take seconds.
+        from diffprune.stages import evaluate, finetune, prune, sample, score
         if self.tracker is None:
             self.tracker = self.begin()
         if self.ranks.is_rank0:
             log.info("%s%s …", name, run.round)
-            stage_module(name).stage(self.cfg, run, self.tracker)
-        elif name in SHARED:
-            stage_module(name).join(self.cfg, run)
+            modules = {"score": score, "prune": prune, "finetune": finetune, "sample": sample, "evaluate": evaluate}
+            modules[name].stage(self.cfg, run, self.tracker)
+        elif shared := {"finetune": finetune, "sample": sample}.get(name):
+            shared.join(self.cfg, run)
         self.ranks.barrier()
 
     def begin(self) -> Tracker:

@@ -61,11 +61,9 @@ def trains(cfg: DictConfig) -> bool:
 
 
 def dense_model(cfg: DictConfig) -> DenseModel:
-    model = plain(cfg.model)
-    networks = {name: options for name, options in model.items() if isinstance(options, dict) and name != "source"}
-    known = cfg.model.checkpoint is not None
-    return DenseModel(cfg.model.name, cfg.model.checkpoint, networks, cfg.seed, cache(cfg),
-                      origin(cfg.model) if known else "", by_hand(cfg.model))
+    networks = {name: part for name, part in plain(cfg.model).items() if isinstance(part, dict) and name != "source"}
+    published = "" if cfg.model.checkpoint is None else origin(cfg.model)
+    return DenseModel(cfg.model.name, cfg.model.checkpoint, networks, cfg.seed, cache(cfg), published, by_hand(cfg.model))
 
 
 def load_dense(cfg: DictConfig) -> DiffusionModel:
