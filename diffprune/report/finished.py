@@ -9,6 +9,7 @@ import yaml
 from safetensors import SafetensorError
 
 from diffprune.config.naming import prunes, scientific
+from diffprune.runs.metrics import Metrics
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runs.score_file import ScoreHeader, TimestepLosses
@@ -21,13 +22,11 @@ UNREADABLE = (UserError, OSError, ValueError, KeyError, TypeError, AttributeErro
 
 @dataclass(frozen=True)
 class Finished:
-    """`options` are those that change the results; what a stage did not write is None or empty.
-
-    `timed` says whether the run was asked for its speed, which changes nothing else.
-    """
+    """`options` are those that change the results, `scoring` is the loss at every timestep; what a stage did not write is
+    None or empty. `timed` says whether the run was asked for its speed, which changes nothing else."""
     run: Run
     options: dict[str, Any]
-    metrics: dict[str, Any]
+    metrics: Metrics
     pruning: dict[str, Any]
     scoring: TimestepLosses | None
     progress: list[dict[str, float]]
@@ -44,15 +43,21 @@ class Finished:
         # The file has no interpolations, and libyaml reads it in a twentieth of the time that OmegaConf takes.
         options = yaml.load(run.config.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         timed = bool(options["evaluate"].get("speed"))      # before `scientific` takes it out
-        return cls(run, scientific(options), read_json(run.metrics),
-                   read_json(run.prune_report) if run.prune_report.exists() else {},
-                   scoring(run), ProgressLog.read(run.progress), timed)
+        pruning = read_json(run.prune_report) if run.prune_report.exists() else {}
+        scoring = ScoreHeader.read(run.scores).losses if run.scores.exists() else None
+        progress = ProgressLog.read(run.progress)
+        return cls(run, scientific(options), Metrics.read(run.metrics), pruning, scoring, progress, timed)
 
     has_dense = property(lambda self: self.options["model"]["checkpoint"] is not None)
     is_pruned = property(lambda self: prunes(self.options))
     is_trained = property(lambda self: self.options["schedule"]["steps"] > 0)
     is_dense = property(lambda self: not self.is_pruned and not self.is_trained)
     knows_dense = property(lambda self: self.has_dense or self.is_dense or self.is_pruned)   # its size at least
+
+    @property
+    def model(self) -> str:
+        """The model and the data set, in words."""
+        return f"{self.options['model']['name']} on {self.options['dataset']['name']}"
 
     @property
     def before(self) -> str:
@@ -69,11 +74,6 @@ class Finished:
         if self.is_trained:
             return "fine-tuned, not pruned" if self.has_dense else "trained"
         return "dense"
-
-
-def scoring(run: Run) -> TimestepLosses | None:
-    """The loss at every timestep, where a scoring pass was made."""
-    return ScoreHeader.read(run.scores).losses if run.scores.exists() else None
 
 
 def read_all(folders: Iterable[Path]) -> tuple[list[Finished], list[tuple[Path, str]]]:

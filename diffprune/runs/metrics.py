@@ -64,6 +64,8 @@ class Metrics:
         speed = {name: content.pop(name) for name in SPEED if name in content}
         scores: dict[str, dict[str, float | None]] = {state: {} for state in STATES}
         for name, value in content.items():
-            state = next((state for state, suffix in reversed(STATES.items()) if name.endswith(suffix)), "final")
+            # `fid_to_dense` is a metric of its own, not `fid_to` of the dense model.
+            state = next(state for state, suffix in reversed(STATES.items())
+                         if name.endswith(suffix) and (state != "dense" or not name.endswith("_to_dense")))
             scores[state][name.removesuffix(STATES[state])] = value
         return cls(**named, scores=scores, speed=speed)

@@ -59,7 +59,7 @@ class Line:
         return [(dense(run) if run.is_dense else compared(run)) | self.total(run) for run in self.runs]
 
     def total(self, run: Finished) -> Numbers:
-        return {TOTAL: run.metrics["macs"] * evaluations(run.options["sampler"])} if self.axis == TOTAL else {}
+        return {TOTAL: run.metrics.macs * evaluations(run.options["sampler"])} if self.axis == TOTAL else {}
 
     @cached_property
     def measured(self) -> Measured:
@@ -145,7 +145,7 @@ class Line:
 
 def made_under(run: Finished) -> dict[str, Any]:
     """The conditions that a published number may ask for, as they were for this run."""
-    return protocol_of(run) | {"images": run.metrics["images"], "ratio": run.options["pruner"].get("ratio"),
+    return protocol_of(run) | {"images": run.metrics.images, "ratio": run.options["pruner"].get("ratio"),
                                "trained": run.options["schedule"]["steps"]}
 
 

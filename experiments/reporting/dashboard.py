@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffprune.report.finished import find, read_all
-from diffprune.report.tables.configurations import distinguishing, flat, without_seed
+from diffprune.report.tables.configurations import distinguishing, flat
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
 from diffprune.tracking.wandb_tracker import ID_LENGTH, SHORT, first_line, logged_in
@@ -71,7 +71,7 @@ class Dashboard:
 
 def keys(options: Sequence[dict[str, Any]]) -> list[str]:
     """The tracker's names of the options that tell runs with these scientific `options` apart, whatever their seed."""
-    found = distinguishing([flat(without_seed(own)) for own in options]) or ["pruner.name"]
+    found = distinguishing([flat(own) for own in options]) or ["pruner.name"]
     return [SHORT.get(key, key.replace(".", "/")) for key in found]
 
 

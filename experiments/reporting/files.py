@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from diffprune.report import write_comparison
 from diffprune.report.pages.files import write
@@ -97,12 +96,10 @@ def made_by(table: Table, lines: Sequence[Line], options: Sequence[str]) -> str:
 
 def provenance(lines: Sequence[Line]) -> list[str]:
     """On what and with what the runs were made."""
-    runs: list[dict[str, Any]] = [run.metrics for line in lines for run in line.runs]
-    if not runs:
-        return []
-    about = {name: {run.get(name) for run in runs} for name in ("device", "commit")}
-    about |= {name: {run.get("versions", {}).get(name) for run in runs} for name in ("python", "torch", "diffusers")}
-    hours = sum(sum(run["seconds"].values()) for run in runs) / 3600
-    told = "; ".join(f"{name} {', '.join(sorted(str(value) for value in values if value is not None))}"
-                     for name, values in about.items() if values != {None}) + f"; {hours:.1f} hours of runs in all"
-    return [f"Runs: {told}."]
+    made = [run.metrics for line in lines for run in line.runs]
+    about = {"device": [one.device for one in made], "commit": [one.commit for one in made]} | {
+        name: [one.versions.get(name) for one in made] for name in ("python", "torch", "diffusers")}
+    told = [f"{name} {', '.join(sorted({value for value in values if value is not None}))}"
+            for name, values in about.items() if any(value is not None for value in values)]
+    hours = sum(sum(one.seconds.values()) for one in made) / 3600
+    return [f"Runs: {'; '.join([*told, f'{hours:.1f} hours of runs in all'])}."] if made else []

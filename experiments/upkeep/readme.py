@@ -66,7 +66,7 @@ def keep_run(source: Run, target: Run, processes: dict[tuple[str, int], int]) ->
 
 def is_default(run: Finished) -> bool:
     """Whether `python -m diffprune` alone makes this run."""
-    return run.options["seed"] == 0 and run.metrics["pruner"] == "diff_pruning"
+    return run.options["seed"] == 0 and run.metrics.pruner == "diff_pruning"
 
 
 def made(results: Path = RESULTS, readme: Path = README) -> dict[Path, bytes]:

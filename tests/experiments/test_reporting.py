@@ -39,6 +39,7 @@ def finished(one: Cell, fid: float, ssim: float = 0.932, **changed: Any) -> Cell
     one.run.config.parent.mkdir(parents=True)
     one.run.config.write_text(json.dumps(one.options))
     one.run.metrics.write_text(json.dumps({
+        "name": one.run.name, "schedule": "finetune", "seed": one.seed,
         "params": 19_851_157, "macs": 3_392_800_000, "params_dense": 35_746_307, "macs_dense": 6_065_500_000, "fid": fid,
         "fid_dense": 4.19, "ssim": ssim, "features": "inception", "images": 49984, "protocol": protocol,
         "seconds": {"score": 10.0, "finetune": 1000.0, "sample": 100.0, "evaluate": 20.0}, "model": "ddpm_cifar10",

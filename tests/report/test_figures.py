@@ -13,7 +13,7 @@ from PIL import Image, ImageFont
 
 from diffprune.report.__main__ import main
 from diffprune.report.figures.channels import overlap, width_chart, widths
-from diffprune.report.figures.chart import DENSE, Chart, Dots, Matrix, Panels, Series, Stop
+from diffprune.report.figures.chart import DENSE, Chart, Dots, Matrix, Panels, Series
 from diffprune.report.figures.palette import LIGHT
 from diffprune.report.figures.quality import quality_charts
 from diffprune.report.figures.render import draw
@@ -115,7 +115,7 @@ def test_configurations_of_equal_widths_share_a_line(tmp_path: Path) -> None:
 def test_the_loss_has_the_stop_of_every_threshold_that_stops(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     (chart,) = loss_per_timestep(runs_in(tmp_path))
-    assert chart.stops == [Stop(249, "T = 0.05")]
+    assert chart.stops == [(249, "T = 0.05")]
     assert len(chart.series[0].y) == 1000
 
 
@@ -137,7 +137,7 @@ def test_a_drawing_is_themed_on_the_page_and_plain_in_its_files() -> None:
 def test_every_kind_of_figure_is_valid_vega_lite() -> None:
     curve = Series("a", [1.0, 2.0], [1.0, 9.0], ["p", "q"], [0.1, None], [None, 0.5], line=True)
     chart = Chart("n", "t", "c", "a", "x", "y", [curve, Series("b", [1.0, 2.0], [2.0, 2.0], line=True, marks=False)],
-                  [Stop(1.5, "T")], log_x=True, log_y=True, spans=[(1.0, 1.5)])
+                  [(1.5, "T")], log_x=True, log_y=True, spans=[(1.0, 1.5)])
     steps = replace(chart, stops=(), spans=(), log_x=False, log_y=False, ticks=[(1.0, "in"), (2.0, "it's out")])
     dots = Dots("d", "t", "c", "a", "x", [("r", [1.0, 2.0], 1.5), ("s", [], None)])
     matrix = Matrix("m", "t", "c", "a", "index", ["a", "b" * 30], [[1.0, None], [None, 1.0]])

@@ -66,7 +66,8 @@ def variant(folder: Path, rng: np.random.Generator, fid: float, options: dict[st
     content = run.prune_report.read_text()
     run.prune_report.write_text(content.replace('"groups": []', f'"groups": {groups}'.replace("'", '"')))
     if merged(OPTIONS, options)["pruner"]["name"] != "diff_pruning":
-        save_file({"terms/w2/conv_in": np.zeros((4, 1), np.float32)}, run.scores, {"about": '{"criterion": "x", "seconds": 1}'})
+        save_file({"terms/w2/conv_in": np.zeros((4, 1), np.float32)}, run.scores,
+                  {"about": '{"criterion": "x", "seconds": 1}'})
     run.report.touch()
 
 

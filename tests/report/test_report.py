@@ -83,7 +83,8 @@ def make_run(folder: Path, options: dict[str, Any] | None = None, finished: bool
     draw_grid(run, 1 + 1 + bool(options["schedule"]["steps"] and options["evaluate"]["before_healing"]))
     if finished:
         run.metrics.write_text(json.dumps(merged(METRICS, {
-            "name": run.name, "pruner": options["pruner"]["name"], "seed": options["seed"], **metrics})))
+            "name": run.name, "pruner": options["pruner"]["name"], "schedule": options["schedule"]["name"],
+            "seed": options["seed"], **metrics})))
     return folder
 
 

@@ -1,30 +1,27 @@
 """Which channels were removed: how alike the criteria chose, and how wide every layer became."""
 
-from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
 from diffprune.report.figures.chart import DENSE, Absent, Chart, Matrix, Series, counted
 from diffprune.report.figures.layers import block_labels, in_order
 from diffprune.report.finished import Finished
+from diffprune.report.tables.configurations import Named
 
-Named = list[tuple[str, list[Finished]]]    # configurations, each with its runs
 MOST = 16       # configurations in one figure; more are not told apart
 Removed = dict[str, set[int]]               # {root layer of a group: its channels that went}
 
 
 def overlap(named: Named) -> Matrix | Absent:
     """The Jaccard index of removed channels, mean over the seeds that both ran with."""
-    chosen = [(title, {run.options["seed"]: removed(run) for run in runs if any(removed(run).values())})
-              for title, runs in named if runs[0].is_pruned]
-    found = [(title, seeds) for title, seeds in chosen if seeds]
+    found = [(title, seeds) for title, runs in named if runs[0].is_pruned and
+             (seeds := {run.options["seed"]: removed(run) for run in runs if any(removed(run).values())})]
     chosen = found[:MOST]
     if len(chosen) < 2:
         return Absent("Overlap of removed channels", "it takes two configurations whose removed channels are known, there "
                       f"{'is one' if chosen else 'is none'}")
     values = [[mean_overlap(one, other) for _, other in chosen] for _, one in chosen]
-    fractions = [fraction_removed(run) for _, runs in named for run in runs if removed(run)]
-    p = fmean(fractions) if fractions else 0.0
+    p = fmean(fraction_removed(run) for _, runs in named for run in runs if removed(run))
     apart = [(value, chosen[i][0], chosen[j][0]) for i, row in enumerate(values) for j, value in enumerate(row)
              if i < j and value is not None]
     alt = "; ".join(f"{one} and {other} {value:.2f}" for value, one, other in sorted(apart, reverse=True)[:12])
@@ -33,8 +30,8 @@ def overlap(named: Named) -> Matrix | Absent:
         "Channels that both removed, of those that either did (Jaccard index, all groups together, mean over common "
         f"seeds). Two random choices of this size would share {p / (2 - p):.2f}."
         + (f" The first {MOST} of {len(found)} configurations." if len(found) > MOST else ""),
-        f"Overlap of removed channels: {alt}." if alt else "Overlap of removed channels: no seed in common.",
-        "Jaccard index", [title for title, _ in chosen], values)
+        f"Overlap of removed channels: {alt or 'no seed in common'}.", "Jaccard index",
+        [title for title, _ in chosen], values)
 
 
 def removed(run: Finished) -> Removed:
@@ -74,34 +71,27 @@ def width_chart(pruned: list[tuple[str, dict[str, Any]]], whose: str = "") -> Ch
     """
     if not pruned:
         return Absent("Width of every layer", "nothing was pruned")
-    everyone = [(title, layer_widths(layers)) for title, layers in pruned]
+    everyone = [(title, {name: (shape["before"][0], shape["after"][0]) for name, shape in in_order(layers)
+                         if len(shape["before"]) > 1}) for title, layers in pruned]
     names = list(everyone[0][1])
     known = [(title, layers) for title, layers in everyone if list(layers) == names]
-    before = [pair[0] for pair in known[0][1].values()]
     kinds: dict[tuple[int, ...], list[str]] = {}
     for title, layers in known:
-        kinds.setdefault(tuple(pair[1] for pair in layers.values()), []).append(title)
-    lines = [("dense", before, DENSE), *((listed(titles), after, i) for i, (after, titles) in
+        kinds.setdefault(tuple(after for _, after in layers.values()), []).append(title)
+    before = tuple(before for before, _ in everyone[0][1].values())
+    lines = [("dense", before, DENSE), *((listed(*titles), after, i) for i, (after, titles) in
                                          enumerate(list(kinds.items())[:MOST]))]
-    cuts = [f" The first {MOST} of {len(kinds)} different results."] if len(kinds) > MOST else []
+    cuts = f" The first {MOST} of {len(kinds)} different results." if len(kinds) > MOST else ""
     if len(known) < len(everyone):
-        cuts.append(f" Of one model: {counted(len(everyone) - len(known), 'configuration')} of other layers left out.")
-    at = list(range(len(names)))
+        cuts += f" Of one model: {counted(len(everyone) - len(known), 'configuration')} of other layers left out."
     return Chart(
         "widths", "Width of every layer", "Output channels of each convolution and linear layer, in the order in which an "
-        f"image passes them{whose}.{''.join(cuts)}",
+        f"image passes them{whose}.{cuts}",
         f"Output channels of {len(names)} layers: " + "; ".join(f"{name} {sum(values)} in all" for name, values, _ in lines)
         + ".", "layers, in network order", "output channels",
-        [Series(name, at, values, names, colour=colour, line=True, marks=False) for name, values, colour in lines],
-        ticks=block_labels(names))
+        [Series(name, range(len(names)), values, names, colour=colour, line=True, marks=False)
+         for name, values, colour in lines], ticks=block_labels(names))
 
 
-def layer_widths(layers: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """{layer: its output channels before and after}, in network order."""
-    return {name: (shape["before"][0], shape["after"][0]) for name, shape in in_order(layers)
-            if len(shape["before"]) > 1}
-
-
-def listed(titles: Iterable[str]) -> str:
-    first, *more = titles
+def listed(first: str, *more: str) -> str:
     return f"{first} and {len(more)} more" if len(more) > 1 else " and ".join([first, *more])

@@ -30,13 +30,6 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A named place on the x axis."""
-    x: float
-    name: str
-
-
-@dataclass(frozen=True)
 class Absent:
     """A figure that cannot be drawn, and why."""
     title: str
@@ -54,11 +47,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Chart(Figure):
-    """`x` and `y` are axis titles with units; `spans` are stretches of the x axis that are shaded."""
+    """`x` and `y` are axis titles with units; `stops` and `ticks` name places on the x axis, `spans` shade some of it."""
     x: str
     y: str
     series: Sequence[Series]
-    stops: Sequence[Stop] = ()
+    stops: Sequence[tuple[float, str]] = ()
     log_x: bool = False
     log_y: bool = False
     ticks: Sequence[tuple[float, str]] = ()

@@ -1,6 +1,5 @@
 """The layers of a network, in order and by block."""
 
-import re
 from itertools import groupby
 from typing import Any
 
@@ -26,6 +25,5 @@ def block_labels(names: list[str]) -> list[tuple[float, str]]:
 
 
 def block(name: str) -> str:
-    first, *rest = name.split(".")
-    number = rest[0] if rest and re.fullmatch(r"\d+", rest[0]) else ""
-    return f"{BLOCKS.get(first, first)} {number}".strip()
+    first, number, *_ = [*name.split("."), ""]
+    return f"{BLOCKS.get(first, first)} {number if number.isdecimal() else ''}".strip()

@@ -29,25 +29,21 @@ class Drawing:
 
 def draw(figure: Figure) -> Drawing:
     """Renders a figure; equal figures give equal bytes."""
-    declared = specification(figure)
-    still = {name: value for name, value in declared.items() if name != "layer"}
-    if "layer" in declared:
-        still["layer"] = [layer for layer in declared["layer"] if layer.get("name") != "hover"]
+    interactive = specification(figure)
+    still = dict(interactive)
+    if "layer" in still:
+        still["layer"] = [layer for layer in still["layer"] if layer.get("name") != "hover"]
+    inline = svg = vl_convert.vegalite_to_svg(still)
     # A page lists the names itself that the files hold as a title.
-    untitled = {name: value for name, value in still.items() if name != "title"}
-    svg = vl_convert.vegalite_to_svg(still)
-    inline = themed(vl_convert.vegalite_to_svg(untitled) if "title" in still else svg)
-    interactive = {name: value for name, value in declared.items() if name != "title"}
-    return Drawing(svg, png(svg),
-                   inline.replace("<svg", f'<svg role="img" aria-label="{escape(figure.alt)}"', 1),
-                   themed(json.dumps(interactive, allow_nan=False)).replace("</", "<\\/"))
-
-
-def png(svg: str) -> bytes:
-    """The picture as PNG, without the transparency and the loose compression that triple its size."""
-    out = io.BytesIO()
-    Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=SCALE))).convert("RGB").save(out, "png")
-    return out.getvalue()
+    if "title" in still:
+        del still["title"], interactive["title"]
+        inline = vl_convert.vegalite_to_svg(still)
+    # Without the transparency and the loose compression that triple the size of the PNG.
+    png = io.BytesIO()
+    Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=SCALE))).convert("RGB").save(png, "png")
+    return Drawing(svg, png.getvalue(), themed(inline).replace(
+        "<svg", f'<svg role="img" aria-label="{escape(figure.alt)}"', 1),
+        themed(json.dumps(interactive, allow_nan=False)).replace("</", "<\\/"))
 
 
 @cache

@@ -5,14 +5,14 @@ from itertools import groupby
 
 import numpy as np
 
-from diffprune.report.figures.chart import Absent, Chart, Series, Stop
+from diffprune.report.figures.chart import Absent, Chart, Series
 from diffprune.report.finished import Finished
 from diffprune.runs.score_file import TimestepLosses
 
 
 def loss_per_timestep(runs: list[Finished]) -> list[Chart | Absent]:
     """L_t of each model that was scored, on the first seed's batch and noise, with where each threshold stops."""
-    scored = sorted(((model_of(run), run.options["seed"], -len(run.scoring.stops), i, run.scoring)
+    scored = sorted(((run.model, run.options["seed"], -len(run.scoring.stops), i, run.scoring)
                      for i, run in enumerate(runs) if run.scoring is not None))
     charts = [loss_chart(model, next(members)[-1]) for model, members in groupby(scored, key=lambda one: one[0])]
     return [*charts] or [Absent("Loss per timestep", "no criterion here made a scoring pass over the timesteps")]
@@ -22,10 +22,10 @@ def scoring_pass(run: Finished) -> Chart | Absent:
     """The loss of one run's scoring pass, the timesteps that counted shaded, and the threshold that ended it."""
     if run.scoring is None:
         return loss_per_timestep([])[0]
-    chart, scoring, total = loss_chart(model_of(run), run.scoring), run.scoring, len(run.scoring.loss)
-    threshold = Series(f"{scoring.threshold:g} × largest loss so far", list(range(total)),
-                  [float(value) for value in scoring.threshold * np.maximum.accumulate(scoring.loss)], colour=1, line=True,
-                  marks=False)
+    chart, scoring, total = loss_chart(run.model, run.scoring), run.scoring, len(run.scoring.loss)
+    highest = (scoring.threshold * np.maximum.accumulate(scoring.loss)).tolist()
+    threshold = Series(f"{scoring.threshold:g} × largest loss so far", range(total), highest, colour=1, line=True,
+                       marks=False)
     return replace(
         chart, name="loss", series=[*chart.series, *([threshold] if scoring.threshold > 0 else [])], spans=spans(scoring),
         caption=f"{chart.caption} Shaded is what counted here: {scoring.kept} of {total} timesteps.")
@@ -37,10 +37,6 @@ def spans(scoring: TimestepLosses) -> list[tuple[int, int]]:
         return [(0, scoring.kept)]
     edges = np.flatnonzero(np.diff(np.concatenate([[0], scoring.alpha != 0, [0]])))
     return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
-
-
-def model_of(run: Finished) -> str:
-    return f"{run.options['model']['name']} on {run.options['dataset']['name']}"
 
 
 def loss_chart(model: str, scoring: TimestepLosses) -> Chart:
@@ -57,5 +53,5 @@ def loss_chart(model: str, scoring: TimestepLosses) -> Chart:
         f"Loss per timestep from {loss[0]:.3g} at t = 0 to {loss[-1]:.3g} at t = {total - 1}. "
         + "; ".join(f"T = {T:g} stops at {stop}" for T, stop in inside.items()),
         "timestep t", "squared error, summed over pixels",
-        [Series("loss L(t)", list(range(total)), [float(value) for value in loss], line=True, marks=False)],
-        [Stop(stop, f"T = {T:g}") for T, stop in inside.items()], log_y=bool((loss > 0).all()))
+        [Series("loss L(t)", range(total), loss.tolist(), line=True, marks=False)],
+        [(stop, f"T = {T:g}") for T, stop in inside.items()], log_y=bool((loss > 0).all()))

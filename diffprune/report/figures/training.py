@@ -15,7 +15,7 @@ def training_loss(run: Finished) -> Chart | Absent:
                       f"{len(run.progress)}")
     steps, loss = ([float(line[key]) for line in run.progress] for key in ("step", "loss"))
     window = max(1, len(loss) // PART)
-    mean = [float(value) for value in np.convolve(loss, np.ones(window) / window, "valid")]
+    mean = np.convolve(loss, np.ones(window) / window, "valid").tolist()
     smooth = Series(f"mean of the last {window}", steps[window - 1:], mean, colour=1, line=True, marks=False)
     return Chart(
         "healing", "Loss of training", "Squared error on random timesteps.",

@@ -39,26 +39,25 @@ def specification(figure: Figure) -> dict[str, Any]:
     It is not validated, which takes longer than drawing: the tests do that. A layer named `hover` holds invisible points
     that only a page needs; a title, names that a page lists itself.
     """
-    return declared(figure).configure(**CONFIG).to_dict(validate=False)
+    return declared(figure, choosable=True).configure(**CONFIG).to_dict(validate=False)
 
 
-def declared(figure: Figure) -> Any:
-    """The Altair chart of a figure."""
+def declared(figure: Figure, choosable: bool = False) -> Any:
+    """The Altair chart of a figure; a click on the legend of a `choosable` one chooses a series."""
     match figure:
         case Chart():
-            return chart_of(figure, choosable=True)
+            return chart_of(figure, choosable)
         case Matrix():
             return matrix_of(figure)
         case Dots():
             return dots_of(figure)
         case Panels():
-            panels = [chart_of(one) if isinstance(one, Chart) else dots_of(one) for one in figure.panels]
-            return alt.hconcat(*panels, spacing=40).resolve_scale(color="independent", shape="independent",
-                                                                  strokeDash="independent")
+            return alt.hconcat(*map(declared, figure.panels), spacing=40).resolve_scale(
+                color="independent", shape="independent", strokeDash="independent")
     raise TypeError(f"{type(figure).__name__} is not a figure that can be declared")
 
 
-def chart_of(chart: Chart, choosable: bool = False) -> Any:
+def chart_of(chart: Chart, choosable: bool) -> Any:
     """Shaded stretches, error bars, lines, marks, named places; a click on the legend may choose a series."""
     rows, named = points(chart), 1 < len(chart.series) <= MOST_NAMED
     legend = legend_of(chart.series) if named else None
@@ -179,7 +178,7 @@ def shaded(chart: Chart) -> list[Any]:
 
 def stops(chart: Chart) -> list[Any]:
     """A dotted line with its name, at a height that its neighbours do not have."""
-    rows = [{"x": stop.x, "name": stop.name, "y": HEIGHT * (0.98 - 0.2 * (i % 4))} for i, stop in enumerate(chart.stops)]
+    rows = [{"x": x, "name": name, "y": HEIGHT * (0.98 - 0.2 * (i % 4))} for i, (x, name) in enumerate(chart.stops)]
     base: Any = alt.Chart(alt.Data(values=rows)).encode(x="x:Q")
     name = base.mark_text(angle=270, align="left", baseline="bottom", dx=0, dy=-2, fontSize=10, color=LIGHT["quiet"])
     return [base.mark_rule(color=LIGHT["quiet"], strokeDash=[1, 2]),

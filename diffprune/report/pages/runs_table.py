@@ -1,51 +1,43 @@
 """How every number was made, and what there is not."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from diffprune.config.schema import STAGES
 from diffprune.report.figures.chart import Absent, counted
 from diffprune.report.finished import Finished
-from diffprune.report.tables.protocol import version_differences, versions_of
+from diffprune.report.tables.configurations import Named
+from diffprune.report.tables.protocol import differences
 from diffprune.report.tables.table import MISSING, Table
 
 Missing = tuple[str, str]       # what is missing, and why
 NAMED = 3       # runs that lack the same are named up to this many
 
 
-def provenance(named: list[tuple[str, list[Finished]]]) -> Table:
+def provenance(named: Named) -> Table:
     """One line per run: its command, source, seconds per stage, and the versions that are not everybody's."""
-    entries = [(title, run) for title, runs in named for run in runs]
-    stages = [stage for stage in STAGES if any(seconds(run, stage) is not None for _, run in entries)]
-    libraries = list(version_differences([run for _, run in entries]))
+    entries = [(title, run, run.metrics) for title, runs in named for run in runs]
+    stages = [stage for stage in STAGES if any(stage in metrics.seconds for _, _, metrics in entries)]
+    libraries = list(differences(metrics.versions for _, _, metrics in entries))
     header = ["run", "configuration", "seed", *(f"{stage} [s]" for stage in stages), "on", *libraries, "commit", "command"]
-    body = [[run.run.name, title, str(run.options["seed"]), *(rounded(seconds(run, stage)) for stage in stages),
-             run.metrics.get("device") or MISSING, *(versions_of(run).get(name, MISSING) for name in libraries),
-             (run.metrics.get("commit") or MISSING)[:10], run.metrics.get("command") or MISSING] for title, run in entries]
-    numbers = [[None, None, run.options["seed"], *(seconds(run, stage) for stage in stages), *[None] * (len(libraries) + 3)]
-               for _, run in entries]
-    records: list[dict[str, Any]] = [
-        {"run": run.run.name, "configuration": title, "seed": run.options["seed"],
-         **{f"seconds_{stage}": seconds(run, stage) for stage in stages},
-         **{name: run.metrics.get(name) for name in ("device", "commit", "command")},
-         "versions": "; ".join(f"{name} {version}" for name, version in versions_of(run).items())}
-        for title, run in entries]
+    body, records, numbers = [], [], []
+    for title, run, metrics in entries:
+        seed, seconds = run.options["seed"], {stage: metrics.seconds.get(stage) for stage in stages}
+        body.append([run.run.name, title, str(seed),
+                     *(MISSING if elapsed is None else f"{elapsed:.1f}" for elapsed in seconds.values()),
+                     metrics.device or MISSING, *(metrics.versions.get(name, MISSING) for name in libraries),
+                     (metrics.commit or MISSING)[:10], metrics.command or MISSING])
+        numbers.append([None, None, seed, *seconds.values(), *[None] * (len(libraries) + 3)])
+        records.append({"run": run.run.name, "configuration": title, "seed": seed,
+                        **{f"seconds_{stage}": elapsed for stage, elapsed in seconds.items()},
+                        "device": metrics.device, "commit": metrics.commit, "command": metrics.command,
+                        "versions": "; ".join(f"{name} {version}" for name, version in metrics.versions.items())})
     return Table(header, body, records, numbers=numbers)
 
 
-def seconds(run: Finished, stage: str) -> float | None:
-    return run.metrics.get("seconds", {}).get(stage)
-
-
-def rounded(elapsed: float | None) -> str:
-    return MISSING if elapsed is None else f"{elapsed:.1f}"
-
-
-def missing_table(missing: Iterable[Missing]) -> Table | None:
-    """None where nothing is missing."""
-    entries = [list(entry) for entry in missing]
-    return Table(["missing", "because"], entries, [dict(zip(("missing", "because"), entry, strict=True))
-                                                   for entry in entries]) if entries else None
+def text_table(header: dict[str, str], entries: Sequence[tuple[str, str]]) -> Table | None:
+    """A table of words under `header`, {name for programs: title}; None where there are no entries."""
+    return Table([*header.values()], [list(entry) for entry in entries],
+                 [dict(zip(header, entry, strict=True)) for entry in entries]) if entries else None
 
 
 def not_measured(runs: list[Finished]) -> list[Missing]:
@@ -59,18 +51,15 @@ def not_measured(runs: list[Finished]) -> list[Missing]:
 
 def lacking(run: Finished) -> list[Missing]:
     """What this run did not measure of its models, and why."""
-    known, out = run.metrics, []
-    lost = "its metrics.json does not have it, though it was asked for"
-    if known.get("images_per_second") is None:
+    lost, out = "its metrics.json does not have it, though it was asked for", []
+    if run.metrics.speed.get("images_per_second") is None:
         out.append(("images/s", lost if run.timed else "it ran with evaluate.speed=false"))
-    if known.get("ssim") is None:
+    if run.metrics.scores["final"].get("ssim") is None:
         out.append(("SSIM", lost if run.has_dense else "there is no dense model to compare with"))
-    if run.is_trained and known.get("fid_before_healing") is None:
+    if run.is_trained and run.metrics.scores["before_healing"].get("fid") is None:
         out.append(("scores before healing", lost if run.options["evaluate"]["before_healing"] else
                     "it ran with evaluate.before_healing=false"))
-    if not run.run.grid.exists():
-        out.append(("samples", "its folder has no samples/grid.png"))
-    return out
+    return out if run.run.grid.exists() else [*out, ("samples", "its folder has no samples/grid.png")]
 
 
 def listed(names: list[str], of: int) -> str:
@@ -80,7 +69,7 @@ def listed(names: list[str], of: int) -> str:
     return f"all {of} runs" if len(names) == of else f"{len(names)} of {counted(of, 'run')}, among them {names[0]}"
 
 
-def lacking_seeds(named: list[tuple[str, list[Finished]]]) -> list[Missing]:
+def lacking_seeds(named: Named) -> list[Missing]:
     """Configurations with fewer seeds than the others have."""
     seeds = {title: len(group) for title, group in named}
     most = max(seeds.values(), default=0)

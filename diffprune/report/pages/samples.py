@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from diffprune.report.figures.render import file_name
 from diffprune.report.finished import Finished
-from diffprune.report.tables.configurations import grouped
+from diffprune.report.tables.configurations import Named, grouped
 from diffprune.report.tables.protocol import differences, protocol_of
 
 ROWS, COLUMNS = 8, 24   # noises and models in one grid
@@ -39,20 +39,18 @@ class Samples:
         return max(len(column.images) for column in self.columns)
 
 
-def sample_grids(named: list[tuple[str, list[Finished]]]) -> list[Samples]:
+def sample_grids(named: Named) -> list[Samples]:
     """One grid for each (model, data set, sampler), from each configuration's first seed that has a grid."""
     shown = [(title, run) for title, runs in named
              if (run := next((run for run in runs if run.run.grid.exists()), None)) is not None]
     groups = grouped(shown, lambda item: start(item[1]))
-    telling = differences([start(group[0][1]) for group in groups])
-    return [made for group in groups if (made := samples(group, list(telling))) is not None]
+    telling = list(differences(start(group[0][1]) for group in groups))
+    return [made for group in groups if (made := samples(group, telling)) is not None]
 
 
 def start(run: Finished) -> dict[str, Any]:
     """What must agree for image i of two runs to have begun alike."""
-    protocol = protocol_of(run)
-    return {"model": run.options["model"]["name"], "dataset": run.options["dataset"]["name"],
-            **{name: protocol.get(name, NOT_STATED) for name in SAMPLER}}
+    return {"model": run.model, **{name: protocol_of(run).get(name, NOT_STATED) for name in SAMPLER}}
 
 
 def samples(group: list[tuple[str, Finished]], telling: Sequence[str] = ()) -> Samples | None:
@@ -65,15 +63,15 @@ def samples(group: list[tuple[str, Finished]], telling: Sequence[str] = ()) -> S
             columns.append(Column(title, cut[run.final]))
     if dense:
         columns.insert(0, Column("dense", dense))
-    about = start(group[0][1])
-    own = [f"{name}={about[name]}" for name in telling if name in SAMPLER]
-    title = ", ".join([f"{about['model']} on {about['dataset']}", *own])
+    run = group[0][1]
+    title = ", ".join([run.model, *(f"{name}={start(run)[name]}" for name in telling if name in SAMPLER)])
     return Samples(title, columns, max(0, len(group) - COLUMNS)) if columns else None
 
 
 def cut_out(run: Finished) -> dict[str, list[Image.Image]]:
     """{model: its first images} of the run's sample grid; empty where the grid is not as the sampling stage draws it."""
-    titles = rows_of(run)
+    before = [run.before] if run.is_trained and run.options["evaluate"]["before_healing"] else []
+    titles = [*(["dense"] if run.has_dense else []), run.final, *before]
     try:
         with Image.open(run.run.grid) as picture:
             pitch, rest = divmod(picture.height - 1, len(titles))   # an image and a gap; one more gap at the end
@@ -86,17 +84,11 @@ def cut_out(run: Finished) -> dict[str, list[Image.Image]]:
         return {}
 
 
-def rows_of(run: Finished) -> list[str]:
-    """What the grid's rows show, from the top, as the sampling stage draws them."""
-    before = [run.before] if run.is_trained and run.options["evaluate"]["before_healing"] else []
-    return [*(["dense"] if run.has_dense else []), run.final, *before]
-
-
 def own_samples(run: Finished) -> Samples | None:
     """The models of one run in the order in which they come about; None where there is no grid that can be read."""
     cut = cut_out(run) if run.run.grid.exists() else {}
     columns = [Column(title, cut[title]) for title in dict.fromkeys(("dense", run.before, run.final)) if title in cut]
-    return Samples(f"{run.options['model']['name']} on {run.options['dataset']['name']}", columns, 0) if columns else None
+    return Samples(run.model, columns, 0) if columns else None
 
 
 def file(grid: Samples) -> str:

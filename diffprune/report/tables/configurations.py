@@ -12,18 +12,18 @@ NAMING = ("dataset.name", "model.name", "pruner.name", "pruner.threshold", "prun
           "schedule.steps", "sampler.name", "sampler.spacing", "sampler.steps")
 
 T = TypeVar("T")
+Named = list[tuple[str, list[Finished]]]    # configurations, each with its runs
 
 
-def configurations(runs: list[Finished], differing: list[str]) -> list[tuple[str, list[Finished]]]:
+def configurations(runs: list[Finished], differing: list[str]) -> Named:
     """Runs whose options agree in all but the seed, by seed, under what tells them apart, and in its order."""
     groups = grouped(sorted((run for run in runs if not run.is_dense), key=lambda run: run.options["seed"]),
-                     lambda run: (without_seed(run.options), parts_of(run, differing)))
-    options = [flat(without_seed(group[0].options)) for group in groups]
+                     lambda run: (flat(run.options), parts_of(run, differing)))
+    options = [flat(group[0].options) for group in groups]
     keys = distinguishing(options)
-    named = [(" ".join([group[0].metrics["pruner"] if group[0].is_pruned else group[0].final, *name]), group)
+    named = [(" ".join([group[0].metrics.pruner if group[0].is_pruned else group[0].final, *name]), group)
              for group, name in zip(groups, titles(options), strict=True)]
-    order = sorted(range(len(named)), key=lambda i: [sortable(options[i].get(key)) for key in keys])
-    return [named[i] for i in order]
+    return [named[i] for i in sorted(range(len(named)), key=lambda i: [sortable(options[i].get(key)) for key in keys])]
 
 
 def titles(options: list[dict[str, Any]]) -> list[list[str]]:
@@ -37,29 +37,20 @@ def distinguishing(options: list[dict[str, Any]]) -> list[str]:
     chosen: list[str] = []
     known = {key for own in options for key in own}
     for key in [*(key for key in NAMING if key in known), *sorted(known.difference(NAMING))]:
-        if kinds(options, [*chosen, key]) > kinds(options, chosen):
+        with_it, without = (grouped(options, lambda own, keys=keys: [own.get(key) for key in keys])
+                            for keys in ([*chosen, key], chosen))
+        if len(with_it) > len(without):
             chosen.append(key)
     return chosen
 
 
-def kinds(options: list[dict[str, Any]], keys: list[str]) -> int:
-    return len({canonical([own.get(key) for key in keys]) for own in options})
-
-
-def without_seed(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name != "seed"}
-
-
 def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{`group.option`: value}"""
+    """{`group.option`: value}, without the run's seed."""
     out: dict[str, Any] = {}
     for name, value in options.items():
-        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        if prefix or name != "seed":
+            out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return out
-
-
-def canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 def sortable(value: Any) -> tuple[bool, float, str]:
@@ -72,5 +63,5 @@ def grouped(items: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
     """Items of equal key together, in order of first appearance."""
     groups: dict[str, list[T]] = {}
     for item in items:
-        groups.setdefault(canonical(key(item)), []).append(item)
+        groups.setdefault(json.dumps(key(item), sort_keys=True), []).append(item)
     return list(groups.values())

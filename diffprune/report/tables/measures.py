@@ -1,4 +1,4 @@
-"""What is measured of a model's images beside their Fréchet distance to the data, SSIM and speed."""
+"""What is measured of a model's images: its name in metrics.json, and its title in a table."""
 
 from dataclasses import dataclass
 
@@ -20,12 +20,14 @@ class Measure:
         """The quantity that it is on these features."""
         return f"{self.key}_{features}" if self.of_features else self.key
 
-    def heading(self, features: str, when: str = "") -> str:
-        on = f" ({features} features)" if self.of_features else ""
-        return f"{self.title}{when}{on} {self.arrow}"
+    def heading(self, features: str, before_healing: bool = False) -> str:
+        title = self.title.removesuffix(" to dense") + " before healing" if before_healing else self.title
+        return f"{title}{f' ({features} features)' if self.of_features else ''} {self.arrow}"
 
 
 MEASURES = (
+    Measure("fid", "Fréchet distance", "↓", of_features=True, to_dense=False),
+    Measure("ssim", "SSIM to dense", "↑", of_features=False, to_dense=True, decimals=3),
     Measure("kid", "KID", "↓", of_features=True, to_dense=False),
     Measure("precision", "precision", "↑", of_features=True, to_dense=False, decimals=3),
     Measure("recall", "recall", "↑", of_features=True, to_dense=False, decimals=3),

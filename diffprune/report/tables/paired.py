@@ -4,21 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
+from typing import Any
 
 from diffprune.report.finished import Finished
-from diffprune.report.tables.configurations import configurations, grouped
+from diffprune.report.tables.configurations import Named, configurations, grouped
 from diffprune.report.tables.protocol import parts_of, protocol_differences
-from diffprune.report.tables.quantities import MAIN, Quantity, decimals, features_in, quality
-from diffprune.report.tables.rows import Numbers, compared
-from diffprune.report.tables.table import MISSING, Table
+from diffprune.report.tables.quantities import MAIN, MISSING, Quantity, decimals, quality
+from diffprune.report.tables.rows import compared
+from diffprune.report.tables.table import Table
 from diffprune.runtime.errors import UserError
 
 CONFIDENCE = 0.95
-NOTE = ("Differences to the baseline over the seeds that both ran with: mean ± standard deviation (number of seeds), "
-        "Student's 95 % interval of the mean, p of the two-sided paired t-test. A difference is beyond the seeds' noise "
-        "where the interval excludes 0; p (Holm) is corrected for all the table's differences of that quantity.")
-CHOSEN = ("The baseline is the configuration with the best Fréchet distance of those with at least two seeds, which its own "
-          "luck helped it to be: --baseline names another one.")
 
 
 @dataclass(frozen=True)
@@ -39,34 +35,27 @@ class Difference:
         low, high = self.interval
         if low <= 0 <= high:
             return "within the seeds' noise"
-        better = (low > 0) == self.quantity.title.endswith("↑")
+        better = (low > 0) == (self.quantity.arrow == "↑")
         lone = "" if self.p_holm is not None and self.p_holm <= 1 - CONFIDENCE else " (not after Holm's correction)"
         return f"beyond the seeds' noise: {'better' if better else 'worse'}{lone}"
 
-    def cells(self) -> list[str]:
-        return [self.title, self.baseline, self.quantity.title, *self.numbers(), *map(probability, (self.p, self.p_holm)),
-                self.verdict]
-
-    def sorting(self) -> list[float | None]:
-        """A number to sort by for each of `cells`."""
-        low, _ = self.interval or (None, None)
-        return [None, None, None, fmean(self.values) if self.values else None, low, self.p, self.p_holm, None]
-
-    def numbers(self) -> list[str]:
-        """The mean difference with its spread, and its interval."""
-        if not self.values:
-            return [MISSING, MISSING]
-        places = decimals(fmean(self.values), self.quantity.decimals)
-        spread = f" ± {stdev(self.values):.{places}f}" if len(self.values) > 1 else ""
-        interval = " to ".join(f"{end:+.{places}f}" for end in self.interval) if self.interval else MISSING
-        return [f"{fmean(self.values):+.{places}f}{spread} ({len(self.values)})", interval]
-
-    def record(self) -> dict[str, str | float | None]:
+    def record(self) -> dict[str, Any]:
+        mean, std = fmean(self.values) if self.values else None, stdev(self.values) if len(self.values) > 1 else None
         low, high = self.interval or (None, None)
-        return {"configuration": self.title, "baseline": self.baseline, "quantity": self.quantity.key,
-                "difference": fmean(self.values) if self.values else None,
-                "difference_std": stdev(self.values) if len(self.values) > 1 else None, "n": len(self.values),
-                "low": low, "high": high, "p": self.p, "p_holm": self.p_holm, "verdict": self.verdict}
+        return {"configuration": self.title, "baseline": self.baseline, "quantity": self.quantity.key, "difference": mean,
+                "difference_std": std, "n": len(self.values), "low": low, "high": high, "p": self.p, "p_holm": self.p_holm,
+                "verdict": self.verdict}
+
+    def cells(self) -> list[str]:
+        """The record as people read it."""
+        difference = interval = MISSING
+        if self.values:
+            places = decimals(fmean(self.values), self.quantity.decimals)
+            spread = f" ± {stdev(self.values):.{places}f}" if len(self.values) > 1 else ""
+            difference = f"{fmean(self.values):+.{places}f}{spread} ({len(self.values)})"
+            interval = " to ".join(f"{end:+.{places}f}" for end in self.interval) if self.interval else MISSING
+        return [self.title, self.baseline, self.quantity.title, difference, interval, *(
+            MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in (self.p, self.p_holm)), self.verdict]
 
 
 HEADER = ["configuration", "baseline", "quantity", "difference", "95 % interval", "p", "p (Holm)", "verdict"]
@@ -79,21 +68,17 @@ def compare_paired(runs: list[Finished], baseline: str | None = None) -> Table |
     """
     differing = list(protocol_differences(runs))
     groups = grouped(configurations(runs, differing), lambda named: parts_of(named[1][0], differing))
-    measured = [{title: seeds(group) for title, group in named} for named in groups]
     if baseline is not None:
-        baseline = find_title(baseline, [title for group in measured for title in group])
-    found = [difference for group in measured if len(group) > 1 and (baseline is None or baseline in group)
+        baseline = find_title(baseline, [title for group in groups for title, _ in group])
+    found = [difference for group in groups if len(group) > 1 and (baseline is None or baseline in dict(group))
              for difference in differences_to(baseline or best(group), group)]
     if not found:
         return None
     shown = [difference for difference in found if difference.quantity.level == MAIN]
+    numbers = [[None, None, None, *(record[name] for name in ("difference", "low", "p", "p_holm")), None]
+               for record in (difference.record() for difference in shown)]
     return Table(HEADER, [difference.cells() for difference in shown], [difference.record() for difference in found],
-                 numbers=[difference.sorting() for difference in shown])
-
-
-def seeds(group: list[Finished]) -> dict[int, Numbers]:
-    """{seed: what its run measured}"""
-    return {run.options["seed"]: compared(run) for run in group}
+                 numbers=numbers)
 
 
 def find_title(text: str, titles: list[str]) -> str:
@@ -104,29 +89,30 @@ def find_title(text: str, titles: list[str]) -> str:
     return found[0]
 
 
-def best(group: dict[str, dict[int, Numbers]]) -> str:
+def best(group: Named) -> str:
     """The configuration with the least mean Fréchet distance, of those with at least two seeds where there are any."""
-    def distances(title: str) -> list[float]:
-        (features,) = {name for numbers in group[title].values() for name in features_in(set(numbers))}
-        return [distance for numbers in group[title].values() if (distance := numbers[f"fid_{features}"]) is not None]
-
-    several = [title for title in group if len(group[title]) > 1]
-    return min(several or group, key=lambda title: fmean(distances(title)))
+    several = [(title, runs) for title, runs in group if len(runs) > 1]
+    return min(several or group, key=lambda named: fmean(
+        distance for run in named[1] if (distance := run.metrics.scores["final"]["fid"]) is not None))[0]
 
 
-def differences_to(baseline: str, group: dict[str, dict[int, Numbers]]) -> list[Difference]:
-    """Quantity by quantity, every other configuration of `group` against `baseline`."""
-    known = {name for runs in group.values() for numbers in runs.values() for name, value in numbers.items()
+def differences_to(baseline: str, group: Named) -> list[Difference]:
+    """Quantity by quantity, every other configuration of `group` against `baseline`, over the seeds that both ran with."""
+    measured = {title: {run.options["seed"]: compared(run) for run in runs} for title, runs in group}
+    known = {name for seeds in measured.values() for numbers in seeds.values() for name, value in numbers.items()
              if value is not None}
-    return [difference for quantity in quality(features_in(known), known) if quantity.key in known
-            for difference in holm([subtracted(title, baseline, quantity, group) for title in group if title != baseline])]
-
-
-def subtracted(title: str, baseline: str, quantity: Quantity, group: dict[str, dict[int, Numbers]]) -> Difference:
-    one, other = group[title], group[baseline]
-    pairs = [(one[seed].get(quantity.key), other[seed].get(quantity.key)) for seed in one if seed in other]
-    values = tuple(a - b for a, b in pairs if a is not None and b is not None)
-    return Difference(title, baseline, quantity, values, *(paired_t_test(values) if len(values) > 1 else ()))
+    found: list[Difference] = []
+    for quantity in (quantity for quantity in quality(known) if quantity.key in known):
+        differences = []
+        for title, seeds in measured.items():
+            pairs = [(numbers[quantity.key], measured[baseline][seed][quantity.key]) for seed, numbers in seeds.items()
+                     if seed in measured[baseline]]
+            values = tuple(own - other for own, other in pairs if own is not None and other is not None)
+            if title != baseline:
+                tested = paired_t_test(values) if len(values) > 1 else ()
+                differences.append(Difference(title, baseline, quantity, values, *tested))
+        found += holm(differences)
+    return found
 
 
 def paired_t_test(differences: Sequence[float]) -> tuple[tuple[float, float], float]:
@@ -150,9 +136,3 @@ def holm(found: list[Difference]) -> list[Difference]:
     for rank, (p, i) in enumerate(tested):
         least = corrected[found[i].title] = max(least, min(1.0, (len(tested) - rank) * p))
     return [replace(difference, p_holm=corrected.get(difference.title)) for difference in found]
-
-
-def probability(p: float | None) -> str:
-    if p is None:
-        return MISSING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,6 +1,7 @@
 """The protocol under which a run's numbers were made, and what of it differs between runs."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffprune.report.finished import Finished
@@ -14,7 +15,7 @@ UNLESS_STATED = {"guidance": 1.0}       # what the absence of a part means
 
 def protocol_of(run: Finished) -> dict[str, Any]:
     """The run's protocol, the kind of features its images are compared on included."""
-    return {"features": run.metrics["features"], **run.metrics["protocol"]}
+    return {"features": run.metrics.features, **run.metrics.protocol}
 
 
 def parts_of(run: Finished, names: list[str]) -> dict[str, Any]:
@@ -35,20 +36,12 @@ def protocol_differences(runs: list[Finished]) -> dict[str, list[Any]]:
     return {name: values for name, values in found.items() if len(values) > 1}
 
 
-def version_differences(runs: list[Finished]) -> dict[str, list[Any]]:
-    """{library: its versions}, for the libraries whose version differs."""
-    return differences([versions_of(run) for run in runs])
-
-
-def versions_of(run: Finished) -> dict[str, str]:
-    return run.metrics.get("versions", {})
-
-
-def differences(statements: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def differences(statements: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """{name: its distinct values but null}, where they are several."""
     return {name: values for name, values in collected(statements).items() if len(values) > 1}
 
 
-def collected(statements: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def collected(statements: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """{name: its distinct values but null} over all statements."""
     values: dict[str, list[Any]] = defaultdict(list)
     for statement in statements:
@@ -59,6 +52,6 @@ def collected(statements: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def sentence(differing: dict[str, list[Any]]) -> str:
-    def text(value: Any) -> str:
-        return "not stated" if value is None else str(value)
-    return "; ".join(f"{name} is {' or '.join(map(text, values))}" for name, values in differing.items())
+    """`steps is 50 or not stated; …`"""
+    return "; ".join(f"{name} is {' or '.join('not stated' if value is None else str(value) for value in values)}"
+                     for name, values in differing.items())

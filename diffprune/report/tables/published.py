@@ -39,20 +39,25 @@ class Published:
 
     def of(self, run: Finished) -> dict[str, float]:
         """{quantity: value} of the row with the run's method, threshold, training steps and achieved size."""
-        own = {"method": run.metrics["pruner"], "threshold": run.options["pruner"].get("threshold"),
+        own = {"method": run.metrics.pruner, "threshold": run.options["pruner"].get("threshold"),
                "steps": run.options["schedule"]["steps"]}
-        return next((numbers(row) for row in self.rows("rows", run.metrics["dataset"]) if near(row, run.metrics)
-                     and all(row.get(name, value) == value for name, value in own.items())), {})
+        return self.of_size(run, {"params": run.metrics.params, "macs": run.metrics.macs}, own)
 
     def dense(self, run: Finished) -> dict[str, float]:
         """The same of the dense model that the run began with."""
-        sizes = {name: run.metrics[f"{name}_dense"] for name in ("params", "macs")}
-        return next((numbers(row) for row in self.rows("rows", run.metrics["dataset"])
-                     if row["method"] == "dense" and near(row, sizes)), {})
+        sizes = {"params": run.metrics.params_dense, "macs": run.metrics.macs_dense}
+        return self.of_size(run, sizes, {"method": "dense"})
+
+    def of_size(self, run: Finished, sizes: Mapping[str, int], own: Mapping[str, Any]) -> dict[str, float]:
+        """The first row on the run's data set that states nothing but `own` and, up to rounding, `sizes`."""
+        return next((numbers(row) for row in self.rows("rows", run.metrics.dataset)
+                     if all(row.get(name, value) == value for name, value in own.items())
+                     and all(abs(size / (row[name] * SCALES[name]) - 1) < NEAR
+                             for name, size in sizes.items() if name in row)), {})
 
     def protocol(self, run: Finished) -> str | None:
         """What the source says about how it measured."""
-        return self.setting("rows", run.metrics["dataset"]).get("protocol")
+        return self.setting("rows", run.metrics.dataset).get("protocol")
 
     def find(self, source: str, dataset: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The first row of `source` on `dataset` that states all of `wanted`; empty where none has been seen.
@@ -86,11 +91,6 @@ def ablation(curve: Mapping[str, Any]) -> dict[str, Any]:
     rows = [{"kept": kept, "ssim": ssim, "ratio": curve["ratio"]}
             for kept, ssim in zip(ABLATION, curve["ssim"], strict=True)]
     return {"conditions": {"images": [32], "ratio": curve["ratio"]}, "rows": rows}
-
-
-def near(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> bool:
-    """Whether the sizes that the row states are those that were achieved, up to rounding."""
-    return all(abs(sizes[name] / (row[name] * SCALES[name]) - 1) < NEAR for name in ("params", "macs") if name in row)
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -1,20 +1,22 @@
 """How measured values are shown: which of them, under which title, with how many digits."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffprune.report.tables.measures import MEASURES
 from diffprune.report.tables.rows import Row
 
 MISSING = "–"
 MAIN, REPORT, RECORD = range(3)     # shown in every table; in reports; for programs alone
+ALWAYS = ("fid", "ssim")            # the measures that every table shows
 
 
 @dataclass(frozen=True)
 class Quantity:
     """How a measured value is shown: times `scale`, with `decimals` but at least three digits that count.
 
-    `share` names the quantity that is the same in percent of the dense model, `level` in which tables it is shown.
+    `share` names the quantity that is the same in percent of the dense model, `level` in which tables it is shown. A
+    `published` quantity shows the value that others have published.
     """
     key: str
     title: str
@@ -22,22 +24,30 @@ class Quantity:
     decimals: int = 2
     share: str | None = None
     level: int = MAIN
+    published: bool = False
 
     def cell(self, row: Row) -> str:
-        """`19.85 (55.5 %)`, over seeds `5.29 ± 0.12 (3)`: mean, standard deviation and their number."""
-        spread = row.values.get(self.key)
-        if spread is None:
-            return MISSING
-        places, text = decimals(spread.mean * self.scale, self.decimals), self.mean(row)
-        if spread.std is not None and (spread.std or self.share is None):
-            text += f" ± {spread.std * self.scale:.{places}f} ({spread.n})"
-        return f"{text} ({row.values[self.share].mean:.1f} %)" if self.share else text
+        """`19.85 (55.5 %)`, over seeds `5.29 ± 0.12 (3)`: mean, standard deviation and their number.
 
+        A published value has as many digits as were published.
+        """
+        value, spread = self.number(row), row.values.get(self.key)
+        if value is None:
+            return MISSING
+        if self.published or spread is None:
+            return f"{value * self.scale:.6g}"
+        text = self.mean(row)
+        if spread.std is not None and (spread.std or self.share is None):
+            text += f" ± {spread.std * self.scale:.{decimals(value * self.scale, self.decimals)}f} ({spread.n})"
+        return f"{text} ({row.values[self.share].mean:.1f} %)" if self.share else text
 
     def mean(self, row: Row) -> str:
         """The mean as it is printed; the row must have the quantity."""
         value = row.values[self.key].mean * self.scale
         return f"{value:.{decimals(value, self.decimals)}f}"
+
+    def number(self, row: Row) -> float | None:
+        return row.published.get(self.key) if self.published else row.mean(self.key)
 
     @property
     def arrow(self) -> str:
@@ -45,17 +55,12 @@ class Quantity:
         return self.title[-1] if self.title[-1] in "↑↓" else ""
 
     @property
-    def published_title(self) -> str:
+    def as_published(self) -> "Quantity":
         """`SSIM to dense, published ↑`"""
-        name, _, rest = self.title.partition(" [")
-        if rest:
-            return f"{name}, published [{rest}"
-        name, _, rest = self.title.rpartition(" (") if " (" in self.title else (self.title.rstrip(" ↑↓"), "", "")
-        return f"{name}, published {self.arrow}".rstrip()
-
-    def published_cell(self, row: Row) -> str:
-        """As published, which is how many digits there are."""
-        return f"{row.published[self.key] * self.scale:.6g}" if self.key in row.published else MISSING
+        name, bracket, unit = self.title.partition(" [")
+        if not bracket:
+            name, unit = self.title.rpartition(" (")[0] or self.title.rstrip(" ↑↓"), self.arrow
+        return replace(self, published=True, title=f"{name}, published {bracket.strip()}{unit}".rstrip())
 
 
 def decimals(value: float, least: int) -> int:
@@ -69,37 +74,27 @@ def quantities(rows: list[Row], published: bool = False) -> list[Quantity]:
     There is one Fréchet distance per kind of features: two kinds never share a column.
     """
     known = {key for row in rows for key in (*row.values, *(row.published if published else ()))}
-    features = features_in(known)
-    unhealed = [
-        *(Quantity(f"unhealed_fid_{name}", f"Fréchet distance before healing ({name} features) ↓") for name in features),
-        Quantity("unhealed_ssim", "SSIM before healing ↑", decimals=3),
-        *further(features, RECORD, "unhealed_", " before healing")]
     return [
         Quantity("params", "parameters [M]", 1e-6, share="params_percent"),
         Quantity("macs", "MACs [G]", 1e-9, share="macs_percent"),
         *([Quantity("total_macs", "MACs of an image, all steps [G]", 1e-9)] if "total_macs" in known else []),
-        *quality(features, known),
-        *(quantity for quantity in unhealed if quantity.key in known),
+        *quality(known),
+        *quality(known, before_healing=True),
         Quantity("images_per_second", "images/s ↑", decimals=0),
         Quantity("speedup", "speed-up [×] ↑"),
     ]
 
 
-def quality(features: list[str], known: set[str]) -> list[Quantity]:
-    """How good images are and how like the dense model's: Fréchet distance and SSIM, then what else was measured."""
-    return [
-        *(Quantity(f"fid_{name}", f"Fréchet distance ({name} features) ↓") for name in features),
-        Quantity("ssim", "SSIM to dense ↑", decimals=3),
-        *(quantity for quantity in further(features, REPORT) if quantity.key in known),
-    ]
+def quality(known: set[str], before_healing: bool = False) -> list[Quantity]:
+    """How good images are and how like the dense model's: Fréchet distance and SSIM, then what else was measured.
 
-
-def further(features: list[str], level: int, prefix: str = "", when: str = "") -> list[Quantity]:
-    """The measures beside these two, one for each kind of features where it depends on them."""
-    shown = {prefix + measure.name(name): Quantity(prefix + measure.name(name), measure.heading(name, when),
-                                                   decimals=measure.decimals, level=level)
-             for measure in MEASURES for name in features}
-    return list(shown.values())
+    A measure that depends on features has a quantity for each kind of them. Before healing, only what was measured is there.
+    """
+    prefix, further = ("unhealed_", RECORD) if before_healing else ("", REPORT)
+    return [Quantity(key, measure.heading(features, before_healing), decimals=measure.decimals,
+                     level=MAIN if measure.key in ALWAYS else further)
+            for measure in MEASURES for features in (features_in(known) if measure.of_features else [""])
+            if (key := prefix + measure.name(features)) in known or (measure.key in ALWAYS and not before_healing)]
 
 
 def features_in(known: set[str]) -> list[str]:

@@ -22,9 +22,7 @@ class Spread:
     def of(cls, values: Iterable[float | None]) -> "Spread | None":
         """Of those that were measured; None where none was."""
         known = [value for value in values if value is not None]
-        if not known:
-            return None
-        return cls(fmean(known), stdev(known) if len(known) > 1 else None, len(known))
+        return cls(fmean(known), stdev(known) if len(known) > 1 else None, len(known)) if known else None
 
 
 @dataclass(frozen=True)
@@ -42,64 +40,59 @@ class Row:
     def of(cls, title: str, measured: list[Numbers], about: Mapping[str, Any] | None = None,
            published: Mapping[str, float] | None = None) -> "Row":
         """Over the models in `measured`, each of another seed."""
-        names = dict.fromkeys(name for numbers in measured for name in numbers)
-        spreads = {name: Spread.of(numbers.get(name) for numbers in measured) for name in names}
-        return cls(title, {name: spread for name, spread in spreads.items() if spread is not None}, about or {},
-                   published or {})
+        spreads = {name: spread for name in dict.fromkeys(name for numbers in measured for name in numbers)
+                   if (spread := Spread.of(numbers.get(name) for numbers in measured)) is not None}
+        return cls(title, spreads, about or {}, published or {})
+
+    def mean(self, key: str) -> float | None:
+        return self.values[key].mean if key in self.values else None
 
 
 def states(run: Finished) -> list[Row]:
     """The models of one run that were measured, in the order in which they come about."""
     rows = [Row.of("dense", [dense(run)])] if run.knows_dense else []
-    before = scores(run, "_before_healing")
+    before = scores(run, "before_healing")
     if run.is_trained and (before[distance(run)] is not None or before["ssim"] is not None):
         rows.append(Row.of(run.before, [final(run) | before]))      # training changes no shapes: sizes and speed stay
-    if not run.is_dense:
-        rows.append(Row.of(run.final, [final(run)]))
-    return rows
+    return rows if run.is_dense else [*rows, Row.of(run.final, [final(run)])]
 
 
 def distance(run: Finished) -> str:
     """The name of the run's Fréchet distance: distances on different features are different quantities."""
-    return f"fid_{run.metrics['features']}"
+    return f"fid_{run.metrics.features}"
 
 
-def scores(run: Finished, state: str = "") -> Numbers:
-    """What was measured of the images of the model in that state: `_dense`, `_before_healing`, or "" for the final one."""
-    known = run.metrics
-    return {distance(run): known.get(f"fid{state}"), "ssim": known.get(f"ssim{state}")} | {
-        measure.name(known["features"]): known.get(measure.key + state) for measure in MEASURES}
+def scores(run: Finished, state: str = "final") -> Numbers:
+    """What was measured of the images of the model in that state: "dense", "before_healing" or "final"."""
+    return {measure.name(run.metrics.features): run.metrics.scores[state].get(measure.key) for measure in MEASURES}
 
 
 def dense(run: Finished) -> Numbers:
     """The dense model as this run measured it; SSIM and speed-up are relative to it, so they are 1 where measured."""
-    known, found = run.metrics, scores(run, "_dense")
-    rate = known.get("images_per_second_dense")
+    found, speed = scores(run, "dense"), run.metrics.speed
+    rate = speed.get("images_per_second_dense")
     if run.is_dense:    # then the final model is the dense one; comparing it with itself says nothing
-        own = scores(run) | {measure.name(known["features"]): None for measure in MEASURES if measure.to_dense}
+        own = scores(run) | {measure.name(run.metrics.features): None for measure in MEASURES if measure.to_dense}
         found = {name: own[name] if value is None else value for name, value in found.items()}
-        rate = known.get("images_per_second") if rate is None else rate
-    timed = known.get("speedup") is not None
-    return sizes(run, "_dense") | found | {
-        "ssim": None if known.get("ssim") is None else 1.0, "images_per_second": rate,
+        rate = speed.get("images_per_second") if rate is None else rate
+    timed = speed.get("speedup") is not None
+    return sizes(run, run.metrics.params_dense, run.metrics.macs_dense) | found | {
+        "ssim": None if scores(run)["ssim"] is None else 1.0, "images_per_second": rate,
         "speedup": 1.0 if timed else None, "latency_percent": 100.0 if timed else None}
 
 
 def final(run: Finished) -> Numbers:
-    known = run.metrics
-    return sizes(run) | scores(run) | {
-        "images_per_second": known.get("images_per_second"), "speedup": known.get("speedup"),
-        "latency_percent": 100 / known["speedup"] if known.get("speedup") else None}
+    speedup = run.metrics.speed.get("speedup")
+    return sizes(run, run.metrics.params, run.metrics.macs) | scores(run) | {
+        "images_per_second": run.metrics.speed.get("images_per_second"), "speedup": speedup,
+        "latency_percent": 100 / speedup if speedup else None}
 
 
 def compared(run: Finished) -> Numbers:
     """The final model's numbers, with what it was like before healing beside them."""
-    return final(run) | {f"unhealed_{name}": value for name, value in scores(run, "_before_healing").items()}
+    return final(run) | {f"unhealed_{name}": value for name, value in scores(run, "before_healing").items()}
 
 
-def sizes(run: Finished, state: str = "") -> Numbers:
-    out: Numbers = {}
-    for name in ("params", "macs"):
-        size = run.metrics[name + state]
-        out |= {name: size, f"{name}_percent": 100 * size / run.metrics[f"{name}_dense"]}
-    return out
+def sizes(run: Finished, params: int, macs: int) -> Numbers:
+    return {"params": params, "params_percent": 100 * params / run.metrics.params_dense,
+            "macs": macs, "macs_percent": 100 * macs / run.metrics.macs_dense}
