@@ -14,7 +14,7 @@ from diffprune.runs.cache import Cache, locked
 from diffprune.runs.data_record import data_moved
 from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples
-from diffprune.runs.status import standing
+from diffprune.runs.status import keep_status
 from diffprune.runtime.distributed import Ranks, current_ranks
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import disk_full
@@ -95,7 +95,7 @@ def stages(cfg: DictConfig, run: Run) -> Generator[Stages]:
             if data_moved(run, cfg.dataset.path):   # checked for a finished run too: its numbers belong to its data
                 from diffprune.stages.options import begin_data, load_images
                 begin_data(cfg, run, load_images(cfg))
-            held.enter_context(standing(run, cfg.until))
+            held.enter_context(keep_status(run, cfg.until))
             run.open(OmegaConf.to_yaml(masked(cfg), resolve=True))
         ranks.barrier()
         stage, failed = Stages(cfg, run, ranks), True

@@ -108,7 +108,7 @@ def show_plan(arguments: argparse.Namespace) -> None:
     from diffprune.runtime.progress import duration
     from experiments.planning.estimate import Device, estimates
     cells = planned(arguments).cells
-    plans = [(cell, cell.standing.state == "done", guess)
+    plans = [(cell, cell.status.state == "done", guess)
              for cell, guess in zip(cells, estimates(cells, Device.of(arguments.words)), strict=True)]
     if arguments.json:
         print(json.dumps([cell.described(done) | {"estimate": guess.record()} for cell, done, guess in plans], indent=2))
@@ -124,7 +124,7 @@ def show_plan(arguments: argparse.Namespace) -> None:
 
 
 def show_status(arguments: argparse.Namespace) -> None:
-    statuses = [(cell, cell.standing) for cell in planned(arguments).cells]
+    statuses = [(cell, cell.status) for cell in planned(arguments).cells]
     if arguments.json:
         names = ("state", "host", "pid", "since", "ended", "reason")
         print(json.dumps([{"title": cell.name, "folder": str(cell.folder)} | {name: getattr(now, name) for name in names}
@@ -147,10 +147,10 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
         if not 0 <= arguments.cell < len(cells):
             raise UserError(f"--cell {arguments.cell}: the plan has cells 0 to {len(cells) - 1}")
         cells = [cells[arguments.cell]]
-    check_ready(cells := [cell for cell in cells if cell.standing.state in states])
+    check_ready(cells := [cell for cell in cells if cell.status.state in states])
     if "launcher=slurm" in arguments.words:
         from experiments.running.slurm import submit
-        submit([cell for cell in cells if cell.standing.state != "running"], "-".join(arguments.tables), arguments.cap,
+        submit([cell for cell in cells if cell.status.state != "running"], "-".join(arguments.tables), arguments.cap,
                arguments.sbatch, arguments.dry_run)
         return 0
     if arguments.dry_run:

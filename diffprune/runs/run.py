@@ -59,7 +59,7 @@ class Run:
     grid = property(lambda self: self.samples / "grid.png")
     metrics = property(lambda self: self.folder / "metrics.json")
     report = property(lambda self: self.folder / "report.html")
-    standing = property(lambda self: self.folder / "status.json")
+    status = property(lambda self: self.folder / "status.json")
     data = property(lambda self: self.whole / "data.json")
     skipped = property(lambda self: self.whole / "skipped.txt")
 

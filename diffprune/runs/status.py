@@ -24,7 +24,7 @@ STALE = 180.0       # after so many seconds without one, nobody works on the run
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """`state`: waiting, running, done, failed or stopped (killed, or asked to stop: the same command goes on).
 
     `until` is the stage asked for; `since` and `ended` are seconds since 1970, `memory` and `gpu_memory` the
@@ -41,15 +41,15 @@ class Standing:
     gpu_memory: int = 0
 
     @classmethod
-    def of(cls, run: Run, until: str = STAGES[-1]) -> "Standing":
+    def of(cls, run: Run, until: str = STAGES[-1]) -> "RunStatus":
         """What `run`'s folder says of the stages up to `until`. Asks no process on another machine and takes no lock."""
         finished = run.metrics.exists()
         try:
-            beat, known = run.standing.stat().st_mtime, cls(**read_json(run.standing))
+            beat, known = run.status.stat().st_mtime, cls(**read_json(run.status))
         except (FileNotFoundError, NotADirectoryError):
             return cls("done" if finished else "waiting", until)
         except (JSONDecodeError, TypeError) as error:
-            return cls("failed", until, reason=f"{run.standing.name} cannot be read ({error}): delete it")
+            return cls("failed", until, reason=f"{run.status.name} cannot be read ({error}): delete it")
         if known.state == "running" and known.gone(beat):
             return replace(known, state="stopped", reason=f"its process on {known.host} is gone")
         covers = finished if until == STAGES[-1] else STAGES.index(known.until) >= STAGES.index(until)
@@ -73,16 +73,16 @@ class Standing:
 
 
 @contextmanager
-def standing(run: Run, until: str) -> Generator[None]:
+def keep_status(run: Run, until: str) -> Generator[None]:
     """Keeps `run`'s status.json true while its stages are at work; a run that has nothing to do is left untouched.
 
     The caller holds the run's lock. Every exception passes.
     """
-    before, since = Standing.of(run, until), time.time()
+    before, since = RunStatus.of(run, until), time.time()
     if before.state != "done":
-        put(run, Standing("running", until, socket.gethostname(), os.getpid(), since))
+        put(run, RunStatus("running", until, socket.gethostname(), os.getpid(), since))
     try:
-        with heartbeat(run.standing):
+        with heartbeat(run.status):
             yield
     except BaseException as error:
         note(run, until, error, since)
@@ -108,12 +108,12 @@ def last_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
 
 
-def ended(state: str, until: str, since: float, reason: str = "") -> Standing:
-    return Standing(state, until, socket.gethostname(), os.getpid(), since, time.time(), reason, *peak_memory())
+def ended(state: str, until: str, since: float, reason: str = "") -> RunStatus:
+    return RunStatus(state, until, socket.gethostname(), os.getpid(), since, time.time(), reason, *peak_memory())
 
 
-def put(run: Run, now: Standing) -> None:
-    write_json(run.standing, asdict(now))
+def put(run: Run, now: RunStatus) -> None:
+    write_json(run.status, asdict(now))
 
 
 @contextmanager

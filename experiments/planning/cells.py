@@ -14,7 +14,7 @@ from diffprune.config.compose import composed
 from diffprune.config.naming import fingerprint, prunes, run_folder, science
 from diffprune.config.schema import outside_the_name
 from diffprune.runs.run import Run
-from diffprune.runs.status import Standing
+from diffprune.runs.status import RunStatus
 from diffprune.runtime.errors import UserError
 from experiments.planning.declarations import Row, Table, table
 
@@ -34,7 +34,7 @@ class Cell:
     missing: tuple[str, ...]
 
     run = property(lambda self: Run(self.folder))
-    standing = property(lambda self: Standing.of(self.run, self.until))
+    status = property(lambda self: RunStatus.of(self.run, self.until))
     name = property(lambda self: f"{self.title}, seed {self.seed}")
     command = property(lambda self: ["python", "-m", "diffprune", *self.overrides])     # what a person types
 

@@ -71,7 +71,7 @@ class Past:
 
     @classmethod
     def of(cls, run: Run, metrics: dict[str, Any]) -> "Past":
-        status = read_json(run.standing) if run.standing.exists() else {}
+        status = read_json(run.status) if run.status.exists() else {}
         memory = status.get("gpu_memory") or status.get("memory", 0)
         disk = sum(file.stat().st_size for file in run.folder.rglob("*") if file.is_file())
         lines = ProgressLog.read(run.progress)

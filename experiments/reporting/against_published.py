@@ -87,7 +87,7 @@ class Line:
 
     def not_run(self) -> str:
         """Why there is no run."""
-        states = [cell.standing for cell in self.cells]
+        states = [cell.status for cell in self.cells]
         reason = next((f": {now.reason}" for now in states if now.reason), "")
         told = next((now.state for now in states if now.state in ("running", "failed", "stopped")), "")
         return f"not run ({told}{reason})" if told else "not run"

@@ -52,7 +52,7 @@ def missing(lines: Sequence[Line]) -> list[tuple[str, str]]:
     """(cell, why) for every cell without numbers."""
     cells = [cell for line in lines for cell in line.cells if not cell.run.metrics.exists()]
     return [(cell.name, f"{now.state}: {now.reason}" if now.reason else now.state)
-            for cell, now in ((cell, cell.standing) for cell in cells)]
+            for cell, now in ((cell, cell.status) for cell in cells)]
 
 
 def document(table: Table, lines: Sequence[Line], shown: Shown, has_figure: bool, options: Sequence[str]) -> str:
@@ -82,7 +82,7 @@ def protocol(lines: Sequence[Line]) -> list[str]:
 def made_by(table: Table, lines: Sequence[Line], options: Sequence[str]) -> str:
     """The command line, and how long it took where every run's folder says when it began and ended."""
     words = [table.name, *(text for text in options if not text.startswith("paths."))]
-    known = [cell.standing for line in lines for cell in line.cells if cell.run.metrics.exists()]
+    known = [cell.status for line in lines for cell in line.cells if cell.run.metrics.exists()]
     times = [(now.since, now.ended) for now in known if now.since and now.ended]
     timed = bool(known) and len(times) == len(known)
     workers = len({now.pid for now in known}) if timed and len({now.host for now in known}) == 1 else 1

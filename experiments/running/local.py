@@ -21,7 +21,7 @@ from diffprune.config.naming import science
 from diffprune.config.schema import STAGES
 from diffprune.runs.cache import Cache, locked
 from diffprune.runs.run import Run
-from diffprune.runs.status import Standing, last_line, note
+from diffprune.runs.status import RunStatus, last_line, note
 from diffprune.runtime.command_line import MISTAKES, sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, atomic_folder
@@ -40,7 +40,7 @@ def run(cells: Sequence[Cell], since: float = inf, wait: bool = False) -> int:
     with Interrupt():
         for number, cell in enumerate(cells, 1):
             try:
-                now = left_by_others(cell) if wait else cell.standing
+                now = left_by_others(cell) if wait else cell.status
                 busy += now.state == "running"
                 if now.state in ("done", "running") or (now.state == "failed" and (now.ended or 0) > since):
                     continue
@@ -58,11 +58,11 @@ def run(cells: Sequence[Cell], since: float = inf, wait: bool = False) -> int:
     return RESUME if stopped else FAILED if failed else RESUME if busy else DONE
 
 
-def left_by_others(cell: Cell) -> Standing:
+def left_by_others(cell: Cell) -> RunStatus:
     """Waits while another process does the cell, until it ends or its heartbeat stops; returns the run's status then."""
-    while (now := cell.standing).state == "running":
+    while (now := cell.status).state == "running":
         log.info("waiting for %s, which process %d on %s is doing", cell.name, now.pid, now.host)
-        while cell.standing == now:
+        while cell.status == now:
             time.sleep(POLL)
     return now
 
@@ -89,7 +89,7 @@ def do(cell: Cell) -> str | None:
 def note_once(cell: Cell, error: BaseException) -> None:
     """Records in the run's status why a cell failed before its stages began; the stages record their own failures. Where
     another process is doing the cell, this one's failure says nothing about the run."""
-    now = cell.standing
+    now = cell.status
     by_another = now.state == "running" and (now.host, now.pid) != (socket.gethostname(), os.getpid())
     if not by_another and now.state != "done" and now.reason != last_line(error):
         note(cell.run, cell.until, error)

@@ -35,7 +35,7 @@ def work(cells: Sequence[Cell], arguments: Sequence[str], count: int) -> int:
             for worker in workers:
                 worker.wait()
             return RESUME
-    states = {cell.standing.state for cell in cells}
+    states = {cell.status.state for cell in cells}
     return DONE if states <= {"done"} else FAILED if "failed" in states else RESUME
 
 

@@ -19,7 +19,7 @@ from diffprune.report.finished import Finished, find
 from diffprune.report.tables.comparison import compare
 from diffprune.report.tables.quantities import MAIN
 from diffprune.runs.run import Run
-from diffprune.runs.status import Standing
+from diffprune.runs.status import RunStatus
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, atomic_folder, write_json
@@ -55,10 +55,10 @@ def keep_run(source: Run, target: Run, processes: dict[tuple[str, int], int]) ->
     options = OmegaConf.load(source.config)
     options.paths = {"runs": "runs", "cache": "cache"}
     OmegaConf.save(options, target.config)
-    if source.standing.exists():
-        now = Standing.of(source)
+    if source.status.exists():
+        now = RunStatus.of(source)
         number = processes.setdefault((now.host, now.pid), len(processes) + 1)
-        write_json(target.standing, asdict(replace(now, host="", pid=number)))
+        write_json(target.status, asdict(replace(now, host="", pid=number)))
     if is_default(Finished.of(source.folder)):
         target.samples.mkdir()
         shutil.copyfile(source.grid, target.grid)

@@ -26,7 +26,7 @@ from diffprune.pipeline import Stages, reproduce
 from diffprune.runs.cache import Cache
 from diffprune.runs.provenance import provenance
 from diffprune.runs.run import Run
-from diffprune.runs.status import STALE, Standing, put, standing
+from diffprune.runs.status import STALE, RunStatus, keep_status, put
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.interrupt import RESUME
 from experiments.planning.cells import Cell, lone, plan
@@ -60,7 +60,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Body], None
 
     def replaced(body: Body) -> None:
         def reproduce(cfg: DictConfig, run: Run, healed: Callable[[], None]) -> None:
-            with standing(run, cfg.until):
+            with keep_status(run, cfg.until):
                 body(cfg, run)
         monkeypatch.setattr(entry, "reproduce", reproduce)
         monkeypatch.setattr(entry, "show", lambda run: None)
@@ -76,7 +76,7 @@ def finish(cfg: DictConfig, run: Run) -> None:
 
 
 def states(cells: list[Cell]) -> list[str]:
-    return [cell.standing.state for cell in cells]
+    return [cell.status.state for cell in cells]
 
 
 def test_a_failing_cell_does_not_hide_the_others(cells, pretended, capsys) -> None:
@@ -90,7 +90,7 @@ def test_a_failing_cell_does_not_hide_the_others(cells, pretended, capsys) -> No
     pretended(body)
     assert local.run(cells) == local.FAILED
     assert states(cells) == ["failed", "failed", "done"]
-    assert [cell.standing.reason for cell in cells][:2] == ["ZeroDivisionError: a defect",
+    assert [cell.status.reason for cell in cells][:2] == ["ZeroDivisionError: a defect",
                                                             "there is no such thing: take another"]
     said = capsys.readouterr()
     assert "failed: scratch, seed 0: there is no such thing: take another" in said.err
@@ -113,7 +113,7 @@ def test_a_request_to_stop_ends_the_work_and_the_same_command_goes_on(cells, pre
     handler = signal.getsignal(signal.SIGTERM)
     assert local.run(cells) == RESUME
     assert states(cells) == ["done", "stopped", "waiting"]
-    assert cells[1].standing.reason == "stopped by SIGTERM: the same command goes on from here"
+    assert cells[1].status.reason == "stopped by SIGTERM: the same command goes on from here"
     assert signal.getsignal(signal.SIGTERM) == handler
     pretended(finish)
     assert local.run(cells) == local.DONE
@@ -122,16 +122,16 @@ def test_a_request_to_stop_ends_the_work_and_the_same_command_goes_on(cells, pre
 
 def test_a_cell_that_somebody_else_does_is_left_to_them(cells, pretended) -> None:
     pretended(finish)
-    with standing(cells[0].run, "evaluate"):
+    with keep_status(cells[0].run, "evaluate"):
         assert local.run(cells[:1]) == RESUME
-        assert cells[0].standing.state == "running"
+        assert cells[0].status.state == "running"
         finish(None, cells[0].run)
     assert local.run(cells[:1]) == local.DONE
 
 
 def elsewhere(cell: Cell) -> None:
     """Another process is at work on the cell."""
-    put(cell.run, Standing("running", cell.until, "another-machine", 1, time.time()))
+    put(cell.run, RunStatus("running", cell.until, "another-machine", 1, time.time()))
 
 
 def test_a_batch_job_waits_until_the_other_process_is_through(cells, pretended, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,12 +139,12 @@ def test_a_batch_job_waits_until_the_other_process_is_through(cells, pretended, 
     begun = []
     pretended(lambda cfg, run: (begun.append(cfg.pruner.name), finish(cfg, run)))
     elsewhere(cells[0])
-    monkeypatch.setattr(local.time, "sleep", lambda _: (finish(None, cells[0].run), cells[0].run.standing.unlink()))
+    monkeypatch.setattr(local.time, "sleep", lambda _: (finish(None, cells[0].run), cells[0].run.status.unlink()))
     assert local.run(cells[:1], wait=True) == local.DONE
     assert begun == []
     elsewhere(cells[1])
     silent = time.time() - STALE - 1
-    monkeypatch.setattr(local.time, "sleep", lambda _: os.utime(cells[1].run.standing, (silent, silent)))
+    monkeypatch.setattr(local.time, "sleep", lambda _: os.utime(cells[1].run.status, (silent, silent)))
     assert local.run(cells[1:2], wait=True) == local.DONE
     assert begun == ["scratch"]
 
@@ -157,10 +157,10 @@ def test_a_waiting_process_that_is_stopped_says_nothing_of_the_one_at_work(cells
 
     monkeypatch.setattr(entry, "reproduce", waits)
     assert local.run(cells[:1]) == RESUME
-    assert (cells[0].standing.state, cells[0].standing.host) == ("running", "another-machine")
+    assert (cells[0].status.state, cells[0].status.host) == ("running", "another-machine")
     monkeypatch.setattr(local.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGUSR1))
     assert local.run(cells[:1], wait=True) == RESUME
-    assert cells[0].standing.state == "running"
+    assert cells[0].status.state == "running"
 
 
 def test_what_failed_before_the_request_to_stop_is_told(cells, pretended, capsys) -> None:
@@ -195,8 +195,8 @@ def test_a_mistake_in_a_cells_options_is_its_failure(cells, pretended) -> None:
     pretended(finish)
     wrong = replace(cells[1], overrides=(*cells[1].overrides, "pruner.ratio=1.5"))
     assert local.run([wrong, cells[2]]) == local.FAILED
-    assert "pruner.ratio=1.5" in wrong.standing.reason
-    assert cells[2].standing.state == "done"
+    assert "pruner.ratio=1.5" in wrong.status.reason
+    assert cells[2].status.state == "done"
 
 
 class Model:
@@ -289,9 +289,9 @@ def test_a_batch_systems_command_does_the_cell(pretended, tmp_path: Path) -> Non
     pretended(finish)
     words = ["seed=1", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"]
     assert one_cell(words) == local.DONE
-    assert lone(words).standing.state == "done"
+    assert lone(words).status.state == "done"
     assert one_cell([*words, "pruner.ratio=1.5"]) == local.FAILED
-    assert "pruner.ratio=1.5" in lone([*words, "pruner.ratio=1.5"]).standing.reason
+    assert "pruner.ratio=1.5" in lone([*words, "pruner.ratio=1.5"]).status.reason
 
 
 def test_workers_begin_at_different_cells_and_leave_none_out(cells, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from diffprune.config.compose import composed, register
 from diffprune.config.naming import run_name
 from diffprune.config.validation import check
 from diffprune.runs.run import Run
-from diffprune.runs.status import Standing, put
+from diffprune.runs.status import RunStatus, put
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json, write_json
 from experiments.planning.cells import plan
@@ -57,7 +57,7 @@ def test_one_folder_of_runs_makes_all_that_is_kept(tmp_path) -> None:
     Run(runs / dense.run.name).config.parent.mkdir()
     OmegaConf.save(cfg, Run(runs / dense.run.name).config, resolve=True)
     for i, folder in enumerate(sorted(runs.iterdir())):
-        put(Run(folder), Standing("done", host="somebodys-host", pid=987654320 + i % 2, since=100.0 + i, ended=200.0 + i))
+        put(Run(folder), RunStatus("done", host="somebodys-host", pid=987654320 + i % 2, since=100.0 + i, ended=200.0 + i))
     copyfile(ROOT / "README.md", text)
     assert readme.keep(tmp_path / "runs", results) == 22
     made = readme.made(results, text)

@@ -33,7 +33,7 @@ class Table:
 
     def look(self) -> list[str]:
         """What the command would say, cheap enough to ask all the time."""
-        now = [cell.standing.state for cell in self.cells]
+        now = [cell.status.state for cell in self.cells]
         for states, state in zip(self.seen, now, strict=True):
             if state not in states[-1:]:
                 states.append(state)
@@ -47,7 +47,7 @@ class Table:
 
 def made(run: Run) -> dict[str, int]:
     """When the files of the run's stages were made, in nanoseconds."""
-    return {file.name: file.stat().st_mtime_ns for file in (run.scores, run.prune_report, run.standing)}
+    return {file.name: file.stat().st_mtime_ns for file in (run.scores, run.prune_report, run.status)}
 
 
 def number(told: str, jobs: int) -> str:
@@ -86,7 +86,7 @@ def test_a_table_is_submitted_watched_and_retried(jobs: Jobs, capsys: pytest.Cap
     assert table.seen[DENSE][:2] == ["waiting", "running"]
     shown = [[state for state in states if state != "running"] for states in table.seen]    # which may be over in a moment
     assert shown == [["waiting", "stopped", "done"], ["waiting", "failed"], ["waiting", "done"], ["waiting", "done"]]
-    assert table.cells[TORN].standing.reason.startswith("SafetensorError")
+    assert table.cells[TORN].status.reason.startswith("SafetensorError")
     assert "put back into the queue 1 times so far" in jobs.said(f"{job}_{DENSE}")
     good = [cell.run for cell in table.cells if cell is not table.cells[TORN]]
     before = [made(run) for run in good]

@@ -20,7 +20,7 @@ from diffprune.config.naming import run_folder
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
 from diffprune.runs.run import Run
-from diffprune.runs.status import Standing
+from diffprune.runs.status import RunStatus
 from diffprune.runtime.files import write_json
 from diffprune.sampling.draw import one_thread
 from diffprune.stages import finetune
@@ -278,7 +278,7 @@ def test_a_request_outside_the_training_is_answered_as_in_it(tmp_path: Path, sta
     assert process.wait(timeout=60) == code, said
     assert said.strip().endswith(f"stopped by {signal.Signals(number).name}: the same command goes on from here"), said
     assert "Traceback" not in said
-    stood = Standing.of(begun_run(tmp_path))
+    stood = RunStatus.of(begun_run(tmp_path))
     assert (stood.state, stood.pid) == ("stopped", process.pid)
     assert signal.Signals(number).name in stood.reason
 

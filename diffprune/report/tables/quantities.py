@@ -91,10 +91,12 @@ def quality(known: set[str], before_healing: bool = False) -> list[Quantity]:
     A measure that depends on features has a quantity for each kind of them. Before healing, only what was measured is there.
     """
     prefix, further = ("unhealed_", RECORD) if before_healing else ("", REPORT)
-    return [Quantity(key, measure.heading(features, before_healing), decimals=measure.decimals,
-                     level=MAIN if measure.key in ALWAYS else further)
-            for measure in MEASURES for features in (features_in(known) if measure.of_features else [""])
-            if (key := prefix + measure.name(features)) in known or (measure.key in ALWAYS and not before_healing)]
+    own = sorted(key for key in known if key[-1] in "↑↓" and key.startswith("unhealed_") == before_healing)
+    listed = [Quantity(key, measure.heading(features, before_healing), decimals=measure.decimals,
+                       level=MAIN if measure.key in ALWAYS else further)
+              for measure in MEASURES for features in (features_in(known) if measure.of_features else [""])
+              if (key := prefix + measure.name(features)) in known or (measure.key in ALWAYS and not before_healing)]
+    return listed + [Quantity(key, key.replace("unhealed_", "before healing: "), level=further) for key in own]
 
 
 def features_in(known: set[str]) -> list[str]:

@@ -64,7 +64,11 @@ def distance(run: Finished) -> str:
 
 def scores(run: Finished, state: str = "final") -> Numbers:
     """What was measured of the images of the model in that state: "dense", "before_healing" or "final"."""
-    return {measure.name(run.metrics.features): run.metrics.scores[state].get(measure.key) for measure in MEASURES}
+    found, features = run.metrics.scores[state], run.metrics.features
+    # A metric of the user's own is named by its heading.
+    own = {f"{about['title']} ({features} features) {about['arrow']}": found.get(name)
+           for name, about in run.metrics.measures.items()}
+    return {measure.name(features): found.get(measure.key) for measure in MEASURES} | own
 
 
 def dense(run: Finished) -> Numbers:
