@@ -220,7 +220,7 @@ import os
 from pathlib import Path
 from diffprune.data.sources.folder import FolderSource
 from diffprune.runs.status import peak_memory
-from tests import test_data_streamed as here
+from tests.data import test_streamed as here
 os.scandir = here.{listing}
 before, _ = peak_memory()
 assert len(FolderSource.of(Path("/imagenet"))) == 1_300_000

@@ -12,7 +12,7 @@ import pytest
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.workers import Workers, leave_with_parent
 
-ROOT = Path(__file__).parent.parent     # not from the conftest, which every worker would import torch for
+ROOT = Path(__file__).parents[2]     # not from the conftest, which every worker would import torch for
 
 PARENT = """
 import sys

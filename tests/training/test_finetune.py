@@ -128,8 +128,11 @@ def test_states_are_kept_by_the_clock_too(tmp_path: Path, whole: str, before_ste
 def test_requests_at_random_moments_cost_nothing(tmp_path: Path, whole: str) -> None:
     """Whatever is being done then: a pass, the optimiser's step, a line of the progress log, a state being written."""
     rng, run, cfg, stopped = random.Random(0), pruned(tmp_path), tuned(*SHORT, "schedule.save_every=1"), 0
+    start = time.monotonic()
+    fine_tune(cfg, pruned(tmp_path / "undisturbed"))
+    seconds = time.monotonic() - start
     for number in (signal.SIGUSR1, signal.SIGINT) * 6:
-        timer = threading.Timer(0.05 + 0.15 * rng.random(), ask(number))
+        timer = threading.Timer(0.4 * seconds * rng.random(), ask(number))
         with suppress(Interrupted), Interrupt():
             timer.start()
             finetune.stage(cfg, run, Tracker())
