@@ -61,7 +61,8 @@ def trains(cfg: DictConfig) -> bool:
 
 
 def dense_model(cfg: DictConfig) -> DenseModel:
-    networks = {name: part for name, part in plain(cfg.model).items() if isinstance(part, dict) and name != "source"}
+    networks = {name: network for name, network in plain(cfg.model).items()
+                if isinstance(network, dict) and name != "source"}
     published = "" if cfg.model.checkpoint is None else origin(cfg.model)
     return DenseModel(cfg.model.name, cfg.model.checkpoint, networks, cfg.seed, cache(cfg), published, by_hand(cfg.model))
 
@@ -125,15 +126,15 @@ def recipe(cfg: DictConfig) -> Recipe:
 
 def load_teacher(cfg: DictConfig) -> DiffusionModel | None:
     """The dense model, where the loss learns from it, on the CPU; UserError where there is none, or none that fits."""
-    loss = cfg.schedule.loss
-    if not recipe(cfg).loss.needs_teacher:
+    loss, objective = cfg.schedule.loss, recipe(cfg).loss
+    if not objective.needs_teacher:
         return None
     if cfg.model.checkpoint is None:
         raise UserError(f"schedule.loss={loss} learns from the dense model, and model.checkpoint=null has random weights: "
                         "give a trained model, or schedule.loss=noise")
     teacher = load_dense(cfg)
-    if loss == "features" and not hasattr(teacher.unet, "down_blocks"):
-        raise UserError(f"schedule.loss=features compares a UNet's blocks, and model={cfg.model.name} has none: "
+    if objective.needs_blocks and not hasattr(teacher.unet, "down_blocks"):
+        raise UserError(f"schedule.loss={loss} compares a UNet's blocks, and model={cfg.model.name} has none: "
                         "give schedule.loss=distill")
     return teacher
 

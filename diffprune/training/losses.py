@@ -32,8 +32,10 @@ class Noised:
 
 class Loss(ABC):
     """A training objective: called with the student and some noised images, it gives one number per image [n]. Its unit is
-    squared error summed over C, H, W. Where it `needs_teacher`, that is the dense model on the student's device."""
+    squared error summed over C, H, W. Where it `needs_teacher`, that is the dense model on the student's device. Where it
+    `needs_blocks`, both networks are UNets with down, middle and up blocks."""
     needs_teacher: ClassVar[bool] = False
+    needs_blocks: ClassVar[bool] = False
 
     def __init__(self, teacher: DiffusionModel | None = None) -> None:
         """Puts the `teacher` into evaluation mode without gradients; ValueError where there is none and one is needed."""
@@ -77,6 +79,7 @@ class FeatureDistillation(Distillation):
     a(F) is the mean over channels of F², divided by its norm (Zagoruyko and Komodakis 2017, eq. 2): a map that needs no
     projection between different widths, with distances in 0 … 2. Blocks are the UNet's down, middle and up blocks.
     """
+    needs_blocks = True
 
     def __call__(self, student: DiffusionModel, noised: Noised) -> Tensor:
         with torch.no_grad(), attention_maps(self.teacher.unet) as teacher_maps:
