@@ -61,10 +61,10 @@ def check_rounds(cfg: DictConfig) -> None:
 
 def check_values(cfg: DictConfig) -> None:
     """Refuses unknown options, and values outside their choices or ranges; an option that is still `???` passes."""
-    found = list(options(cfg))
-    if unknown := [key for key, _, metadata in found if metadata is None]:
+    entries = list(options(cfg))
+    if unknown := [key for key, _, metadata in entries if metadata is None]:
         raise UserError(f"{', '.join(unknown)} is no option: leave it out")
-    for key, value, metadata in found:
+    for key, value, metadata in entries:
         check_value(key, value, **(metadata or {}))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
         raise UserError(f"device={cfg.device} is not known: choose auto, cpu, cuda or cuda:N")
@@ -77,9 +77,9 @@ def options(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, Mappi
     """(dotted name, value, its field's metadata) of every option in `cfg` that has a value. The metadata is empty in a dict
     whose keys the schema leaves open, and None for an option that the schema lacks."""
     schema = OmegaConf.get_type(cfg)
-    known = {field.name: field.metadata for field in fields(schema)} if is_dataclass(schema) else None
+    declared = {field.name: field.metadata for field in fields(schema)} if is_dataclass(schema) else None
     for key in map(str, cfg):
-        metadata = {} if known is None else known.get(key)
+        metadata = {} if declared is None else declared.get(key)
         if OmegaConf.is_missing(cfg, key) or (key == "hydra" and not prefix):
             continue
         if metadata is not None and isinstance(cfg[key], DictConfig):

@@ -98,12 +98,12 @@ class ScoringPass:
             finished = [policy for policy in pending if policy.finished(loss) or timesteps is self.slices[-1]]
             pending = [policy for policy in pending if policy not in finished]
             # A sum that ends among these losses is made from the gradients before them, which are then put back.
-            before = self.snapshot() if finished else {}
+            unchanged = self.snapshot() if finished else {}
             for policy in finished:
                 alpha = trimmed(policy.weights(loss))
                 self.add(losses, alpha[len(loss) - len(losses):], retain_graph=True)
                 keep(GradientSum(alpha, self.snapshot()))
-                self.restore(before)
+                self.restore(unchanged)
             if pending:
                 self.add(losses, pending[0].weights(loss)[-len(losses):])
         return loss

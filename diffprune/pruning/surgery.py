@@ -31,7 +31,7 @@ def cut(unet: nn.Module, criterion: Criterion, allocation: Allocation, terms: Te
     if earlier:
         allocation = replace(allocation, previous=earlier)
     unet.requires_grad_(True).eval()
-    fixed, before, dense = fixed_layers(unet), shapes(unet), measure(unet)
+    fixed, old_shapes, dense = fixed_layers(unet), shapes(unet), measure(unet)
     rng = generator(seed, Stream.CHANNELS, *([len(earlier.rounds)] if earlier else []))
     # A copy of the terms, which are cut together with the model.
     remaining = {name: dict((terms or {})[name]) for name in criterion.terms} if allocation.ratio else {}
@@ -41,7 +41,7 @@ def cut(unet: nn.Module, criterion: Criterion, allocation: Allocation, terms: Te
     reasons = fixed | {entry["root"]: reason for entry, reason in outcomes if reason}
     report = PruneReport(
         allocation.ratio, cost.params, cost.macs, dense.params, dense.macs,
-        {name: {"before": before[name], "after": after[name]} for name in before}, [entry for entry, _ in outcomes],
+        {name: {"before": old_shapes[name], "after": after[name]} for name in old_shapes}, [entry for entry, _ in outcomes],
         [{"layer": layer, "reason": reason} for layer, reason in reasons.items()],
         [{"ratio": allocation.ratio, "params": cost.params, "macs": cost.macs}])
     return report.following(earlier) if earlier else report

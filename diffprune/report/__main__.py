@@ -39,7 +39,7 @@ def report(paths: list[Path], out: Path, mixed_protocols: bool = False, baseline
 
     Raises UserError where there is no finished run, where the runs do not compare, or for an unknown `baseline`.
     """
-    known = Published.read(published) if published is not None else None
+    reference = Published.read(published) if published is not None else None
     finished, unfinished = find(paths)
     runs, skipped = read_all(finished)
     skipped += [(folder, progress_of(folder)) for folder in unfinished]
@@ -47,8 +47,8 @@ def report(paths: list[Path], out: Path, mixed_protocols: bool = False, baseline
         print(f"skipped {folder}: {reason}", file=sys.stderr)
     if not runs:
         raise UserError(f"no finished run in {', '.join(map(str, paths))}: a finished run has a metrics.json")
-    write_comparison(runs, out, mixed_protocols, baseline, known, [(folder.name, reason) for folder, reason in skipped])
-    tables = (compare(runs, mixed_protocols, MAIN, known), compare_paired(runs, baseline))
+    write_comparison(runs, out, mixed_protocols, baseline, reference, [(folder.name, reason) for folder, reason in skipped])
+    tables = (compare(runs, mixed_protocols, MAIN, reference), compare_paired(runs, baseline))
     return "\n\n".join([*(table.text() for table in tables if table is not None), str(out / "index.html")])
 
 

@@ -60,7 +60,7 @@ class Finished:
         return f"{self.options['model']['name']} on {self.options['dataset']['name']}"
 
     @property
-    def before(self) -> str:
+    def before_healing(self) -> str:
         """The name of the model before it was trained."""
         return "pruned before healing" if self.is_pruned else "before training"
 

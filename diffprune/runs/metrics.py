@@ -7,7 +7,7 @@ from typing import Any
 
 from diffprune.runtime.files import read_json, write_json
 
-Scores = Mapping[str, float | None]     # {metric: value}; None where it was not measured
+MetricValues = Mapping[str, float | None]     # {metric: value}; None where it was not measured
 STATES = {"final": "", "dense": "_dense", "before_healing": "_before_healing"}     # {state: the suffix of its metrics}
 SPEED = ("images_per_second", "images_per_second_dense", "speedup")
 
@@ -33,7 +33,7 @@ class Metrics:
     macs_dense: int
     features: str
     images: int
-    scores: Mapping[str, Scores]
+    scores: Mapping[str, MetricValues]
     speed: Mapping[str, float] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -51,10 +51,10 @@ class Metrics:
 
     def write(self, path: Path) -> None:
         """Writes metrics.json by rename."""
-        known = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("scores", "speed")}
+        content = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("scores", "speed")}
         if not self.measures:
-            del known["measures"]
-        write_json(path, known | self.numbers())
+            del content["measures"]
+        write_json(path, content | self.numbers())
 
     @classmethod
     def read(cls, path: Path) -> "Metrics":

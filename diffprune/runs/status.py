@@ -45,17 +45,17 @@ class RunStatus:
         """What `run`'s folder says of the stages up to `until`. Asks no process on another machine and takes no lock."""
         finished = run.metrics.exists()
         try:
-            beat, known = run.status.stat().st_mtime, cls(**read_json(run.status))
+            beat, status = run.status.stat().st_mtime, cls(**read_json(run.status))
         except (FileNotFoundError, NotADirectoryError):
             return cls("done" if finished else "waiting", until)
         except (JSONDecodeError, TypeError) as error:
             return cls("failed", until, reason=f"{run.status.name} cannot be read ({error}): delete it")
-        if known.state == "running" and known.gone(beat):
-            return replace(known, state="stopped", reason=f"its process on {known.host} is gone")
-        covers = finished if until == STAGES[-1] else STAGES.index(known.until) >= STAGES.index(until)
-        if known.state == "done" and not covers:
+        if status.state == "running" and status.gone(beat):
+            return replace(status, state="stopped", reason=f"its process on {status.host} is gone")
+        covers = finished if until == STAGES[-1] else STAGES.index(status.until) >= STAGES.index(until)
+        if status.state == "done" and not covers:
             return cls("waiting", until)
-        return known
+        return status
 
     def gone(self, beat: float) -> bool:
         """Whether the process that called itself running is no more: seen on its own machine, else by its silence."""
@@ -78,8 +78,8 @@ def keep_status(run: Run, until: str) -> Generator[None]:
 
     The caller holds the run's lock. Every exception passes.
     """
-    before, since = RunStatus.of(run, until), time.time()
-    if before.state != "done":
+    previous, since = RunStatus.of(run, until), time.time()
+    if previous.state != "done":
         put(run, RunStatus("running", until, socket.gethostname(), os.getpid(), since))
     try:
         with heartbeat(run.status):
@@ -87,7 +87,7 @@ def keep_status(run: Run, until: str) -> Generator[None]:
     except BaseException as error:
         note(run, until, error, since)
         raise
-    if before.state != "done":
+    if previous.state != "done":
         put(run, ended("done", until, since))
 
 

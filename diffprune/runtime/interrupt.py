@@ -29,7 +29,7 @@ class Interrupt:
 
     def __init__(self, at_once: bool = True) -> None:
         """With `at_once=False` a request is only remembered, as if everything were held."""
-        self.asked, self.holds, self.former = 0, int(not at_once), {}
+        self.requested, self.holds, self.former = 0, int(not at_once), {}
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
@@ -42,9 +42,9 @@ class Interrupt:
 
     def take(self, number: int, _: FrameType | None) -> None:
         """The signal handler."""
-        if self.asked and number != signal.SIGINT:
+        if self.requested and number != signal.SIGINT:
             return
-        self.asked = number
+        self.requested = number
         if not self.holds:
             raise Interrupted(number)
 
@@ -56,16 +56,16 @@ class Interrupt:
             yield
         finally:
             self.holds -= 1
-        if self.asked and not self.holds:
-            raise Interrupted(self.asked)
+        if self.requested and not self.holds:
+            raise Interrupted(self.requested)
 
     @contextmanager
     def left_at_once(self) -> Generator[None]:
         """Lets a request end long work that changes nothing worth keeping, inside code that holds requests."""
         former, self.holds = self.holds, 0
         try:
-            if self.asked:
-                raise Interrupted(self.asked)
+            if self.requested:
+                raise Interrupted(self.requested)
             yield
         finally:
             self.holds = former

@@ -21,7 +21,7 @@ from diffprune.evaluation.speed import hardware, speed
 from diffprune.models.device import Execution
 from diffprune.models.model_folder import load_model
 from diffprune.runs.data_record import note_skipped
-from diffprune.runs.metrics import Metrics, Scores
+from diffprune.runs.metrics import Metrics, MetricValues
 from diffprune.runs.provenance import provenance, versions
 from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples
@@ -75,12 +75,12 @@ def image_sets(cfg: DictConfig, run: Run) -> dict[str, np.ndarray]:
 
 
 def score_sets(cfg: DictConfig, extractor: Extractor, reference: FeatureStatistics, sets: dict[str, np.ndarray],
-               how: Execution, further: dict[str, SetMetric]) -> dict[str, Scores]:
+               how: Execution, further: dict[str, SetMetric]) -> dict[str, MetricValues]:
     """Distances of each set to the reference and to the dense model's images; None for sets that were not drawn.
     `fid_to_dense` is the Fréchet distance to the dense model's images, on the same features."""
     settings, dense = Settings(cfg.evaluate.kid_subset, cfg.evaluate.neighbours), sets.get("dense")
     seen = {name: statistics(cfg, extractor, images, name) for name, images in sets.items()}
-    scores: dict[str, Scores] = {"dense": against(seen.get("dense"), reference, settings, further)}
+    scores: dict[str, MetricValues] = {"dense": against(seen.get("dense"), reference, settings, further)}
     for name in ("final", "before_healing"):
         drawn = name in sets and dense is not None
         pairs = zip(*(batches(images, cfg.evaluate.batch) for images in (sets[name], dense)), strict=True) if drawn else ()

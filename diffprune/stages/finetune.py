@@ -89,7 +89,7 @@ def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Che
                     with interrupt.left_at_once():
                         draw_preview(preview, trainer, checkpoints.run, tracker)
             # All ranks stop after the same step.
-            if signal_number := ranks.all_reduce_max(interrupt.asked):
+            if signal_number := ranks.all_reduce_max(interrupt.requested):
                 raise Interrupted(signal_number)
     except Interrupted:
         with interrupt.held():

@@ -70,14 +70,14 @@ def with_target(cfg: DictConfig, quantity: str, target: float, unet: nn.Module, 
     ratios, measured = distinct_ratios(copy.deepcopy(unet).to("meta"), allocation), {}
     if quantity == "latency":
         timed = latency_kept(unet, criterion, allocation, terms, cfg.seed, options.execution(cfg))
-        found = search(quantity, target, lambda ratio: timed(ratio, LATENCY_ROUNDS).share, ratios)
+        match = search(quantity, target, lambda ratio: timed(ratio, LATENCY_ROUNDS).share, ratios)
         # The search takes the luckiest of several noisy measurements: the model it finds is measured again.
-        again = timed(found.ratio, 3 * LATENCY_ROUNDS)
-        found, measured = replace(found, reached=again.share), {"measured": asdict(again)}
+        again = timed(match.ratio, 3 * LATENCY_ROUNDS)
+        match, measured = replace(match, reached=again.share), {"measured": asdict(again)}
     else:
-        found = search(quantity, target, size_kept(quantity, unet, criterion, allocation, terms, cfg.seed), ratios)
-    log.info("ratio %g leaves %.4f of the dense model's %s (target %g)", found.ratio, found.reached, quantity, target)
-    return replace(allocation, ratio=found.ratio), {"target": asdict(found) | measured}
+        match = search(quantity, target, size_kept(quantity, unet, criterion, allocation, terms, cfg.seed), ratios)
+    log.info("ratio %g leaves %.4f of the dense model's %s (target %g)", match.ratio, match.reached, quantity, target)
+    return replace(allocation, ratio=match.ratio), {"target": asdict(match) | measured}
 
 
 def latency_kept(unet: nn.Module, criterion: Criterion, allocation: Allocation, terms: Terms, seed: int,

@@ -107,8 +107,8 @@ def filled(text: Any, values: dict[str, Any]) -> Any:
     return PLACEHOLDER.sub(lambda placeholder: str(value(placeholder)), text) if isinstance(text, str) else text
 
 
-def refuse_unknown(declared: dict[str, Any], known: set[str], file: Path) -> None:
-    """Raises UserError for a key of a table or row that is not among the `known` ones."""
-    if unknown := set(declared) - known:
+def refuse_unknown(declared: dict[str, Any], allowed: set[str], file: Path) -> None:
+    """Raises UserError for a key of a table or row that is not among the `allowed` ones."""
+    if unknown := set(declared) - allowed:
         raise UserError(f"{file.name}: {', '.join(sorted(unknown))} is no key of a table or row: choose from "
-                        f"{', '.join(sorted(known))}")
+                        f"{', '.join(sorted(allowed))}")

@@ -48,10 +48,10 @@ class Line:
 
     @classmethod
     def of(cls, table: Table, row: Row, cells: list[Cell]) -> "Line":
-        found = published().find(table.source, table.dataset, row.published) if row.published else {}
+        reference = published().find(table.source, table.dataset, row.published) if row.published else {}
         runs = [Finished.of(cell.folder) for cell in cells if cell.run.metrics.exists()]
-        return cls(row, cells, runs, found, published().conditions(table.source, table.dataset, found.get("method"))
-                   if found else {}, table.figure.get("x", ""))
+        return cls(row, cells, runs, reference, published().conditions(table.source, table.dataset, reference.get("method"))
+                   if reference else {}, table.figure.get("x", ""))
 
     @cached_property
     def numbers(self) -> list[Numbers]:
@@ -116,13 +116,13 @@ class Line:
         statuses = {quantity: self.status(quantity) for quantity in shown if self.theirs(quantity) is not None}
         if not statuses:
             return f"nothing published{seeds}"
-        said = [status for status in dict.fromkeys(statuses.values()) if status not in ("matches", "differs")]
+        sentences = [status for status in dict.fromkeys(statuses.values()) if status not in ("matches", "differs")]
         for verdict in ("differs", "matches"):
-            if names := [self.told(quantity, verdict) for quantity, status in statuses.items() if status == verdict]:
-                said.insert(0, f"{verdict}: {', '.join(names)}")
-        return "; ".join(said) + seeds
+            if names := [self.named(quantity, verdict) for quantity, status in statuses.items() if status == verdict]:
+                sentences.insert(0, f"{verdict}: {', '.join(names)}")
+        return "; ".join(sentences) + seeds
 
-    def told(self, quantity: Quantity, verdict: str) -> str:
+    def named(self, quantity: Quantity, verdict: str) -> str:
         """The quantity, and how far ours is off where it differs."""
         name, ours, theirs = quantity.key.removesuffix(f"_{PUBLISHED_ON}"), self.ours(quantity), self.theirs(quantity)
         if verdict == "matches" or ours is None or theirs is None:
@@ -138,9 +138,9 @@ class Line:
             yield self
             return
         for runs in groups:
-            said = ", ".join(f"{name} {value}" for name, value in parts_of(runs[0], differing).items())
+            protocol = ", ".join(f"{name} {value}" for name, value in parts_of(runs[0], differing).items())
             cells = [cell for cell in self.cells if cell.folder.resolve() in {run.run.folder.resolve() for run in runs}]
-            yield replace(self, row=replace(self.row, title=f"{self.row.title} [{said}]"), cells=cells, runs=runs)
+            yield replace(self, row=replace(self.row, title=f"{self.row.title} [{protocol}]"), cells=cells, runs=runs)
 
 
 def made_under(run: Finished) -> dict[str, Any]:
@@ -177,23 +177,23 @@ def refusal(whose: str, differing: dict[str, list[Any]]) -> str:
 
 def mixed(table: Table, lines: Sequence[Line]) -> dict[str, list[Any]]:
     """{part of the protocol: its values} for what differs between rows that the table does not mean to differ."""
-    found = protocol_differences([run for line in lines for run in line.runs])
-    return {name: values for name, values in found.items() if name not in axes(table)}
+    differing = protocol_differences([run for line in lines for run in line.runs])
+    return {name: values for name, values in differing.items() if name not in axes(table)}
 
 
 def axes(table: Table) -> set[str]:
     """The parts of the protocol that the table's rows set, each to its own value."""
-    said = [dict(text.split("=", 1) for text in row.overrides if text.startswith(PROTOCOL)) for row in table.rows]
-    return {key.rpartition(".")[2] for own in said for key in own if len({other.get(key) for other in said}) > 1}
+    protocols = [dict(text.split("=", 1) for text in row.overrides if text.startswith(PROTOCOL)) for row in table.rows]
+    return {key.rpartition(".")[2] for own in protocols for key in own if len({other.get(key) for other in protocols}) > 1}
 
 
 def beside(lines: Sequence[Line]) -> Shown:
     """The report's own table of the lines, then a status for each; its records have one for each published number too."""
     rows = [line.measured for line in lines]
-    shown, known = listed(rows, [], MAIN, published=True), quantities(rows, published=True)
-    compared_with = [one for one in known if any(one.key in row.published for row in rows)]
-    status = [line.summary(known) for line in lines]
-    records = [record | {f"{one.key}_status": line.status(one) for one in compared_with} | {"status": said}
-               for line, record, said in zip(lines, shown.records, status, strict=True)]
+    shown, every_quantity = listed(rows, [], MAIN, published=True), quantities(rows, published=True)
+    compared_with = [one for one in every_quantity if any(one.key in row.published for row in rows)]
+    status = [line.summary(every_quantity) for line in lines]
+    records = [record | {f"{one.key}_status": line.status(one) for one in compared_with} | {"status": verdict}
+               for line, record, verdict in zip(lines, shown.records, status, strict=True)]
     return replace(shown, header=[*shown.header, "status"], records=records, numbers=[],
-                   body=[[*entries, said] for entries, said in zip(shown.body, status, strict=True)])
+                   body=[[*entries, verdict] for entries, verdict in zip(shown.body, status, strict=True)])

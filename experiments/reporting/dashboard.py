@@ -71,8 +71,8 @@ class Dashboard:
 
 def keys(options: Sequence[dict[str, Any]]) -> list[str]:
     """The tracker's names of the options that tell runs with these scientific `options` apart, whatever their seed."""
-    found = distinguishing([flat(own) for own in options]) or ["pruner.name"]
-    return [SHORT.get(key, key.replace(".", "/")) for key in found]
+    keys = distinguishing([flat(own) for own in options]) or ["pruner.name"]
+    return [SHORT.get(key, key.replace(".", "/")) for key in keys]
 
 
 def first_dense(runs: Mapping[str, Any]) -> str | None:
@@ -86,9 +86,9 @@ def sections(keys: Sequence[str]) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
     size = wr.SummaryMetric(MACS)
-    asked = {RATIO: "ratio", THRESHOLD: "threshold"} | {key: key for key in keys if key not in (RATIO, THRESHOLD)}
+    columns = {RATIO: "ratio", THRESHOLD: "threshold"} | {key: key for key in keys if key not in (RATIO, THRESHOLD)}
     cells = [wr.ParallelCoordinatesPlotColumn(metric, title, inverted=title == "FID") for metric, title in (
-        *((wr.Config(key), title) for key, title in asked.items()), (size, "MACs"), (wr.SummaryMetric(FID), "FID"))]
+        *((wr.Config(key), title) for key, title in columns.items()), (size, "MACs"), (wr.SummaryMetric(FID), "FID"))]
     quality = [wr.ScatterPlot(title=f"{title} against MACs, coloured by threshold", x=size, y=wr.SummaryMetric(key),
                               z=wr.Config(THRESHOLD)) for title, key in (("FID", FID), ("SSIM to dense", SSIM))]
     return [

@@ -22,7 +22,7 @@ def write_report(plan: Plan, name: str, out: Path, page: bool = True, mixed_prot
     Returns the table and where it is. `options` are those that the runs were asked for with. Raises UserError, before
     anything is written, for runs that do not compare, unless `mixed_protocols`.
     """
-    table, lines = asked(plan, name, mixed_protocols)
+    table, lines = measured_table(plan, name, mixed_protocols)
     shown = beside(lines)
     write(out, files(table, lines, shown, options))
     finished = [run for line in lines for run in line.runs]
@@ -33,7 +33,7 @@ def write_report(plan: Plan, name: str, out: Path, page: bool = True, mixed_prot
             + (f"\n{out / name / 'index.html'}" if page and finished else ""))
 
 
-def asked(plan: Plan, name: str, mixed_protocols: bool = False) -> tuple[Table, list[Line]]:
+def measured_table(plan: Plan, name: str, mixed_protocols: bool = False) -> tuple[Table, list[Line]]:
     """The table `name` of the plan with its lines; raises UserError for runs that do not compare."""
     table = next(table for table, _, _ in plan.rows if table.name == name)
     lines = [Line.of(table, row, cells) for of, row, cells in plan.rows if of.name == name]
@@ -57,14 +57,14 @@ def missing(lines: Sequence[Line]) -> list[tuple[str, str]]:
 
 def document(table: Table, lines: Sequence[Line], shown: Shown, has_figure: bool, options: Sequence[str]) -> str:
     """The Markdown file: the table, how its numbers were made, and what its status means."""
-    said = [f"# {table.name}: {table.about}", shown.markdown().rstrip()]
+    paragraphs = [f"# {table.name}: {table.about}", shown.markdown().rstrip()]
     if has_figure:
-        said.append(f"![{table.about}]({table.name}.svg)")
-    said.append(f"Mean ± standard deviation (number of seeds). {RULE}")
+        paragraphs.append(f"![{table.about}]({table.name}.svg)")
+    paragraphs.append(f"Mean ± standard deviation (number of seeds). {RULE}")
     if differing := mixed(table, lines):
-        said.append(f"Not all rows compare, their protocols differ: {sentence(differing)}.")
-    said += [*protocol(lines), made_by(table, lines, options), *provenance(lines)]
-    return "\n\n".join(said) + "\n"
+        paragraphs.append(f"Not all rows compare, their protocols differ: {sentence(differing)}.")
+    paragraphs += [*protocol(lines), made_by(table, lines, options), *provenance(lines)]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def protocol(lines: Sequence[Line]) -> list[str]:
@@ -82,15 +82,15 @@ def protocol(lines: Sequence[Line]) -> list[str]:
 def made_by(table: Table, lines: Sequence[Line], options: Sequence[str]) -> str:
     """The command line, and how long it took where every run's folder says when it began and ended."""
     words = [table.name, *(text for text in options if not text.startswith("paths."))]
-    known = [cell.status for line in lines for cell in line.cells if cell.run.metrics.exists()]
-    times = [(now.since, now.ended) for now in known if now.since and now.ended]
-    timed = bool(known) and len(times) == len(known)
-    workers = len({now.pid for now in known}) if timed and len({now.host for now in known}) == 1 else 1
+    statuses = [cell.status for line in lines for cell in line.cells if cell.run.metrics.exists()]
+    times = [(now.since, now.ended) for now in statuses if now.since and now.ended]
+    timed = bool(statuses) and len(times) == len(statuses)
+    workers = len({now.pid for now in statuses}) if timed and len({now.host for now in statuses}) == 1 else 1
     command = shlex.join([*words, *(["--workers", str(workers)] if workers > 1 else [])])
     took = ""
     if timed:
         seconds = max(ended for _, ended in times) - min(since for since, _ in times)
-        took = f" Wall time of its {len(known)} runs: {duration(seconds)} from the first start to the last end."
+        took = f" Wall time of its {len(statuses)} runs: {duration(seconds)} from the first start to the last end."
     return f"Made by `python -m experiments run {command}`, then `python -m experiments report {shlex.join(words)}`.{took}"
 
 

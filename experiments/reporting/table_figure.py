@@ -22,14 +22,14 @@ def table_figure(table: Table, lines: Sequence[Line]) -> Drawing | None:
 
 def named(name: str, lines: Sequence[Line]) -> list[Quantity]:
     """The quantities that a table calls `name`: one for each kind of features where it depends on them."""
-    known = quantities([line.measured for line in lines])
-    names = {name, *(f"{name}_{kind}" for kind in features_in({one.key for one in known}))}
-    return [one for one in known if one.key in names]
+    every_quantity = quantities([line.measured for line in lines])
+    names = {name, *(f"{name}_{kind}" for kind in features_in({one.key for one in every_quantity}))}
+    return [one for one in every_quantity if one.key in names]
 
 
 def dots(quantity: Quantity, lines: Sequence[Line]) -> Dots:
     """The value of every seed, and the published one."""
-    rows = [(line.row.title, [value for known in line.numbers if (value := known.get(quantity.key)) is not None],
+    rows = [(line.row.title, [value for numbers in line.numbers if (value := numbers.get(quantity.key)) is not None],
              line.theirs(quantity)) for line in lines]
     means = [ours.mean for line in lines if (ours := line.ours(quantity))]
     return Dots(quantity.key, "", "", "", quantity.title, rows,
@@ -46,8 +46,9 @@ def curve(x: str, quantity: Quantity, lines: Sequence[Line]) -> Chart:
         if points:
             series.append(Series(name or "ours", [at for at, _ in points], [ours.mean for _, ours in points],
                                  y_error=[ours.std for _, ours in points], colour=colour, line=True))
-    if known := [(at, theirs) for at, line in placed if (theirs := line.theirs(quantity)) is not None]:
-        series.append(Series("published", [at for at, _ in known], [theirs for _, theirs in known], colour=PUBLISHED))
+    if published := [(at, theirs) for at, line in placed if (theirs := line.theirs(quantity)) is not None]:
+        series.append(Series("published", [at for at, _ in published], [theirs for _, theirs in published],
+                             colour=PUBLISHED))
     return Chart(quantity.key, "", "", "", along.title if along else x, quantity.title, series, log_x=along is not None)
 
 

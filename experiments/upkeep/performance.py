@@ -49,13 +49,13 @@ def headlines(record: dict[str, Any]) -> list[list[str]]:
 
 def page() -> str:
     """Everything that was measured, with the machine and the versions."""
-    parts = [INTRODUCTION]
+    sections = [INTRODUCTION]
     for name, record in measurements():
         versions = ", ".join(f"{library} {version}" for library, version in record["versions"].items())
         command = record.get("command", COMMAND.format(name=name))
         how = f"`{command}`, {record['rounds']} rounds, {record['model']}; {versions}."
-        parts += [f"## {title(record)}", how, table(record["lines"], "github")]
-    return "\n\n".join(parts) + "\n"
+        sections += [f"## {title(record)}", how, table(record["lines"], "github")]
+    return "\n\n".join(sections) + "\n"
 
 
 def title(record: dict[str, Any]) -> str:

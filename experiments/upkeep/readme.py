@@ -25,7 +25,7 @@ from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, atomic_folder, write_json
 from experiments.planning.cells import plan
 from experiments.reporting.against_published import beside
-from experiments.reporting.files import asked, files
+from experiments.reporting.files import files, measured_table
 from experiments.upkeep import README, RESULTS, ROOT, replaced
 
 TABLE, DATASET = "table1_digits", "digits"
@@ -76,7 +76,7 @@ def made(results: Path = RESULTS, readme: Path = README) -> dict[Path, bytes]:
     text = readme.read_text()
     for block, shown in {"default run": run_table(default.run.folder, MAIN), "criteria": compare(runs, level=MAIN)}.items():
         text = replaced(text, block, shown.markdown())
-    table, lines = asked(plan([TABLE], [f"paths.runs={results}"]), TABLE)
+    table, lines = measured_table(plan([TABLE], [f"paths.runs={results}"]), TABLE)
     shown = {results / name: content for name, content in files(table, lines, beside(lines)).items() if content is not None}
     return {readme: text.encode(), results / "digits_samples.png": enlarged(default.run.grid)} | shown
 

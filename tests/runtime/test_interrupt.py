@@ -55,7 +55,7 @@ def test_work_that_can_be_left_is_left_at_once_where_requests_are_only_remembere
         with pytest.raises(Interrupted, match="SIGTERM"), interrupt.left_at_once():
             ask(signal.SIGTERM)
         with interrupt.held():
-            assert interrupt.asked == signal.SIGTERM
+            assert interrupt.requested == signal.SIGTERM
         with pytest.raises(Interrupted), interrupt.left_at_once():
             pytest.fail("began although it was asked before")
 
@@ -71,8 +71,8 @@ def test_a_process_begun_unheard_never_hears_and_this_one_hears_afterwards() -> 
             for number in ASKING:
                 child.send_signal(number)
             signal.pthread_kill(threading.get_ident(), signal.SIGTERM)      # to this thread, whatever others there are
-            assert not interrupt.asked
-        assert interrupt.asked == signal.SIGTERM
+            assert not interrupt.requested
+        assert interrupt.requested == signal.SIGTERM
         assert child.communicate()[0] == "whole\n"
 
 
@@ -97,7 +97,7 @@ def test_a_thread_of_a_larger_program_trains_without_handlers() -> None:
 
     def work() -> None:
         with Interrupt() as interrupt:
-            seen.append((interrupt.asked, signal.getsignal(signal.SIGTERM)))
+            seen.append((interrupt.requested, signal.getsignal(signal.SIGTERM)))
     former = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=work)
     thread.start()

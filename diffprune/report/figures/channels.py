@@ -14,9 +14,9 @@ Removed = dict[str, set[int]]               # {root layer of a group: its channe
 
 def overlap(named: Named) -> Matrix | Absent:
     """The Jaccard index of removed channels, mean over the seeds that both ran with."""
-    found = [(title, seeds) for title, runs in named if runs[0].is_pruned and
+    eligible = [(title, seeds) for title, runs in named if runs[0].is_pruned and
              (seeds := {run.options["seed"]: removed(run) for run in runs if any(removed(run).values())})]
-    chosen = found[:MOST]
+    chosen = eligible[:MOST]
     if len(chosen) < 2:
         return Absent("Overlap of removed channels", "it takes two configurations whose removed channels are known, there "
                       f"{'is one' if chosen else 'is none'}")
@@ -29,7 +29,7 @@ def overlap(named: Named) -> Matrix | Absent:
         "overlap", "Overlap of removed channels",
         "Channels that both removed, of those that either did (Jaccard index, all groups together, mean over common "
         f"seeds). Two random choices of this size would share {p / (2 - p):.2f}."
-        + (f" The first {MOST} of {len(found)} configurations." if len(found) > MOST else ""),
+        + (f" The first {MOST} of {len(eligible)} configurations." if len(eligible) > MOST else ""),
         f"Overlap of removed channels: {alt or 'no seed in common'}.", "Jaccard index",
         [title for title, _ in chosen], values)
 
@@ -46,8 +46,8 @@ def fraction_removed(run: Finished) -> float:
 
 def mean_overlap(one: dict[int, Removed], other: dict[int, Removed]) -> float | None:
     """Mean over common seeds of |A ∩ B| / |A ∪ B|; None without a common seed."""
-    found = [jaccard(one[seed], other[seed]) for seed in one if seed in other]
-    return fmean(found) if found else None
+    overlaps = [jaccard(one[seed], other[seed]) for seed in one if seed in other]
+    return fmean(overlaps) if overlaps else None
 
 
 def jaccard(one: Removed, other: Removed) -> float:
@@ -74,16 +74,16 @@ def width_chart(pruned: list[tuple[str, dict[str, Any]]], whose: str = "") -> Ch
     everyone = [(title, {name: (shape["before"][0], shape["after"][0]) for name, shape in in_order(layers)
                          if len(shape["before"]) > 1}) for title, layers in pruned]
     names = list(everyone[0][1])
-    known = [(title, layers) for title, layers in everyone if list(layers) == names]
+    comparable = [(title, layers) for title, layers in everyone if list(layers) == names]
     kinds: dict[tuple[int, ...], list[str]] = {}
-    for title, layers in known:
+    for title, layers in comparable:
         kinds.setdefault(tuple(after for _, after in layers.values()), []).append(title)
-    before = tuple(before for before, _ in everyone[0][1].values())
-    lines = [("dense", before, DENSE), *((listed(*titles), after, i) for i, (after, titles) in
+    dense_widths = tuple(dense for dense, _ in everyone[0][1].values())
+    lines = [("dense", dense_widths, DENSE), *((listed(*titles), after, i) for i, (after, titles) in
                                          enumerate(list(kinds.items())[:MOST]))]
     cuts = f" The first {MOST} of {len(kinds)} different results." if len(kinds) > MOST else ""
-    if len(known) < len(everyone):
-        cuts += f" Of one model: {counted(len(everyone) - len(known), 'configuration')} of other layers left out."
+    if len(comparable) < len(everyone):
+        cuts += f" Of one model: {counted(len(everyone) - len(comparable), 'configuration')} of other layers left out."
     return Chart(
         "widths", "Width of every layer", "Output channels of each convolution and linear layer, in the order in which an "
         f"image passes them{whose}.{cuts}",

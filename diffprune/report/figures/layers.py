@@ -15,13 +15,13 @@ def in_order(layers: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def block_labels(names: list[str]) -> list[tuple[float, str]]:
     """(index of its middle layer, short name such as `down 1`) of every block that has room for its name."""
-    found: list[tuple[float, str]] = []
+    labels: list[tuple[float, str]] = []
     for name, members in groupby(range(len(names)), key=lambda i: block(names[i])):
         first, *_, last = [*members] * 2
         middle = (first + last) / 2
-        if not found or middle - found[-1][0] > len(names) / 25:
-            found.append((middle, name))
-    return found
+        if not labels or middle - labels[-1][0] > len(names) / 25:
+            labels.append((middle, name))
+    return labels
 
 
 def block(name: str) -> str:

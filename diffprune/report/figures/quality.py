@@ -35,12 +35,12 @@ class Point:
 
 def quality_charts(runs: list[Finished], differing: list[str]) -> list[Chart | Absent]:
     """What there is to draw of Fréchet distance and SSIM: against MACs, latency, ratio and threshold."""
-    found = [*(Point(row, "dense") for row in dense_rows(runs, differing)), *(
+    points = [*(Point(row, "dense") for row in dense_rows(runs, differing)), *(
         Point(Row.of(title, [compared(run) for run in group]), family(group[0], differing), flat(group[0].options))
         for title, group in configurations(runs, differing))]
-    shown = [one for one in quality({key for point in found for key in point.row.values}) if one.level == MAIN]
-    return [*(against_cost(found, quantity, cost) for cost in COSTS for quantity in shown),
-            *(against_option(found, quantity, option) for option in OPTIONS for quantity in shown)]
+    shown = [one for one in quality({key for point in points for key in point.row.values}) if one.level == MAIN]
+    return [*(against_cost(points, quantity, cost) for cost in COSTS for quantity in shown),
+            *(against_option(points, quantity, option) for option in OPTIONS for quantity in shown)]
 
 
 def family(run: Finished, differing: list[str]) -> str:
@@ -49,9 +49,9 @@ def family(run: Finished, differing: list[str]) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in parts_of(run, differing).items() if value is not None)])
 
 
-def against_cost(found: list[Point], quantity: Quantity, cost: str) -> Chart | Absent:
+def against_cost(points: list[Point], quantity: Quantity, cost: str) -> Chart | Absent:
     """One point per configuration, with the spread over its seeds."""
-    kept = [point for point in found if quantity.key in point.row.values and cost in point.row.values]
+    kept = [point for point in points if quantity.key in point.row.values and cost in point.row.values]
     word, axis, scale = COSTS[cost]
     title = f"{plain(quantity)} against {word}"
     if all(point.family == "dense" for point in kept):
@@ -67,9 +67,9 @@ def against_cost(found: list[Point], quantity: Quantity, cost: str) -> Chart | A
                     lambda row: f" at {row.values[cost].mean * scale:.3g}")
 
 
-def against_option(found: list[Point], quantity: Quantity, option: str) -> Chart | Absent:
+def against_option(points: list[Point], quantity: Quantity, option: str) -> Chart | Absent:
     """A curve for each set of configurations that differ in `option` alone."""
-    kept = [point for point in found if quantity.key in point.row.values and point.options.get(option) is not None
+    kept = [point for point in points if quantity.key in point.row.values and point.options.get(option) is not None
             and point.options.get("pruner.ratio")]
     curves = [sorted(curve, key=lambda point: point.options[option])
               for curve in grouped(kept, lambda point: [point.family, point.without(option)]) if len(curve) > 1]
@@ -81,7 +81,7 @@ def against_option(found: list[Point], quantity: Quantity, option: str) -> Chart
              zip(curves, titles([curve[0].without(option) for curve in curves]), strict=True)]
     own = len({curve[0].family for curve in curves}) == len(curves)     # then each has its family's colour
     series = [series_of(name, curve, quantity, [float(point.options[option]) for point in curve],
-                        colours(found)[curve[0].family] if own else i, line=True)
+                        colours(points)[curve[0].family] if own else i, line=True)
               for i, (name, curve) in enumerate(zip(names, curves, strict=True))]
     return chart_of(option, word, title, OPTIONS[option], quantity, [point for curve in curves for point in curve], series)
 

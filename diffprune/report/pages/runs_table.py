@@ -42,11 +42,11 @@ def text_table(header: dict[str, str], entries: Sequence[tuple[str, str]]) -> Ta
 
 def not_measured(runs: list[Finished]) -> list[Missing]:
     """What was not measured of how many runs, as their own options tell why."""
-    found: dict[Missing, list[str]] = {}
+    gaps: dict[Missing, list[str]] = {}
     for run in runs:
         for entry in lacking(run):
-            found.setdefault(entry, []).append(run.run.name)
-    return [(f"{what} of {listed(names, len(runs))}", reason) for (what, reason), names in found.items()]
+            gaps.setdefault(entry, []).append(run.run.name)
+    return [(f"{what} of {listed(names, len(runs))}", reason) for (what, reason), names in gaps.items()]
 
 
 def lacking(run: Finished) -> list[Missing]:

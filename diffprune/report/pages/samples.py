@@ -70,8 +70,8 @@ def samples(group: list[tuple[str, Finished]], telling: Sequence[str] = ()) -> S
 
 def cut_out(run: Finished) -> dict[str, list[Image.Image]]:
     """{model: its first images} of the run's sample grid; empty where the grid is not as the sampling stage draws it."""
-    before = [run.before] if run.is_trained and run.options["evaluate"]["before_healing"] else []
-    titles = [*(["dense"] if run.has_dense else []), run.final, *before]
+    unhealed = [run.before_healing] if run.is_trained and run.options["evaluate"]["before_healing"] else []
+    titles = [*(["dense"] if run.has_dense else []), run.final, *unhealed]
     try:
         with Image.open(run.run.grid) as picture:
             pitch, rest = divmod(picture.height - 1, len(titles))   # an image and a gap; one more gap at the end
@@ -87,7 +87,8 @@ def cut_out(run: Finished) -> dict[str, list[Image.Image]]:
 def own_samples(run: Finished) -> Samples | None:
     """The models of one run in the order in which they come about; None where there is no grid that can be read."""
     cut = cut_out(run) if run.run.grid.exists() else {}
-    columns = [Column(title, cut[title]) for title in dict.fromkeys(("dense", run.before, run.final)) if title in cut]
+    titles = dict.fromkeys(("dense", run.before_healing, run.final))
+    columns = [Column(title, cut[title]) for title in titles if title in cut]
     return Samples(run.model, columns, 0) if columns else None
 
 

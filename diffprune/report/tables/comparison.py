@@ -64,7 +64,7 @@ def distinct(runs: list[Finished]) -> list[Numbers]:
         values: dict[str, set[float]] = {}
         for name, value in (item for run in same for item in dense(run).items()):
             values.setdefault(name, set()).update([] if value is None else [value])
-        found = {name: fmean(several) if several else None for name, several in values.items()}
-        kept.append({name: value for name, value in found.items() if (name, value) not in seen})
-        seen.update(found.items())
+        means = {name: fmean(several) if several else None for name, several in values.items()}
+        kept.append({name: value for name, value in means.items() if (name, value) not in seen})
+        seen.update(means.items())
     return kept

@@ -35,8 +35,8 @@ def titles(options: list[dict[str, Any]]) -> list[list[str]]:
 def distinguishing(options: list[dict[str, Any]]) -> list[str]:
     """The keys, most telling first, that together tell all of `options` apart, and no key that adds nothing."""
     chosen: list[str] = []
-    known = {key for own in options for key in own}
-    for key in [*(key for key in NAMING if key in known), *sorted(known.difference(NAMING))]:
+    given = {key for own in options for key in own}
+    for key in [*(key for key in NAMING if key in given), *sorted(given.difference(NAMING))]:
         with_it, without = (grouped(options, lambda own, keys=keys: [own.get(key) for key in keys])
                             for keys in ([*chosen, key], chosen))
         if len(with_it) > len(without):

@@ -70,23 +70,23 @@ def compare_paired(runs: list[Finished], baseline: str | None = None) -> Table |
     groups = grouped(configurations(runs, differing), lambda named: parts_of(named[1][0], differing))
     if baseline is not None:
         baseline = find_title(baseline, [title for group in groups for title, _ in group])
-    found = [difference for group in groups if len(group) > 1 and (baseline is None or baseline in dict(group))
+    differences = [difference for group in groups if len(group) > 1 and (baseline is None or baseline in dict(group))
              for difference in differences_to(baseline or best(group), group)]
-    if not found:
+    if not differences:
         return None
-    shown = [difference for difference in found if difference.quantity.level == MAIN]
+    shown = [difference for difference in differences if difference.quantity.level == MAIN]
     numbers = [[None, None, None, *(record[name] for name in ("difference", "low", "p", "p_holm")), None]
                for record in (difference.record() for difference in shown)]
-    return Table(HEADER, [difference.cells() for difference in shown], [difference.record() for difference in found],
+    return Table(HEADER, [difference.cells() for difference in shown], [difference.record() for difference in differences],
                  numbers=numbers)
 
 
 def find_title(text: str, titles: list[str]) -> str:
     """The configuration that `text` is the name of, or alone in having it in its name; UserError with all names."""
-    found = [title for title in titles if title == text] or [title for title in titles if text in title]
-    if len(found) != 1:
-        raise UserError(f"--baseline {text!r} names {len(found) or 'no'} configurations: give one of {', '.join(titles)}")
-    return found[0]
+    matches = [title for title in titles if title == text] or [title for title in titles if text in title]
+    if len(matches) != 1:
+        raise UserError(f"--baseline {text!r} names {len(matches) or 'no'} configurations: give one of {', '.join(titles)}")
+    return matches[0]
 
 
 def best(group: Named) -> str:
@@ -99,10 +99,10 @@ def best(group: Named) -> str:
 def differences_to(baseline: str, group: Named) -> list[Difference]:
     """Quantity by quantity, every other configuration of `group` against `baseline`, over the seeds that both ran with."""
     measured = {title: {run.options["seed"]: compared(run) for run in runs} for title, runs in group}
-    known = {name for seeds in measured.values() for numbers in seeds.values() for name, value in numbers.items()
+    keys = {name for seeds in measured.values() for numbers in seeds.values() for name, value in numbers.items()
              if value is not None}
-    found: list[Difference] = []
-    for quantity in (quantity for quantity in quality(known) if quantity.key in known):
+    corrected: list[Difference] = []
+    for quantity in (quantity for quantity in quality(keys) if quantity.key in keys):
         differences = []
         for title, seeds in measured.items():
             pairs = [(numbers[quantity.key], measured[baseline][seed][quantity.key]) for seed, numbers in seeds.items()
@@ -111,8 +111,8 @@ def differences_to(baseline: str, group: Named) -> list[Difference]:
             if title != baseline:
                 tested = paired_t_test(values) if len(values) > 1 else ()
                 differences.append(Difference(title, baseline, quantity, values, *tested))
-        found += holm(differences)
-    return found
+        corrected += holm(differences)
+    return corrected
 
 
 def paired_t_test(differences: Sequence[float]) -> tuple[tuple[float, float], float]:
@@ -129,10 +129,10 @@ def paired_t_test(differences: Sequence[float]) -> tuple[tuple[float, float], fl
     return (float(interval.low), float(interval.high)), float(test.pvalue)
 
 
-def holm(found: list[Difference]) -> list[Difference]:
+def holm(differences: list[Difference]) -> list[Difference]:
     """With every p-value corrected for there being several (Holm 1979): (m - rank) p, never below that of a smaller p."""
-    tested = sorted((difference.p, i) for i, difference in enumerate(found) if difference.p is not None)
+    tested = sorted((difference.p, i) for i, difference in enumerate(differences) if difference.p is not None)
     corrected, least = {}, 0.0
     for rank, (p, i) in enumerate(tested):
-        least = corrected[found[i].title] = max(least, min(1.0, (len(tested) - rank) * p))
-    return [replace(difference, p_holm=corrected.get(difference.title)) for difference in found]
+        least = corrected[differences[i].title] = max(least, min(1.0, (len(tested) - rank) * p))
+    return [replace(difference, p_holm=corrected.get(difference.title)) for difference in differences]

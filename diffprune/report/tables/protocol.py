@@ -32,8 +32,8 @@ def protocol_differences(runs: list[Finished]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for run in runs for name in protocol_of(run))
     statements = [parts_of(run, list(names)) for run in runs]
     lacking = {name: [None] for name in names if name not in MAY_LACK and any(own[name] is None for own in statements)}
-    found = {name: [*values, *lacking.get(name, [])] for name, values in collected(statements).items()}
-    return {name: values for name, values in found.items() if len(values) > 1}
+    statements_of = {name: [*values, *lacking.get(name, [])] for name, values in collected(statements).items()}
+    return {name: values for name, values in statements_of.items() if len(values) > 1}
 
 
 def differences(statements: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:

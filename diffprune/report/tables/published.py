@@ -80,10 +80,10 @@ class Published:
 
     def setting(self, source: str, dataset: str) -> dict[str, Any]:
         """The part of the file that `source` has on `dataset` (`rows`: the full tables); empty where nothing is known."""
-        found = self.settings.get(dataset) if source == "rows" else self.settings[source].get(dataset)
-        if not isinstance(found, dict):
+        section = self.settings.get(dataset) if source == "rows" else self.settings[source].get(dataset)
+        if not isinstance(section, dict):
             return {}
-        return ablation(found) if source == "timestep_ablation" else found
+        return ablation(section) if source == "timestep_ablation" else section
 
 
 def ablation(curve: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Quantity:
     title: str
     scale: float = 1.0
     decimals: int = 2
-    share: str | None = None
+    percent_key: str | None = None
     level: int = MAIN
     published: bool = False
 
@@ -37,9 +37,9 @@ class Quantity:
         if self.published or spread is None:
             return f"{value * self.scale:.6g}"
         text = self.mean(row)
-        if spread.std is not None and (spread.std or self.share is None):
+        if spread.std is not None and (spread.std or self.percent_key is None):
             text += f" ± {spread.std * self.scale:.{decimals(value * self.scale, self.decimals)}f} ({spread.n})"
-        return f"{text} ({row.values[self.share].mean:.1f} %)" if self.share else text
+        return f"{text} ({row.values[self.percent_key].mean:.1f} %)" if self.percent_key else text
 
     def mean(self, row: Row) -> str:
         """The mean as it is printed; the row must have the quantity."""
@@ -73,33 +73,33 @@ def quantities(rows: list[Row], published: bool = False) -> list[Quantity]:
 
     There is one Fréchet distance per kind of features: two kinds never share a column.
     """
-    known = {key for row in rows for key in (*row.values, *(row.published if published else ()))}
+    keys = {key for row in rows for key in (*row.values, *(row.published if published else ()))}
     return [
-        Quantity("params", "parameters [M]", 1e-6, share="params_percent"),
-        Quantity("macs", "MACs [G]", 1e-9, share="macs_percent"),
-        *([Quantity("total_macs", "MACs of an image, all steps [G]", 1e-9)] if "total_macs" in known else []),
-        *quality(known),
-        *quality(known, before_healing=True),
+        Quantity("params", "parameters [M]", 1e-6, percent_key="params_percent"),
+        Quantity("macs", "MACs [G]", 1e-9, percent_key="macs_percent"),
+        *([Quantity("total_macs", "MACs of an image, all steps [G]", 1e-9)] if "total_macs" in keys else []),
+        *quality(keys),
+        *quality(keys, before_healing=True),
         Quantity("images_per_second", "images/s ↑", decimals=0),
         Quantity("speedup", "speed-up [×] ↑"),
     ]
 
 
-def quality(known: set[str], before_healing: bool = False) -> list[Quantity]:
+def quality(keys: set[str], before_healing: bool = False) -> list[Quantity]:
     """How good images are and how like the dense model's: Fréchet distance and SSIM, then what else was measured.
 
     A measure that depends on features has a quantity for each kind of them. Before healing, only what was measured is there.
     """
     prefix, further = ("unhealed_", RECORD) if before_healing else ("", REPORT)
-    own = sorted(key for key in known if key[-1] in "↑↓" and key.startswith("unhealed_") == before_healing)
+    own = sorted(key for key in keys if key[-1] in "↑↓" and key.startswith("unhealed_") == before_healing)
     listed = [Quantity(key, measure.heading(features, before_healing), decimals=measure.decimals,
                        level=MAIN if measure.key in ALWAYS else further)
-              for measure in MEASURES for features in (features_in(known) if measure.of_features else [""])
-              if (key := prefix + measure.name(features)) in known or (measure.key in ALWAYS and not before_healing)]
+              for measure in MEASURES for features in (features_in(keys) if measure.of_features else [""])
+              if (key := prefix + measure.name(features)) in keys or (measure.key in ALWAYS and not before_healing)]
     return listed + [Quantity(key, key.replace("unhealed_", "before healing: "), level=further) for key in own]
 
 
-def features_in(known: set[str]) -> list[str]:
+def features_in(keys: set[str]) -> list[str]:
     """The kinds of features on which there is a Fréchet distance to the data."""
-    names = (key.removeprefix("fid_") for key in known if key.startswith("fid_"))
+    names = (key.removeprefix("fid_") for key in keys if key.startswith("fid_"))
     return sorted(name for name in names if not name.startswith("to_dense_"))

@@ -21,8 +21,8 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Spread | None":
         """Of those that were measured; None where none was."""
-        known = [value for value in values if value is not None]
-        return cls(fmean(known), stdev(known) if len(known) > 1 else None, len(known)) if known else None
+        numbers = [value for value in values if value is not None]
+        return cls(fmean(numbers), stdev(numbers) if len(numbers) > 1 else None, len(numbers)) if numbers else None
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,10 @@ class Row:
 def states(run: Finished) -> list[Row]:
     """The models of one run that were measured, in the order in which they come about."""
     rows = [Row.of("dense", [dense(run)])] if run.knows_dense else []
-    before = scores(run, "before_healing")
-    if run.is_trained and (before[distance(run)] is not None or before["ssim"] is not None):
-        rows.append(Row.of(run.before, [final(run) | before]))      # training changes no shapes: sizes and speed stay
+    unhealed = scores(run, "before_healing")
+    if run.is_trained and (unhealed[distance(run)] is not None or unhealed["ssim"] is not None):
+        # Training changes no shapes: sizes and speed stay.
+        rows.append(Row.of(run.before_healing, [final(run) | unhealed]))
     return rows if run.is_dense else [*rows, Row.of(run.final, [final(run)])]
 
 
@@ -64,23 +65,23 @@ def distance(run: Finished) -> str:
 
 def scores(run: Finished, state: str = "final") -> Numbers:
     """What was measured of the images of the model in that state: "dense", "before_healing" or "final"."""
-    found, features = run.metrics.scores[state], run.metrics.features
+    measured, features = run.metrics.scores[state], run.metrics.features
     # A metric of the user's own is named by its heading.
-    own = {f"{about['title']} ({features} features) {about['arrow']}": found.get(name)
+    own = {f"{about['title']} ({features} features) {about['arrow']}": measured.get(name)
            for name, about in run.metrics.measures.items()}
-    return {measure.name(features): found.get(measure.key) for measure in MEASURES} | own
+    return {measure.name(features): measured.get(measure.key) for measure in MEASURES} | own
 
 
 def dense(run: Finished) -> Numbers:
     """The dense model as this run measured it; SSIM and speed-up are relative to it, so they are 1 where measured."""
-    found, speed = scores(run, "dense"), run.metrics.speed
+    numbers, speed = scores(run, "dense"), run.metrics.speed
     rate = speed.get("images_per_second_dense")
     if run.is_dense:    # then the final model is the dense one; comparing it with itself says nothing
         own = scores(run) | {measure.name(run.metrics.features): None for measure in MEASURES if measure.to_dense}
-        found = {name: own[name] if value is None else value for name, value in found.items()}
+        numbers = {name: own[name] if value is None else value for name, value in numbers.items()}
         rate = speed.get("images_per_second") if rate is None else rate
     timed = speed.get("speedup") is not None
-    return sizes(run, run.metrics.params_dense, run.metrics.macs_dense) | found | {
+    return sizes(run, run.metrics.params_dense, run.metrics.macs_dense) | numbers | {
         "ssim": None if scores(run)["ssim"] is None else 1.0, "images_per_second": rate,
         "speedup": 1.0 if timed else None, "latency_percent": 100.0 if timed else None}
 

@@ -68,9 +68,10 @@ class Table:
 
 def transposed(rows: list[Row], level: int = REPORT) -> Table:
     """One column per row's title, one line per quantity up to `level`: the shape for a few models."""
-    known = quantities(rows)
-    body = [[quantity.title, *(quantity.cell(row) for row in rows)] for quantity in known if quantity.level <= level]
-    return Table(["", *(row.title for row in rows)], body, [record(row, "model", known) for row in rows])
+    every_quantity = quantities(rows)
+    shown = [quantity for quantity in every_quantity if quantity.level <= level]
+    body = [[quantity.title, *(quantity.cell(row) for row in rows)] for quantity in shown]
+    return Table(["", *(row.title for row in rows)], body, [record(row, "model", every_quantity) for row in rows])
 
 
 def listed(rows: list[Row], columns: list[str], level: int = REPORT, published: bool = False) -> Table:
@@ -78,15 +79,16 @@ def listed(rows: list[Row], columns: list[str], level: int = REPORT, published: 
 
     The shape for many models; the records hold every quantity. What is only `published` is shown where that is asked for.
     """
-    known = quantities(rows, published)
-    shown = [part for one in known if one.level <= level or any(one.key in row.published for row in rows)
-             for part in measured_and_published(one, rows)]
+    every_quantity = quantities(rows, published)
+    shown = [quantity for one in every_quantity if one.level <= level or any(one.key in row.published for row in rows)
+             for quantity in measured_and_published(one, rows)]
     about = [[row.about.get(name) for name in columns] for row in rows]
-    body = [[row.title, *(MISSING if value is None else str(value) for value in own), *(part.cell(row) for part in shown)]
+    body = [[row.title, *(MISSING if value is None else str(value) for value in own),
+             *(quantity.cell(row) for quantity in shown)]
             for row, own in zip(rows, about, strict=True)]
-    numbers = [[None, *(None for _ in columns), *(part.number(row) for part in shown)] for row in rows]
-    return Table(["configuration", *columns, *(part.title for part in shown)], body,
-                 [record(row, "configuration", known, rows) for row in rows],
+    numbers = [[None, *(None for _ in columns), *(quantity.number(row) for quantity in shown)] for row in rows]
+    return Table(["configuration", *columns, *(quantity.title for quantity in shown)], body,
+                 [record(row, "configuration", every_quantity, rows) for row in rows],
                  frozenset(() if columns else best_cells(rows, shown)), numbers)
 
 
@@ -124,6 +126,6 @@ def record(row: Row, title: str, shown: list[Quantity], rows: Sequence[Row] = ()
         numbers |= {key: row.mean(key), f"{key}_std": spread and spread.std, f"{key}_n": spread.n if spread else 0}
         if any(key in other.published for other in rows):
             numbers[f"{key}_published"] = row.published.get(key)
-        if quantity.share:
-            numbers[quantity.share] = row.mean(quantity.share)
+        if quantity.percent_key:
+            numbers[quantity.percent_key] = row.mean(quantity.percent_key)
     return numbers
