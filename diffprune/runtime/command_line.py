@@ -36,7 +36,8 @@ def sentence(error: Exception) -> str:
         return lines[0].removeprefix(WRAPPED)
     if isinstance(error.__cause__, OmegaConfBaseException):
         lines.append(str(error.__cause__).splitlines()[0])
-    choices = [line.strip() for line in text.splitlines() if line.startswith("\t")]
+    # A group's `default` is what its choices share, and none of them.
+    choices = [line.strip() for line in text.splitlines() if line.startswith("\t") and line.strip() != "default"]
     if choices:
         lines = [lines[0], f"choose one of {', '.join(choices)}"]
     return ": ".join(line.rstrip(".:") for line in lines[:2])

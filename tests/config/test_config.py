@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import MISSING
 
 from diffprune.config import schema
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
+from diffprune.runtime.command_line import sentence
 from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT
 
@@ -136,6 +137,14 @@ def test_a_typo_in_an_experiment_file_stops_at_composition(tmp_path: Path, confi
             pytest.raises(ConfigCompositionException) as error:
         compose("config", overrides=["experiment=typo"])
     assert "rato" in f"{error.value} {error.value.__cause__}"
+
+
+def test_a_choice_that_is_none_names_those_that_are(config) -> None:
+    with pytest.raises(MissingConfigException) as error:
+        config("schedule=no_such")
+    choices = sentence(error.value).partition("choose one of ")[2].split(", ")
+    files = {path.stem for path in (ROOT / "conf" / "schedule").glob("*.yaml")}
+    assert set(choices) == files - {"default"}
 
 
 @pytest.mark.parametrize(("override", "words"), [
