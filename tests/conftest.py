@@ -27,17 +27,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with reference outputs and real data (DIFFPRUNE_SHARED, default ../shared)."""
+    """The folder with real data and published numbers (DIFFPRUNE_SHARED, default ../shared)."""
     folder = Path(os.environ.get("DIFFPRUNE_SHARED", ROOT.parent / "shared"))
     folder = folder if folder.is_absolute() else ROOT / folder
     if not folder.is_dir():
-        pytest.skip(f"the reference folder {folder} is absent: set DIFFPRUNE_SHARED")
+        pytest.skip(f"the folder of real data {folder} is absent: set DIFFPRUNE_SHARED")
     return folder
 
 
 @pytest.fixture(scope="session")
-def oracle(shared: Path) -> Path:
-    return shared / "oracle"
+def oracle() -> Path:
+    """Outputs of the method's original code, with the models that they were made by."""
+    return ROOT / "tests" / "reference"
 
 
 @pytest.fixture
