@@ -1,4 +1,4 @@
-# Each target sets up what it needs: .venv is built when missing or when requirements.txt changed, and never otherwise.
+# Each target sets up what it needs: .venv is built when missing or when the requirements changed, and never otherwise.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ export DIFFPRUNE_SHARED ?= ../shared
 # Two processes of one thread each: the files of tests are shared out, those that use the cluster stay together.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
 
-.PHONY: run test test-fast test-slurm lint clean
+.PHONY: run test test-fast test-slurm lint docs lock clean
 
 run: $(STAMP)
 	$(BIN)/python -m diffprune
@@ -26,8 +26,16 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ty check --python $(VENV) diffprune experiments hydra_plugins
 
-# The stamp holds the checksum of what was installed: a checkout that only touches the file's time installs nothing.
-WANTED := $(shell $(PYTHON) -c 'import hashlib; print(hashlib.sha256(open("requirements.txt", "rb").read()).hexdigest())')
+# The documentation as pages, in site/; a link that leads nowhere stops it.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
+# Takes the newest versions that fit the ranges of pyproject.toml; run the whole suite under them before they are committed.
+lock: $(STAMP)
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --no-annotate --python-version 3.11 --upgrade --output-file requirements.txt
+
+# The stamp holds the checksum of what was installed: a checkout that only touches the files' times installs nothing.
+WANTED := $(shell cat requirements.txt pyproject.toml | sha256sum | cut -c-64)
 ifneq ($(WANTED),$(shell cat $(STAMP) 2>/dev/null))
 .PHONY: $(STAMP)
 endif
@@ -35,7 +43,7 @@ endif
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("diffprune needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable '.[all,dev]'
 	@echo $(WANTED) > $@
 
 clean:

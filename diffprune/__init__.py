@@ -6,7 +6,8 @@ if TYPE_CHECKING:
     from diffprune.models.model_folder import load_pipeline
     from diffprune.pruning.api import prune
 
-__all__ = ["load_pipeline", "prune"]
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_pipeline", "prune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,3 +19,7 @@ def __getattr__(name: str) -> Any:
         from diffprune.pruning.api import prune
         return prune
     raise AttributeError(f"module 'diffprune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,7 +20,7 @@ from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
 from diffprune.runs.run import Run
 from diffprune.runs.status import last_line
-from diffprune.runtime.command_line import MISTAKES, one_sentence, sentence
+from diffprune.runtime.command_line import MISTAKES, extras_named, one_sentence, sentence
 from diffprune.runtime.distributed import current_ranks, disconnect
 from diffprune.runtime.errors import JobFailed, UserError
 from diffprune.runtime.interrupt import Interrupt, Interrupted
@@ -33,7 +33,7 @@ def job(cfg: DictConfig) -> None:
     if not current_ranks().is_rank0:
         silence()
     try:
-        with Interrupt():
+        with Interrupt(), extras_named():
             if HydraConfig.get().mode == RunMode.MULTIRUN and current_ranks().world_size == 1:
                 return in_sweep(cfg)
             one(cfg)        # where several processes share a job of a sweep, its failure ends them all
@@ -76,7 +76,8 @@ def attempt(work: Callable[[], None]) -> str | None:
     traceback. The exception is not kept, since its traceback refers to the job's model."""
     reason = None
     try:
-        work()
+        with extras_named():
+            work()
     except MISTAKES as error:
         reason = sentence(error)
     except Exception as error:
@@ -102,9 +103,14 @@ def show(run: Run) -> None:
     """Prints the table of a finished run and the path of its report, which is written first where it is missing or old."""
     if run.metrics.exists():
         from diffprune.report import terminal_table, write_report
-        if not run.report.exists() or run.report.stat().st_mtime < run.metrics.stat().st_mtime:
-            write_report(run.folder)
-        log.info("\n%s\n\nreport: %s", terminal_table(run.folder), run.report)
+        log.info("\n%s\n", terminal_table(run.folder))
+        try:
+            with extras_named():
+                if not run.report.exists() or run.report.stat().st_mtime < run.metrics.stat().st_mtime:
+                    write_report(run.folder)
+            log.info("report: %s", run.report)
+        except UserError as error:
+            log.info("no report: %s", error)
 
 
 def main() -> None:
@@ -112,7 +118,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
     failed: list[JobFailed] = []
 
-    @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def entry(cfg: DictConfig) -> None:
         try:
             job(cfg)

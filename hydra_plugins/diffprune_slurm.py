@@ -6,17 +6,23 @@ Hydra looks for launchers in the package `hydra_plugins` only.
 import shlex
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import count
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
-from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+from hydra.plugins.launcher import Launcher
 
 from diffprune.config.compose import register
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.slurm import Submission, queue, site_options
+
+if TYPE_CHECKING or find_spec("submitit"):
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+else:       # Hydra imports its plugins at every start, also where the extra `slurm` is not installed
+    SlurmLauncher = Launcher
 
 POLL, ASK_SLURM = 1.0, 10   # seconds between looks for results; looks between questions to Slurm
 GRACE = 60.0                # seconds that a result may take to cross a network disk after its job has left the queue

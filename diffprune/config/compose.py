@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from diffprune.config import schema
 from diffprune.config.naming import run_name
 from diffprune.config.validation import check
+from diffprune.runtime.files import shipped_folder
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = shipped_folder("conf")
 # Options that only one choice of a group has are types of their own: that choice names its type in its defaults.
 OF_ONE_CHOICE = {"gated_pruner": schema.GatedPruner, "latent_model": schema.LatentModel,
                  "family_model": schema.FamilyModel, "labelled_dataset": schema.LabelledDataset,

@@ -13,13 +13,11 @@ from diffprune.config.model_source import is_url
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import Family, family_for
 from diffprune.models.formats.read import fill_model
-from diffprune.models.model_folder import load_model, save_model
+from diffprune.models.model_folder import load_model, local_folder, save_model
 from diffprune.models.network import config_of
 from diffprune.runs.cache import Cache
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import remove
-
-SHIPPED = Path(__file__).parents[1] / "assets"
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,8 @@ class DenseModel:
 
     def folder(self, checkpoint: str) -> Path:
         """The local folder of `checkpoint`, fetched first when it is an address or a hub repository (owner/name)."""
-        if checkpoint.startswith("shipped:"):
-            return SHIPPED / checkpoint.removeprefix("shipped:")
-        folder = Path(checkpoint).expanduser()
-        if folder.is_dir():
+        folder = local_folder(checkpoint)
+        if folder.is_dir() or checkpoint.startswith("shipped:"):
             return folder
         from diffprune.models.fetch import fetch_repository
         return self.fetch_original(checkpoint) if is_url(checkpoint) else fetch_repository(checkpoint, self.origin)

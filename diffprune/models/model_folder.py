@@ -28,6 +28,7 @@ from diffprune.models.widths import narrow, narrowing
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_folder, read_json, write_json
 
+ASSETS = Path(__file__).parents[1] / "assets"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TORCH_WEIGHTS = "diffusion_pytorch_model.bin"       # as older hub repositories have them
 SCHEDULER = "scheduler_config.json"
@@ -38,11 +39,18 @@ OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 
 
 def load_pipeline(folder: str | Path) -> DiffusionPipeline:
-    """A ready diffusers pipeline for a model folder, pruned or dense; any scheduler of diffusers may replace its own.
+    """A ready diffusers pipeline for a model folder, pruned or dense, or for `shipped:NAME`, which the package carries; any
+    scheduler of diffusers may replace its own.
 
     Raises UserError when the folder is missing, incomplete or damaged.
     """
-    return pipeline_of(load_model(Path(folder)))
+    return pipeline_of(load_model(local_folder(str(folder))))
+
+
+def local_folder(checkpoint: str) -> Path:
+    """The model folder that `checkpoint` names: one of the package's own for `shipped:NAME`, else a path."""
+    name = checkpoint.removeprefix("shipped:")
+    return Path(checkpoint).expanduser() if name == checkpoint else ASSETS / name
 
 
 def pipeline_of(model: DiffusionModel) -> DiffusionPipeline:

@@ -3,13 +3,11 @@
 from pathlib import Path
 
 from diffprune.report.finished import Finished
-from diffprune.report.pages.comparison_page import write_comparison
-from diffprune.report.pages.run_page import write_page
 from diffprune.report.tables.quantities import REPORT
 from diffprune.report.tables.rows import states
 from diffprune.report.tables.table import Table, transposed
 
-__all__ = ["run_table", "terminal_table", "write_comparison", "write_report"]
+__all__ = ["run_table", "terminal_table", "write_report"]
 
 
 def run_table(folder: Path, level: int = REPORT) -> Table:
@@ -27,5 +25,9 @@ def terminal_table(folder: Path) -> str:
 
 
 def write_report(folder: Path) -> Path:
-    """Writes `report.html`, one file that needs no other, into the run folder and returns its path."""
+    """Writes `report.html`, one file that needs no other, into the run folder and returns its path.
+
+    Raises ModuleNotFoundError where the extra `report` is not installed; the tables above need no library of it.
+    """
+    from diffprune.report.pages.run_page import write_page
     return write_page(Finished.of(folder))

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from diffprune.report.finished import find, progress_of, read_all
-from diffprune.report.pages.comparison_page import write_comparison
 from diffprune.report.tables.comparison import compare
 from diffprune.report.tables.paired import compare_paired
 from diffprune.report.tables.published import Published
@@ -39,6 +38,7 @@ def report(paths: list[Path], out: Path, mixed_protocols: bool = False, baseline
 
     Raises UserError where there is no finished run, where the runs do not compare, or for an unknown `baseline`.
     """
+    from diffprune.report.pages.comparison_page import write_comparison  # needs the extra `report`
     reference = Published.read(published) if published is not None else None
     finished, unfinished = find(paths)
     runs, skipped = read_all(finished)

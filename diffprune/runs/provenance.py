@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,17 +13,22 @@ LIBRARIES = ("diffusers", "hydra-core", "numpy", "pytorch-fid", "pytorch-msssim"
 
 
 def versions() -> dict[str, str]:
-    return {"python": sys.version.split()[0]} | {name: version(name) for name in LIBRARIES}
+    """{library: version} of those that are installed."""
+    installed = {"python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed
 
 
 def provenance() -> dict[str, str | None]:
-    """The command that makes this run anywhere, and the commit of the source where it lies in a git checkout."""
-    try:
-        git = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=Path(__file__).parent,
-                             capture_output=True, text=True)
-        commit = git.stdout.strip() if git.returncode == 0 else None
-    except FileNotFoundError:       # no git on this machine
-        commit = None
+    """The command that makes this run anywhere, and the commit of the source where it is a git checkout of its own."""
+    checkout, commit = Path(__file__).parents[2], None
+    if (checkout / ".git").exists():        # installed below another project's checkout, that one's commit says nothing
+        with suppress(FileNotFoundError):   # no git on this machine
+            git = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=checkout,
+                                 capture_output=True, text=True)
+            commit = git.stdout.strip() if git.returncode == 0 else None
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     wanted = [override for override in overrides if not override.startswith("paths.")]
     return {"command": " ".join(["python -m diffprune", *wanted]), "commit": commit}

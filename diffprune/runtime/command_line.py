@@ -11,6 +11,10 @@ from diffprune.runtime.errors import UserError
 from diffprune.runtime.interrupt import CTRL_C, Interrupted
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)      # in options or files; all else is a defect
+# The extra of the package that installs each library that not every run needs.
+EXTRAS = {"altair": "report", "datasets": "data", "jinja2": "report", "lmdb": "data", "pytorch_fid": "eval",
+          "submitit": "slurm", "torchvision": "eval", "transformers": "eval", "vl_convert": "report", "wandb": "wandb",
+          "wandb_workspaces": "wandb"}
 WRAPPED = "UserError raised while resolving interpolation: "
 
 
@@ -18,7 +22,8 @@ WRAPPED = "UserError raised while resolving interpolation: "
 def one_sentence() -> Generator[None]:
     """Ends the process with `error: …` on a mistake in options or files, and without a traceback on a request to stop."""
     try:
-        yield
+        with extras_named():
+            yield
     except MISTAKES as error:
         sys.exit(f"error: {sentence(error)}")
     except (KeyboardInterrupt, Interrupted) as stop:
@@ -32,6 +37,8 @@ def sentence(error: Exception) -> str:
         return str(error)
     text, _, _ = str(error).partition("Config search path")
     lines = [line.strip() for line in text.splitlines() if line.strip() and "append to your config" not in line]
+    if "hydra/launcher/submitit_slurm" in lines[0]:
+        return missing_extra("submitit")
     if lines[0].startswith(WRAPPED):
         return lines[0].removeprefix(WRAPPED)
     if isinstance(error.__cause__, OmegaConfBaseException):
@@ -41,3 +48,18 @@ def sentence(error: Exception) -> str:
     if choices:
         lines = [lines[0], f"choose one of {', '.join(choices)}"]
     return ": ".join(line.rstrip(".:") for line in lines[:2])
+
+
+@contextmanager
+def extras_named() -> Generator[None]:
+    """Raises UserError, with the command that installs it, for a library of an extra that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        raise UserError(missing_extra(error.name)) from error
+
+
+def missing_extra(library: str) -> str:
+    return f"{library} is not installed: pip install 'diffprune[{EXTRAS[library]}]'"

@@ -113,3 +113,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+def shipped_folder(name: str) -> Path:
+    """The project's folder `name` ("conf", "slurm"): inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / name if (package / name).is_dir() else package.parent / name

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import read_json, write_json
+from diffprune.runtime.files import read_json, shipped_folder, write_json
 
-SCRIPTS = Path(__file__).parents[2] / "slurm"
+SCRIPTS = shipped_folder("slurm")
 LARGEST_ARRAY = 1001        # Slurm's default for MaxArraySize
 NOT_SBATCH = ("_target_", "submitit_folder", "max_num_timeout")     # parameters for submitit itself
 Options = dict[str, Any]    # sbatch's long options with underscores: {"partition": "gpu", "exclusive": True}

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,7 +48,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     write_json(run.prune_report, asdict(report) | about | {"seconds": round(time.monotonic() - start, 3)})
     log.info("pruned %.2f M to %.2f M parameters, %.3f G to %.3f G MACs", report.params_dense / 1e6, report.params / 1e6,
              report.macs_dense / 1e9, report.macs / 1e9)
-    if tracker.keeps_images and run.round.last and allocation.ratio:
+    if tracker.keeps_images and find_spec("vl_convert") and run.round.last and allocation.ratio:
         track_widths(cfg.pruner.name, asdict(report)["layers"], tracker)
 
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffprune.report import write_comparison
+from diffprune.report.pages.comparison_page import write_comparison
 from diffprune.report.pages.files import write
 from diffprune.report.tables.protocol import protocol_differences, protocol_of, sentence
 from diffprune.report.tables.table import Table as Shown

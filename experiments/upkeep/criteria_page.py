@@ -9,8 +9,7 @@ import copy
 from tabulate import tabulate
 
 from diffprune.data.digits import load
-from diffprune.models.dense import SHIPPED
-from diffprune.models.model_folder import load_model
+from diffprune.models.model_folder import ASSETS, load_model
 from diffprune.pruning import criteria
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.gradients import CalibrationBatch
@@ -30,7 +29,7 @@ RATIO, THRESHOLD, BATCH, SEED = 0.3, 0.05, 128, 0
 
 def reports() -> dict[tuple[str, str], PruneReport]:
     """{(family, selection): the report on pruning with them}."""
-    model, images = load_model(SHIPPED / "ddpm_digits"), load(None, flip=False).calibration(BATCH, SEED)
+    model, images = load_model(ASSETS / "ddpm_digits"), load(None, flip=False).calibration(BATCH, SEED)
     batch, made = CalibrationBatch.with_noise(images, SEED), {}
     for family, criterion in FAMILIES.items():
         terms = score(model, criterion, batch, Threshold(THRESHOLD, criterion.inclusive)).terms

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffprune.config.naming import run_folder, run_name
 from diffprune.config.validation import check
-from diffprune.models.dense import SHIPPED
+from diffprune.models.model_folder import ASSETS
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pipeline import reproduce
@@ -85,7 +85,7 @@ def test_any_number_of_rounds_ends_at_the_widths_of_one(ratio: float, rounds: in
 @pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "rounds"), [(.1, 2), (.3, 2), (.5, 3), (.7, 2)])
 def test_so_it_is_with_the_digits_model(ratio: float, rounds: int) -> None:
-    assert_as_in_one_go(load_model(SHIPPED / "ddpm_digits").unet, ratio, rounds)
+    assert_as_in_one_go(load_model(ASSETS / "ddpm_digits").unet, ratio, rounds)
 
 
 @pytest.mark.slow
