@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -23,6 +24,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group("slurm" if item.get_closest_marker("slurm") else item.path.stem))
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skips the test for something that a package manager has; fails it where DIFFPRUNE_COMPLETE says that one is here."""
+    (pytest.fail if os.environ.get("DIFFPRUNE_COMPLETE") else pytest.skip)(reason)
 
 
 @pytest.fixture(scope="session")

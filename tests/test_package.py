@@ -90,3 +90,17 @@ def test_the_lock_holds_every_requirement() -> None:
 
 def names_of(requirements: Iterable[str]) -> set[str]:
     return {re.match(r"[\w-]+", requirement)[0].lower() for requirement in requirements}
+
+
+@pytest.mark.slow
+def test_the_documentation_is_made_without_a_dead_link(tmp_path: Path) -> None:
+    made = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    reference = (tmp_path / "reference" / "index.html").read_text()
+    assert "Prunes the denoiser" in reference
+
+
+def test_every_page_is_in_the_index_of_the_documentation() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} == {*re.findall(r"\]\((\w+\.md)\)", index), "index.md"}

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from diffprune.report import write_report
 from diffprune.report.__main__ import report
 from diffprune.runs.run import Run
+from tests.conftest import unavailable
 from tests.report.test_report import LAYERS, OPTIONS, make_run, merged
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
+        unavailable("there is no Chromium: apt-get install chromium")
     from playwright.sync_api import sync_playwright
     with sync_playwright() as driver:
         launched = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from diffprune.config.naming import run_folder, run_name
 from diffprune.config.validation import check
-from diffprune.models.model_folder import ASSETS
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.models.model_folder import load_model, save_model
+from diffprune.models.model_folder import ASSETS, load_model, save_model
 from diffprune.pipeline import reproduce
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Magnitude

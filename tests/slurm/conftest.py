@@ -9,6 +9,7 @@ import pytest
 
 from diffprune.runtime.slurm import array_of
 from experiments.running.slurm import submission
+from tests.conftest import unavailable
 from tests.slurm import cluster
 
 PATIENCE = 180      # seconds until a few tiny jobs have ended, on a busy machine
@@ -22,7 +23,7 @@ def nodes() -> Iterator[None]:
     try:
         cluster.up()
     except cluster.Absent as why:
-        pytest.skip(str(why))
+        unavailable(str(why))
     yield
     if not before:
         cluster.down()
