@@ -17,6 +17,7 @@ class Stream(IntEnum):
     TRAINING = 6
     DROPOUT = 7
     IMAGE = 8
+    COMPENSATION = 9
 
 
 def generator(*keys: int) -> Generator:

@@ -21,11 +21,12 @@ OUTPUT_HEADS = ("conv_out", "proj_out_2")
 
 
 def cut(unet: nn.Module, criterion: Criterion, allocation: Allocation, terms: Terms | None = None, seed: int = 0,
-        earlier: PruneReport | None = None) -> PruneReport:
+        earlier: PruneReport | None = None, kept: dict[str, Tensor] | None = None) -> PruneReport:
     """Prunes `unet` in place as `allocation` says, and reports what was reached.
 
     `terms` are the importance terms of every layer that `criterion` reads; `seed` is for criteria that draw at random. After
     an `earlier` pruning of the same network the ratio is still that of the dense widths, to which the report compares.
+    `kept` are the network's `positions`, which are cut in place like its weights: afterwards they say what is left of each.
     Raises KeyError for a missing term and ValueError for a network whose output head is not known.
     """
     if earlier:
@@ -35,6 +36,7 @@ def cut(unet: nn.Module, criterion: Criterion, allocation: Allocation, terms: Te
     rng = generator(seed, Stream.CHANNELS, *([len(earlier.rounds)] if earlier else []))
     # A copy of the terms, which are cut together with the model.
     remaining = {name: dict((terms or {})[name]) for name in criterion.terms} if allocation.ratio else {}
+    remaining |= {} if kept is None else {"position": kept}
     outcomes = cut_groups(unet, fixed, criterion, allocation, remaining, rng) if allocation.ratio else []
     synchronise(unet)
     cost, after = measure(unet), shapes(unet)

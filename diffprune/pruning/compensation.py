@@ -1,0 +1,217 @@
+"""Compensation of a cut in closed form: each layer that lost inputs is refitted to the dense layer's outputs.
+
+For a layer with inputs X (those of the pruned model, whose earlier layers are refitted already) and the dense layer's
+outputs Y on the kept channels, ridge regression minimises
+
+    ||Y - W X - b||^2 + s ||(W, b) - (W0, b0)||^2,     s = strength * mean diagonal of X X^T,
+
+where W0, b0 are the cut weights, so that a direction in which X hardly varies keeps them.
+"""
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from queue import Empty, Queue
+from threading import Event, Thread
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffprune.diffusion.process import add_noise
+from diffprune.diffusion.randomness import Stream, generator
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.pruning.dependency import scored_weights
+
+STRENGTH = 1e-3
+MOST_UNKNOWNS = 8192    # of one output channel; with more, a layer's kernel is kept and its channels are regressed
+CHUNK = 64              # images whose patches lie in memory at once
+
+Errors = dict[str, dict[str, float]]    # {layer: {"before", "after"}}
+
+@dataclass(frozen=True)
+class NoisedImages:
+    """What both models are shown: `x_t` [N, C, H, W] at timesteps `t` [N], with the `context` of a conditional model."""
+    x_t: Tensor
+    t: Tensor
+    context: Tensor | None = None
+
+    @classmethod
+    def draw(cls, model: DiffusionModel, x_0: Tensor, seed: int, context: Tensor | None = None) -> "NoisedImages":
+        """Clean `x_0` [N, C, H, W] (latents of a latent model), each noised at a timestep that is drawn uniformly."""
+        rng = generator(seed, Stream.COMPENSATION)
+        t = torch.randint(0, len(model.alpha_bar), (len(x_0),), generator=rng).to(x_0.device)
+        eps = torch.randn(x_0.shape, generator=rng).to(x_0)
+        return cls(add_noise(x_0, eps, model.alpha_bar.to(x_0)[t]), t, context)
+
+
+def positions(unet: nn.Module) -> dict[str, Tensor]:
+    """{layer: [O, I] or [C], the place of each entry in the flattened weight} of every layer that is pruned. Cut together
+    with the model, it says which channels are left."""
+    shapes = {name: weight.shape[:2] for name, weight in scored_weights(unet).items()}
+    return {name: torch.arange(math.prod(shape)).view(shape) for name, shape in shapes.items()}
+
+
+def compensate(pruned: DiffusionModel, dense: DiffusionModel, kept: Mapping[str, Tensor], images: NoisedImages,
+               strength: float = STRENGTH) -> Errors:
+    """Refits, in place, every layer of `pruned` that lost inputs, in the order of the forward pass.
+
+    `kept`: the `positions` of the dense network, cut with it. Both models are evaluated once on `images`, layer by layer in
+    turn; the memory holds their activations of all images and the matrix of one layer. Returns for each refitted layer the
+    relative error ||Y - Y'|| / ||Y|| of its outputs with the cut and with the refitted weights. Raises ValueError unless
+    `strength` is positive.
+    """
+    if not strength > 0:
+        raise ValueError(f"strength={strength} of the ridge is not positive")
+    cuts = {name: Cut.of(pruned.unet.get_submodule(name), dense.unet.get_submodule(name), left)
+            for name, left in kept.items() if left.dim() > 1}
+    cuts = {name: cut for name, cut in cuts.items() if cut.lost_inputs}
+    errors: Errors = {}
+    with torch.no_grad(), ExitStack() as hooks, dense_layers(dense, cuts, images) as take:
+        def refit(name: str, inputs: Tensor) -> None:
+            if name not in errors:      # a layer that is called again keeps its weights
+                errors[name] = cuts[name].refit(inputs, *take(name), strength)
+
+        for name, cut in cuts.items():
+            hooks.enter_context(before_forward(cut.pruned, lambda inputs, name=name: refit(name, inputs)))
+        pruned.denoise(images.x_t, images.t, images.context)
+    return errors
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A layer of the pruned network, the same layer of the dense one, and the `rows` and `columns` of its weight that are
+    left."""
+    pruned: Any
+    dense: Any
+    rows: Tensor
+    columns: Tensor
+
+    @classmethod
+    def of(cls, pruned: nn.Module, dense: Any, left: Tensor) -> "Cut":
+        inputs = dense.weight.shape[1]
+        return cls(pruned, dense, left[:, 0] // inputs, left[0] % inputs)
+
+    @property
+    def lost_inputs(self) -> bool:
+        return len(self.columns) < self.dense.weight.shape[1] and getattr(self.dense, "groups", 1) == 1
+
+    def refit(self, x: Tensor, x_dense: Tensor, y: Tensor, strength: float) -> dict[str, float]:
+        """Sets the pruned layer's weights by its inputs `x`, the dense layer's inputs `x_dense` and outputs `y`."""
+        y = y.index_select(1 if isinstance(self.dense, nn.Conv2d) else -1, self.rows.to(y.device))
+        error = relative_error(self.pruned.forward(x), y)
+        if self.pruned.weight[0].numel() <= MOST_UNKNOWNS:
+            weight, bias = ridge(self.pruned, x, y, strength)
+        else:
+            weight, bias = self.through_channels(x, x_dense, strength), self.pruned.bias
+        self.pruned.weight.copy_(weight)
+        if bias is not None:
+            self.pruned.bias.copy_(bias)
+        return {"before": error, "after": relative_error(self.pruned.forward(x), y)}
+
+    def through_channels(self, x: Tensor, x_dense: Tensor, strength: float) -> Tensor:
+        """The dense kernel, applied to the dense input channels as a regression on the kept ones gives them.
+
+        A ridge regression of `x_dense` on `x`, channel by channel, towards the choice of the kept channels: it has far fewer
+        unknowns than one for each weight of the kernel.
+        """
+        mix = nn.Linear(len(self.columns), self.dense.weight.shape[1], bias=False).to(x)
+        mix.weight.copy_(F.one_hot(self.columns, len(mix.weight)).T)
+        weight, _ = ridge(mix, channels_last(x), channels_last(x_dense), strength)
+        return torch.einsum("oi...,ij->oj...", self.dense.weight[self.rows.to(x.device)].double(), weight)
+
+
+def ridge(layer: Any, x: Tensor, y: Tensor, strength: float) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of `layer` that map its inputs `x` to `y` best, drawn towards those it has; computed in float64."""
+    start = layer.weight.flatten(1).double()
+    if layer.bias is not None:
+        start = torch.cat([start, layer.bias[:, None].double()], 1)
+    gram, moment = x.new_zeros(2 * start.shape[1:], dtype=torch.float64), x.new_zeros(start.T.shape, dtype=torch.float64)
+    for some_x, some_y in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+        rows = patches(layer, some_x).double()
+        if layer.bias is not None:
+            rows = F.pad(rows, (0, 1), value=1.0)
+        gram += rows.T @ rows
+        moment += rows.T @ channels_last(some_y).double()
+    pull = strength * gram.diagonal().mean()
+    solution = torch.linalg.solve(gram + pull * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
+                                  moment + pull * start.T).T
+    if layer.bias is None:
+        return solution.view_as(layer.weight), None
+    return solution[:, :-1].reshape(layer.weight.shape), solution[:, -1]
+
+
+def patches(layer: Any, x: Tensor) -> Tensor:
+    """What each output of `layer` is computed from, [positions, inputs of the flattened weight]."""
+    if isinstance(layer, nn.Conv2d):
+        unfolded = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        return unfolded.transpose(1, 2).flatten(0, 1)
+    return x.flatten(0, -2)
+
+
+def channels_last(y: Tensor) -> Tensor:
+    """[positions, channels] of a layer's outputs."""
+    return y.flatten(2).transpose(1, 2).flatten(0, 1) if y.dim() == 4 else y.flatten(0, -2)
+
+
+def relative_error(y: Tensor, wanted: Tensor) -> float:
+    return float((y - wanted).double().norm() / wanted.double().norm())
+
+
+@contextmanager
+def before_forward(layer: nn.Module, call: Callable[[Tensor], None]) -> Generator[None]:
+    """Has `call` get a layer's inputs each time before it is evaluated."""
+    handle = layer.register_forward_pre_hook(lambda _, arguments: call(arguments[0]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def dense_layers(dense: DiffusionModel, cuts: Mapping[str, Cut], images: NoisedImages
+                 ) -> Generator[Callable[[str], tuple[Tensor, Tensor]]]:
+    """Yields a function that gives inputs and outputs of the dense layer of that name.
+
+    The dense model is evaluated in a thread that waits at each layer until the previous one was taken, since the outputs of
+    all layers together would not fit into the memory.
+    """
+    handed: Queue[tuple[str, Any]] = Queue(1)
+    left = Event()
+
+    def hand(name: str, content: Any) -> None:
+        handed.put((name, content))
+        if left.is_set():
+            raise InterruptedError
+
+    def evaluate() -> None:
+        try:
+            with torch.no_grad():
+                dense.denoise(images.x_t, images.t, images.context)
+        except Exception as error:      # raised where the layer is asked for
+            handed.put(("", error))
+
+    def take(name: str) -> tuple[Tensor, Tensor]:
+        layer, content = handed.get()
+        if isinstance(content, Exception):
+            raise content
+        assert layer == name, f"the dense model evaluates {layer} where the pruned one evaluates {name}"
+        return content
+
+    handles = [cut.dense.register_forward_hook(lambda _, arguments, y, name=name: hand(name, (arguments[0], y)))
+               for name, cut in cuts.items()]
+    thread = Thread(target=evaluate, daemon=True)
+    thread.start()
+    try:
+        yield take
+    finally:
+        left.set()
+        while thread.is_alive():        # it may wait for its last layer to be taken
+            try:
+                handed.get(timeout=0.05)
+            except Empty:
+                continue
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,188 @@
+"""Compensation: what was cut is put into the weights that are left, layer by layer, in closed form."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from sklearn.linear_model import Ridge
+from torch import Tensor, nn
+
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import load_model, save_model
+from diffprune.pruning import compensation
+from diffprune.pruning.allocation import Allocation
+from diffprune.pruning.compensation import Cut, NoisedImages, compensate, positions, ridge
+from diffprune.pruning.criteria import Magnitude
+from diffprune.pruning.importance import layer_terms
+from diffprune.pruning.surgery import cut
+from tests.conftest import tiny_unet
+
+SCHEDULER = DDIMScheduler(num_train_timesteps=50)
+
+
+def pruned(dense: DiffusionModel, ratio: float = 0.5) -> tuple[DiffusionModel, dict[str, Tensor]]:
+    """A pruned copy, and which channels each of its layers has left."""
+    model, kept = copy.deepcopy(dense), positions(dense.unet)
+    cut(model.unet, Magnitude(), Allocation(ratio), layer_terms(model.unet, Magnitude().terms), kept=kept)
+    model.unet.requires_grad_(False)
+    return model, kept
+
+
+def images(model: DiffusionModel, count: int = 96, seed: int = 0) -> NoisedImages:
+    """Smooth images, whose pixels depend on each other as those of photographs do."""
+    rng = torch.Generator().manual_seed(seed)
+    small = torch.randn(count, model.shape[0], 2, 2, generator=rng)
+    return NoisedImages.draw(model, nn.functional.interpolate(small, size=model.shape[1:], mode="bilinear").tanh(), seed)
+
+
+def distance(one: DiffusionModel, other: DiffusionModel, shown: NoisedImages) -> float:
+    with torch.no_grad():
+        a, b = (model.denoise(shown.x_t, shown.t, shown.context) for model in (one, other))
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.fixture(scope="module")
+def dense() -> DiffusionModel:
+    return DiffusionModel(tiny_unet((16, 32)), SCHEDULER)
+
+
+@pytest.mark.parametrize(("dense_layer", "pruned_layer", "shape"), [
+    (nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(3, 6, 3, padding=1), (40, 4, 5, 5)),
+    (nn.Conv2d(4, 6, 3, 2, 1, bias=False), nn.Conv2d(3, 6, 3, 2, 1, bias=False), (40, 4, 7, 7)),
+    (nn.Linear(4, 6), nn.Linear(3, 6), (40, 7, 4)), (nn.Linear(4, 6), nn.Linear(3, 6), (40, 4))])
+@pytest.mark.parametrize("most_unknowns", [compensation.MOST_UNKNOWNS, 0])
+def test_a_channel_that_another_one_repeats_is_recovered(dense_layer, pruned_layer, shape, most_unknowns,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compensation, "MOST_UNKNOWNS", most_unknowns)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    axis = 1 if x.dim() == 4 else -1
+    x.index_copy_(axis, torch.tensor([3]), x.index_select(axis, torch.tensor([1])))
+    left = torch.arange(24).view(6, 4)[:, :3]
+    with torch.no_grad():
+        pruned_layer.weight.copy_(dense_layer.weight[:, :3])
+        y, inputs = dense_layer(x), x.index_select(axis, torch.arange(3))
+        errors = Cut.of(pruned_layer, dense_layer, left).refit(inputs, x, y, 1e-10)
+    assert errors["before"] > 0.1
+    assert errors["after"] < 1e-5
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_regression_is_the_ridge_of_what_the_cut_weights_miss(bias: bool) -> None:
+    layer, rng = nn.Linear(5, 3, bias=bias), torch.Generator().manual_seed(0)
+    x, y = torch.randn(80, 5, generator=rng), torch.randn(80, 3, generator=rng)
+    with torch.no_grad():
+        weight, offset = ridge(layer, x, y, 0.1)
+        design = torch.cat([x, torch.ones(80, 1)], 1) if bias else x
+        other = Ridge(alpha=0.1 * float((design ** 2).sum(0).mean()), fit_intercept=False).fit(design, y - layer(x))
+        change = torch.from_numpy(other.coef_).float()
+    assert torch.allclose(weight.float(), layer.weight + change[:, :5], atol=1e-5)
+    assert (offset is None) == (not bias)
+    if bias:
+        assert torch.allclose(offset.float(), layer.bias + change[:, 5], atol=1e-5)
+
+
+def test_the_model_comes_nearer_to_the_dense_one_on_other_images_too(dense: DiffusionModel) -> None:
+    model, kept = pruned(dense)
+    other = images(dense, seed=1)
+    before = distance(model, dense, other)
+    compensate(model, dense, kept, images(dense))
+    assert distance(model, dense, other) < 0.8 * before
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.7])
+def test_no_layer_s_error_on_the_calibration_images_grows(dense: DiffusionModel, ratio: float) -> None:
+    model, kept = pruned(dense, ratio)
+    errors = compensate(model, dense, kept, images(dense))
+    lost = {name for name, left in kept.items() if left.dim() == 2
+            and left.shape[1] < dense.unet.get_submodule(name).weight.shape[1]}
+    assert set(errors) == lost
+    assert all(error["after"] <= error["before"] for error in errors.values())
+
+
+def test_layers_that_lost_no_inputs_keep_their_weights(dense: DiffusionModel) -> None:
+    model, kept = pruned(dense)
+    cut_weights = copy.deepcopy(model.unet.state_dict())
+    errors = compensate(model, dense, kept, images(dense))
+    changed = {name.rpartition(".")[0] for name, tensor in model.unet.state_dict().items()
+               if not torch.equal(tensor, cut_weights[name])}
+    assert changed == set(errors)
+
+
+def test_a_model_that_lost_nothing_keeps_every_bit(dense: DiffusionModel) -> None:
+    model, kept = pruned(dense, 0.0)
+    assert compensate(model, dense, kept, images(dense)) == {}
+    assert model.key == dense.key
+
+
+def test_chunks_and_threads_decide_nothing(dense: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, results = images(dense), []
+    for chunk, threads in ((64, 1), (7, 1), (64, 2)):
+        monkeypatch.setattr(compensation, "CHUNK", chunk)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        model, kept = pruned(dense)
+        compensate(model, dense, kept, shown)
+        torch.set_num_threads(before)
+        results.append(model)
+    assert distance(results[1], results[0], shown) < 1e-6
+    assert distance(results[2], results[0], shown) < 1e-6
+
+
+def test_a_compensated_model_is_loaded_bit_by_bit(dense: DiffusionModel, tmp_path) -> None:
+    model, kept = pruned(dense)
+    compensate(model, dense, kept, images(dense))
+    save_model(model, tmp_path / "model")
+    assert load_model(tmp_path / "model").key == model.key
+
+
+def test_attention_and_gated_feed_forward_layers_are_refitted() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8, in_channels=1, out_channels=1, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=4, cross_attention_dim=12).eval()
+        context = torch.randn(64, 3, 12)
+    dense = DiffusionModel(unet, SCHEDULER)
+    model, kept = pruned(dense)
+    shown = images(dense, 64)
+    shown = NoisedImages(shown.x_t, shown.t, context)
+    before = distance(model, dense, shown)
+    errors = compensate(model, dense, kept, shown)
+    kinds = ("attn1.to_q", "attn2.to_q", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj", "linear_2", "conv2")
+    assert all(any(name.endswith(kind) for name in errors) for kind in kinds)
+    assert distance(model, dense, shown) < before
+
+
+def test_a_stop_in_the_middle_leaves_no_thread(dense: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, kept = pruned(dense)
+    usual, calls = Cut.refit, []
+
+    def refit(*arguments) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return usual(*arguments)
+    monkeypatch.setattr(Cut, "refit", refit)
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        compensate(model, dense, kept, images(dense))
+    assert threading.active_count() == threads
+    assert not any(module._forward_pre_hooks or module._forward_hooks
+                   for network in (model.unet, dense.unet) for module in network.modules())
+
+
+def test_an_error_of_the_dense_model_is_raised(dense: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, kept = pruned(dense)
+    broken = copy.deepcopy(dense)
+    monkeypatch.setattr(broken, "denoise", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compensate(model, broken, kept, images(dense))
+
+
+@pytest.mark.parametrize("strength", [0.0, -1.0, float("nan")])
+def test_a_ridge_without_strength_is_refused(dense: DiffusionModel, strength: float) -> None:
+    with pytest.raises(ValueError, match="not positive"):
+        compensate(dense, dense, {}, images(dense), strength)
