@@ -77,7 +77,7 @@ class DenseModel:
         if checkpoint.startswith("shipped:"):
             return SHIPPED / checkpoint.removeprefix("shipped:")
         folder = Path(checkpoint).expanduser()
-        if folder.is_dir():
+        if folder.exists():
             return folder
         from diffprune.models.fetch import fetch_repository
         return self.fetch_original(checkpoint) if is_url(checkpoint) else fetch_repository(checkpoint, self.origin)

@@ -67,10 +67,12 @@ def guess_format(content: Any) -> str:
     """"ddim" or "compvis", by the names in the checkpoint; UserError where they are of neither."""
     if isinstance(content, list | tuple):
         return "ddim"
-    names = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    names = [str(name).removeprefix("module.") for name in names]
+    from diffprune.models.formats.keys import as_state
+    names = list(as_state(content))
     if any(name.startswith("model.diffusion_model.") for name in names):
         return "compvis"
+    if any(name.startswith("down_blocks.") for name in names):
+        raise UserError("its keys are diffusers' own: put it into a model folder, beside the config.json of its network")
     if any(name.startswith(("temb.dense.", "conv_in.", "down.")) for name in names):
         return "ddim"
     raise UserError("its keys are neither those of the DDIM code base nor of CompVis' latent diffusion; "
@@ -88,6 +90,8 @@ def read_checkpoint(file: Path) -> Any:
         raise UserError(damaged(file) if foreign is None else (
             f"{file} holds objects besides tensors ({foreign[1] or foreign[2]}), which could run any code; "
             "if you trust it, save its state dict alone with safetensors and convert that")) from error
+    except PermissionError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from error
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise UserError(damaged(file)) from error
 
