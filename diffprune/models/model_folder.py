@@ -69,7 +69,7 @@ def load_model(folder: Path) -> DiffusionModel:
     network = network_folder(folder)
     if network == folder and not scheduler_file(folder).exists() and scheduler_file(folder.parent).exists():
         folder = folder.parent
-    scheduler, named, unet = load_scheduler(folder), family_named_in(network), load_unet(network)
+    named, unet, scheduler = family_named_in(network), load_unet(network), load_scheduler(folder)
     others = other_networks(folder, network)
     family = named or family_for(type(unet), others)
     if unused := sorted(others - set(family.fixed)):
@@ -86,6 +86,9 @@ def network_folder(folder: Path) -> Path:
     if network != folder and (averages := [config.parent for config in folder.glob(f"{network.name}_*/config.json")]):
         raise UserError(f"{folder} holds {network.name} and {', '.join(average.name for average in averages)}: say which is "
                         f"meant with model.checkpoint={network} or model.checkpoint={averages[0]}")
+    models = [index.parent for depth in ("*", "*/*") for index in sorted(folder.glob(f"{depth}/model_index.json"))]
+    if network == folder and models and not (folder / "config.json").exists():
+        raise UserError(f"{folder} is not a model folder, but holds {len(models)}: give for example {models[0]}")
     return network
 
 

@@ -112,6 +112,20 @@ def test_weights_that_are_not_finite_are_named(folder: Path, value: float) -> No
         load_model(folder)
 
 
+def test_a_folder_that_holds_model_folders_names_one(tmp_path: Path) -> None:
+    for name in ("pruned", "finetuned"):
+        save_model(DiffusionModel(tiny_unet(), DDIMScheduler()), tmp_path / "run" / name)
+    with pytest.raises(UserError, match=r"run is not a model folder, but holds 2: give for example .*/run/finetuned"):
+        load_model(tmp_path / "run")
+
+
+def test_weights_in_eight_bits_are_read(folder: Path) -> None:
+    save_file({name: tensor.to(torch.float8_e4m3fn) for name, tensor in tiny_unet().state_dict().items()},
+              folder / "unet" / WEIGHTS)
+    weight = load_model(folder).unet.conv_in.weight
+    assert torch.equal(weight, tiny_unet().conv_in.weight.to(torch.float8_e4m3fn).float())
+
+
 def test_a_file_is_said_to_be_one(folder: Path, config) -> None:
     from diffprune.config.validation import check_paths
     from diffprune.stages.options import load_dense

@@ -91,6 +91,9 @@ class Family:
         if given := [option for option in CONDITIONS if config_of(unet).get(option) is not None]:
             raise UserError(f"model={name} is conditional by its {', '.join(given)}: only unconditional models and models "
                             "with a class_embedder/ can be scored, sampled and trained here")
+        if config_of(unet).get("time_embedding_type") == "fourier":
+            raise UserError(f"model={name} is given the logarithm of a noise level (time_embedding_type=fourier): only "
+                            "models that are given a timestep can be scored, sampled and trained here")
 
 
 def check_blocks(unet: nn.Module) -> None:

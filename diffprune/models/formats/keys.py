@@ -66,7 +66,8 @@ def has_tensors(entries: Mapping[Any, Any]) -> bool:
 
 def check_finite(tensors: Mapping[str, Tensor], way_out: str = "give an earlier checkpoint of the training") -> None:
     """UserError where a tensor holds NaN or infinite numbers, as a training that overflowed leaves them."""
-    if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+    if broken := [key for key, tensor in tensors.items()
+                  if not (tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all()]:
         raise UserError(f"{len(broken)} of {len(tensors)} tensors hold NaN or infinite numbers ({some_of(broken)}): "
                         + way_out)
 
