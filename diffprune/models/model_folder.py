@@ -23,7 +23,7 @@ from diffprune.models.noise_schedule import ddim_scheduler
 from diffprune.models.weights import WEIGHTS, read_tensors
 from diffprune.models.widths import narrow, narrowing
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import atomic_folder, read_json, write_json
+from diffprune.runtime.files import atomic_folder, is_file, is_folder, read_json, write_json
 
 SCHEDULER = "scheduler_config.json"
 WIDTHS = "widths.json"
@@ -61,10 +61,10 @@ def load_model(folder: Path) -> DiffusionModel:
     `folder` may also be the UNet's own, beside which the other folders of the model lie: of `unet/` and `unet_ema/` one has
     to be chosen so. Raises UserError with the file's name and what is wrong with it.
     """
-    if folder.is_file():
+    if is_file(folder):
         raise UserError(f"{folder} is a file: give a model folder, which holds config.json and the noise schedule too "
                         "(python -m diffprune.convert makes one of a checkpoint of another layout)")
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"model folder {folder} does not exist: give a folder that holds model_index.json")
     network = network_folder(folder)
     if network == folder and not scheduler_file(folder).exists() and scheduler_file(folder.parent).exists():
@@ -97,7 +97,7 @@ def other_networks(folder: Path, network: Path) -> set[str]:
     index = folder / "model_index.json"
     listed = read_config(index) if index.exists() else {}
     names = {name for name, kind in listed.items() if isinstance(kind, list) and None not in kind}
-    names |= {config.parent.name for config in folder.glob("*/config.json")}
+    names |= {file.parent.name for kind in ("config.json", "diffusion_pytorch_model*") for file in folder.glob(f"*/{kind}")}
     return {name for name in names - {network.name, "scheduler"} if not name.startswith(("unet", "transformer"))}
 
 

@@ -165,9 +165,14 @@ def test_a_first_stage_without_a_scale_has_latents_as_they_are(tmp_path: Path, s
     assert load_model(tmp_path / "latent").family.vqvae.config.scaling_factor == scale
 
 
-def test_a_first_stage_that_the_index_lists_has_to_be_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_first_stage_of_which_something_is_missing_is_not_left_out(tmp_path: Path, listed: bool) -> None:
     folder = latent_folder(tmp_path)
-    (folder / "vqvae").rename(tmp_path / "elsewhere")
+    (folder / "vqvae" / "config.json").unlink()
+    if listed:
+        (folder / "vqvae").rename(tmp_path / "elsewhere")
+    else:
+        (folder / "model_index.json").unlink()
     with pytest.raises(UserError, match=r"vqvae/config\.json is missing"):
         load_model(folder)
 

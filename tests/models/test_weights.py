@@ -132,10 +132,9 @@ def test_a_file_is_said_to_be_one(folder: Path, config) -> None:
     file = folder.parent / "alone.safetensors"
     save_file(tiny_unet().state_dict(), file)
     cfg = config("model=diffusers", f"model.checkpoint={file}")
-    check_paths(cfg)
-    for load in (lambda: load_dense(cfg), lambda: load_pipeline(file)):
+    for use in (lambda: check_paths(cfg), lambda: load_dense(cfg), lambda: load_pipeline(file)):
         with pytest.raises(UserError, match=r"alone\.safetensors is a file: give a model folder"):
-            load()
+            use()
 
 
 def test_plain_diffusers_wrote_the_shards(folder: Path) -> None:
