@@ -147,7 +147,7 @@ def test_a_conditional_model_without_class_embedding_is_refused(model: Diffusion
 def test_networks_of_different_models_are_refused(model: DiffusionModel, part: str, option: str) -> None:
     model.family.check(model.unet, "mixed")
     getattr(model.family, part).register_to_config(**{option: 7})
-    with pytest.raises(UserError, match=f"the {part} of model=mixed are not as wide as its UNet"):
+    with pytest.raises(UserError, match=f"the {part} of model=mixed does not fit its UNet"):
         model.family.check(model.unet, "mixed")
 
 

@@ -106,11 +106,11 @@ class Latent(Family):
         if "cross_attention_dim" in config_of(unet) and self.class_embedder is None:
             raise UserError(f"model={name} is conditional and has no class_embedder/: only unconditional and "
                             "class-conditional models can be scored, sampled and trained here")
-        unfit = [] if self.vqvae is None or self.shape(unet)[0] == config_of(self.vqvae)["latent_channels"] else ["vqvae"]
-        if self.class_embedder and config_of(self.class_embedder)["embed_dim"] != config_of(unet).get("cross_attention_dim"):
-            unfit.append("class_embedder")
-        if unfit:
-            raise UserError(f"the {' and '.join(unfit)} of model={name} are not as wide as its UNet: copy the folder again")
+        for own, width, width_of_unet in (("vqvae", "latent_channels", "in_channels"),
+                                          ("class_embedder", "embed_dim", "cross_attention_dim")):
+            network = self.networks.get(own)
+            if network is not None and config_of(network)[width] != config_of(unet).get(width_of_unet):
+                raise UserError(f"the {own} of model={name} does not fit its UNet: copy the whole folder again")
 
 
 def decoded(vqvae: VQModel, latents: Tensor) -> Tensor:
