@@ -150,11 +150,11 @@ def load_fixed(kind: type[Kind], folder: Path) -> Kind:
 def load_unet(folder: Path) -> nn.Module:
     """A UNet or transformer in evaluation mode with the widths of the stored tensors."""
     config, widths, kinds = read_config(folder / "config.json"), folder / WIDTHS, predictors()
-    if config.get("_class_name") not in kinds:
+    if str(config.get("_class_name")) not in kinds:
         raise UserError(f"{folder / 'config.json'} describes {config.get('_class_name')}: "
                         f"only {', '.join(kinds)} can be loaded")
     stored = read_config(widths) if widths.exists() else {}
-    if stored and (folder / WEIGHTS).exists() and sha256(folder / WEIGHTS) != stored.get("sha256"):
+    if stored and is_file(folder / WEIGHTS) and sha256(folder / WEIGHTS) != stored.get("sha256"):
         raise UserError(f"{folder / WEIGHTS} differs from the checksum in {WIDTHS}: it is damaged, copy it again")
     tensors = read_tensors(folder)
     with WithoutWeights():
@@ -189,5 +189,8 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from error

@@ -26,11 +26,12 @@ def from_config(kind: type[Kind], config: Mapping[str, Any]) -> Kind:
 
 def height_and_width(network: nn.Module) -> tuple[int, int]:
     """Height and width of what a network with a `sample_size` takes; UserError where its config leaves that open."""
-    size = config_of(network).get("sample_size")
-    if size is None:
-        raise UserError(f"the config.json of the {type(network).__name__} has no sample_size: add the height and width of "
-                        "the images or latents that it was trained on")
-    return (size, size) if isinstance(size, int) else tuple(size)
+    size: Any = config_of(network).get("sample_size")
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UserError(f"the config.json of the {type(network).__name__} has sample_size={size}: give the height and width "
+                        "of the images or latents that it was trained on")
+    return sides
 
 
 class WithoutWeights(TorchFunctionMode):

@@ -19,7 +19,7 @@ def ddim_scheduler(config: dict[str, Any]) -> DDIMScheduler:
 
     Raises UserError for a scheduler of another process, of which DDIM would use its own default betas.
     """
-    kind = config.get("_class_name", "no scheduler")
+    kind = str(config.get("_class_name", "no scheduler"))
     if not (kind in WITH_BETAS or ("_class_name" not in config and "beta_start" in config)) or config.get("use_flow_sigmas"):
         raise UserError(f"the noise schedule is of {kind}: {SUPPORTED}")
     if config.get("predict_epsilon") is False:      # as diffusers wrote it before 0.10
@@ -31,7 +31,7 @@ def ddim_scheduler(config: dict[str, Any]) -> DDIMScheduler:
             assert isinstance(original, DDPMScheduler)
             changed["trained_betas"] = original.betas.tolist()
         scheduler = DDIMScheduler.from_config(config, **changed)
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
         raise UserError(f"no noise schedule can be made of it ({error}): copy it from where the model comes from") from error
     assert isinstance(scheduler, DDIMScheduler)
     check_process(scheduler)
@@ -45,10 +45,10 @@ def check_process(scheduler: Any) -> None:
         raise UserError(f"the noise schedule is of {type(scheduler).__name__}: {SUPPORTED}")
     if options.get("prediction_type", "epsilon") != "epsilon":
         raise UserError(f"the model predicts {options['prediction_type']}: {SUPPORTED}")
+    if not 0 < alpha_bar.numel() == options["num_train_timesteps"] or not ((alpha_bar >= 0) & (alpha_bar < 1)).all():
+        raise UserError(f"the noise schedule is damaged: give {options['num_train_timesteps']} betas (num_train_timesteps) "
+                        "between 0 and 1")
     if alpha_bar[-1] == 0:
         raise UserError("the noise schedule leaves no signal at the last timestep (alpha_bar is 0, as "
                         "rescale_betas_zero_snr makes it), from where a predictor of the noise cannot go back: "
                         "give another model")
-    if len(alpha_bar) != options["num_train_timesteps"] or not ((alpha_bar > 0) & (alpha_bar < 1)).all():
-        raise UserError(f"the noise schedule is damaged: give {options['num_train_timesteps']} betas (num_train_timesteps) "
-                        "between 0 and 1")

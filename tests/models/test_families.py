@@ -206,7 +206,7 @@ K_BLOCKS = {"down_block_types": ("KDownBlock2D",) * 2, "up_block_types": ("KUpBl
     ({"class_embed_type": "timestep"}, "conditional by its class_embed_type"),
     ({"time_embedding_type": "fourier"}, "given the logarithm of a noise level"),
     ({"in_channels": 2}, r"takes 2 channels and gives 1: only models that take an image or latent alone"),
-    ({"sample_size": None}, "UNet2DModel has no sample_size"),
+    ({"sample_size": None}, "UNet2DModel has sample_size=None"),
     ({"sample_size": (8, 16)}, r"shape \(1, 8, 16\), dataset=digits has \(1, 8, 8\)")])
 def test_a_unet_that_no_run_can_use_is_refused_before_any_work(tmp_path: Path, config, options: dict, message: str) -> None:
     unet_with(**options).save_pretrained(tmp_path / "model" / "unet")

@@ -57,7 +57,9 @@ def test_another_process_than_a_ddpm_is_refused_by_name(config: dict, named: str
     ({"predict_epsilon": False}, "predicts sample"), ({"rescale_betas_zero_snr": True}, "no signal at the last timestep"),
     ({"beta_start": "0.1"}, "no noise schedule can be made"), ({"beta_schedule": "mine"}, "no noise schedule can be made"),
     ({"beta_end": float("nan")}, "damaged: give 20 betas"), ({"beta_start": -0.1}, "damaged: give 20 betas"),
-    ({"trained_betas": [0.1] * 19}, "damaged: give 20 betas")])
+    ({"trained_betas": [0.1] * 19}, "damaged: give 20 betas"), ({"trained_betas": []}, "damaged: give 20 betas"),
+    ({"num_train_timesteps": 0}, "damaged: give 0 betas"), ({"_class_name": []}, r"is of \[\]"),
+    ({"beta_end": -1, "beta_schedule": "scaled_linear"}, "no noise schedule can be made")])
 def test_a_schedule_that_cannot_be_followed_is_refused(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         ddim_scheduler({"_class_name": "DDPMScheduler", "num_train_timesteps": 20, "beta_start": 1e-4, "beta_end": 0.02,
