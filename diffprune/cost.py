@@ -37,7 +37,9 @@ def sizes(overrides: list[str]) -> dict[str, int]:
     # The denoiser needs no storage; one that only its checkpoint describes is read from there.
     described = "_target_" in model.architecture["unet"]
     with torch.device("meta") if described else nullcontext():
-        unet = (model.blank() if described else model.load()).unet
+        dense_model = model.blank() if described else model.load()
+    unet = dense_model.unet
+    dense_model.family.check(unet, cfg.model.name)
     if target is not None:      # the ratio that keeps this fraction of the quantity
         fraction_kept = size_kept(target[0], unet, Random(), allocation, {}, cfg.seed)
         allocation = replace(allocation, ratio=search(*target, fraction_kept, distinct_ratios(unet, allocation)).ratio)

@@ -175,6 +175,21 @@ def test_keys_of_neither_format_are_refused(tmp_path):
     assert "--format" in sentence
 
 
+def test_diffusers_own_keys_are_said_to_be_that(tmp_path):
+    save_file({"conv_in.weight": torch.zeros(2), "down_blocks.0.resnets.0.conv1.weight": torch.zeros(2)},
+              tmp_path / "other.safetensors")
+    assert "its keys are diffusers' own" in failure(tmp_path / "other.safetensors", tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(ddim, tmp_path, value):
+    state = {key: tensor.clone() for key, tensor in ddim.items()}
+    state["conv_in.bias"][0] = value
+    save_file(state, tmp_path / "bad.safetensors")
+    sentence = failure(tmp_path / "bad.safetensors", tmp_path / "out", "--resolution", 16)
+    assert "hold NaN or infinite numbers (conv_in.bias)" in sentence
+
+
 def test_a_format_that_was_chosen_is_not_guessed(tmp_path):
     save_file({"fc.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     assert "no UNet of the DDIM code base" in failure(tmp_path / "other.safetensors", tmp_path / "out", "--format", "ddim",

@@ -9,6 +9,7 @@ import torch
 
 from diffprune.cost import sizes, table
 from diffprune.models.cost import measure, true_macs, weightless
+from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT, tiny_unet
 
 
@@ -52,6 +53,11 @@ def test_the_true_count_adds_the_products_inside_attention() -> None:
     ([], 344_348), (["pruner=none"], 701_345), (["pruner.selection=torch_pruning"], 324_596)])
 def test_sizes_follow_the_configuration(overrides: list[str], params: int) -> None:
     assert sizes(overrides)["params"] == params
+
+
+def test_no_size_is_given_of_a_model_that_no_run_can_use() -> None:
+    with pytest.raises(UserError, match="conditional by its num_class_embeds"):
+        sizes(["+model.unet.num_class_embeds=10"])
 
 
 @pytest.mark.slow

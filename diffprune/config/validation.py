@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from diffprune.config.model_source import PAGE, by_hand, is_hub_name, is_url, origin
 from diffprune.config.naming import masked
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import exists, is_folder
+from diffprune.runtime.files import exists, is_file, is_folder
 
 ON_THE_HUB = ("cifar10",)     # data sets whose path may be the name of a repository on the Hugging Face hub
 
@@ -115,5 +115,8 @@ def check_paths(cfg: DictConfig) -> None:
     if checkpoint.startswith(PAGE):
         raise UserError(f"the checkpoint of model={cfg.model.name} is published on a page that a program cannot fetch from, "
                         f"{checkpoint.removeprefix(PAGE)} ({origin(cfg.model)}): {by_hand(cfg.model)}")
+    if is_file(Path(checkpoint).expanduser()):
+        raise UserError(f"model.checkpoint={checkpoint} is a file: give a model folder, which python -m diffprune.convert "
+                        "makes of an original checkpoint")
     if not is_folder(Path(checkpoint).expanduser()):
         raise UserError(f"model.checkpoint={checkpoint} does not exist: give a model folder, or null for random weights")

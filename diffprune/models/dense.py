@@ -73,7 +73,7 @@ class DenseModel:
     def folder(self, checkpoint: str) -> Path:
         """The local folder of `checkpoint`, fetched first when it is an address or a hub repository (owner/name)."""
         folder = local_folder(checkpoint)
-        if folder.is_dir() or checkpoint.startswith("shipped:"):
+        if folder.exists() or checkpoint.startswith("shipped:"):
             return folder
         from diffprune.models.fetch import fetch_repository
         return self.fetch_original(checkpoint) if is_url(checkpoint) else fetch_repository(checkpoint, self.origin)
@@ -99,14 +99,14 @@ class DenseModel:
 
 def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int], guidance: float | None) -> None:
     """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or not with `guidance`."""
+    channels = config_of(model.unet)["in_channels"], config_of(model.unet)["out_channels"]
+    if channels[0] != channels[1]:
+        raise UserError(f"model={name} takes {channels[0]} channels and gives {channels[1]}: only models that take an image "
+                        "or latent alone and predict its noise alone (no variance) can be scored, sampled and trained here")
+    model.family.check(model.unet, name)
     if model.image_shape != shape:
         raise UserError(f"model={name} draws images of shape {model.image_shape}, dataset={dataset} has "
                         f"{shape}: choose a model of the data set's shape")
-    channels = config_of(model.unet)["in_channels"], config_of(model.unet)["out_channels"]
-    if channels[0] != channels[1]:
-        raise UserError(f"model={name} takes {channels[0]} channels and gives {channels[1]}: only models that "
-                        "predict the noise and nothing else (no variance) can be scored, sampled and trained here")
-    model.family.check(model.unet, name)
     if guidance is not None and model.family.classes is None:
         raise UserError(f"sampler.guidance={guidance} needs a class-conditional model, "
                         f"model={name} is unconditional: leave it out or give sampler.guidance=null")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffprune.diffusion.process import Denoiser
 from diffprune.models.families import Family, family_for
+from diffprune.models.noise_schedule import check_process
 from diffprune.runtime.errors import UserError
 
 
@@ -23,6 +24,8 @@ class DiffusionModel:
     family: Family = field(default_factory=Family)
 
     def __post_init__(self) -> None:
+        """UserError for a model of another process than DDPM's, or one that does not predict the noise."""
+        check_process(self.scheduler)
         if type(self.family) is Family:     # not given
             self.family = family_for(type(self.unet))()
 

@@ -6,13 +6,14 @@ import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.error import HTTPError
+from urllib.error import HTTPError as StatusError
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
 from diffprune.models.families import Family
-from diffprune.models.model_folder import SCHEDULER, TORCH_WEIGHTS, WEIGHTS, read_config
+from diffprune.models.model_folder import SCHEDULER, read_config
+from diffprune.models.weights import weight_files
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import remove, write_json
 from diffprune.runtime.progress import progress
@@ -28,15 +29,18 @@ CHUNK = 1 << 20
 def wanted(names: set[str]) -> list[str]:
     """Of a repository's files those that make a model folder; safetensors rather than torch files."""
     files = {"model_index.json", SCHEDULER, f"scheduler/{SCHEDULER}"}
-    for network in NETWORKS[1:] if has_weights("unet/", names) else NETWORKS:
-        if has_weights(network, names):
-            files |= {network + "config.json", network + (WEIGHTS if network + WEIGHTS in names else TORCH_WEIGHTS)}
+    for network in NETWORKS[1:] if weights_in("unet/", names) else NETWORKS:
+        files |= {network + "config.json", *weights_in(network, names)}
     return sorted(files & names)
 
 
-def has_weights(network: str, names: set[str]) -> bool:
-    """Whether files of these names hold the config and the weights of a network."""
-    return network + "config.json" in names and not {network + WEIGHTS, network + TORCH_WEIGHTS}.isdisjoint(names)
+def weights_in(network: str, names: set[str]) -> list[str]:
+    """Of a repository's files those with the weights of the folder `network`; none where its config is missing."""
+    if network + "config.json" not in names:
+        return []
+    variants = weight_files(name.removeprefix(network) for name in names if name.startswith(network))
+    files = [variants[""]] if "" in variants else variants.values()
+    return [network + name for variant in files for name in variant]
 
 
 def fetch_repository(repository: str, origin: str) -> Path:
@@ -46,9 +50,9 @@ def fetch_repository(repository: str, origin: str) -> Path:
     """
     try:
         return cached(repository) or download(repository, origin)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:     # no connection is an HTTPError and no OSError
         raise UserError(f"model.checkpoint={repository} is neither a local folder nor could it be fetched "
-                        f"({type(error).__name__}): download it elsewhere and give its folder") from error
+                        f"({reason(error)}): download it elsewhere and give its folder") from error
 
 
 def cached(repository: str) -> Path | None:
@@ -58,18 +62,18 @@ def cached(repository: str) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    if has_weights("", names):
+    if weights_in("", names):
         return folder
     components = read_config(folder / "model_index.json") if "model_index.json" in names else {}
     needed = {"unet/"} | {f"{name}/" for name in components} & set(NETWORKS)
-    return folder if all(has_weights(network, names) for network in needed) else None
+    return folder if all(weights_in(network, names) for network in needed) else None
 
 
 def download(repository: str, origin: str) -> Path:
     """Fetches a repository's model after saying what, from whom, how large and under which licence."""
     info = HfApi().model_info(repository, files_metadata=True)
     sizes = {file.rfilename: file.size for file in info.siblings or []}
-    if not has_weights("", set(sizes)) and not has_weights("unet/", set(sizes)):
+    if not weights_in("", set(sizes)) and not weights_in("unet/", set(sizes)):
         raise UserError(f"model.checkpoint={repository} holds no UNet with weights in diffusers' layout: give another one")
     files = wanted(set(sizes))
     listed = [count for file in files if (count := sizes[file]) is not None]
@@ -91,19 +95,25 @@ def fetch_file(url: str, target: Path, origin: str, by_hand: str) -> None:
     try:
         try:
             receive(url, partial)
-        except HTTPError as error:
+        except StatusError as error:
             if error.code != 416:
                 raise
             remove(partial)        # it ends where the file does, or beyond
             receive(url, partial)
     except (OSError, HTTPException, ValueError) as error:
-        reason = f"the server answers {error.code}" if isinstance(error, HTTPError) else type(error).__name__
-        raise UserError(f"{url} could not be fetched ({reason}): {by_hand}") from error
+        raise UserError(f"{url} could not be fetched ({reason(error)}): {by_hand}") from error
     with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     write_json(target.with_name(f"{target.name}.json"), {"url": url, "bytes": partial.stat().st_size, "sha256": digest})
     remove(tag_of(partial))
     partial.replace(target)
+
+
+def reason(error: Exception) -> str:
+    """Why nothing could be fetched: what the server answers, what the system says, or else the kind of the error."""
+    if status := getattr(getattr(error, "response", error), "status_code", None) or getattr(error, "code", None):
+        return f"the server answers {status}"
+    return getattr(getattr(error, "reason", error), "strerror", None) or type(error).__name__
 
 
 def receive(url: str, partial: Path) -> None:

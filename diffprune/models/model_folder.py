@@ -6,36 +6,28 @@ the first shape that differs. (A transformer's folder is `transformer/`.)
 """
 
 import hashlib
-import re
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from accelerate import init_empty_weights
+from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from hydra.utils import get_class
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import SHIPPED, Family, family_for, predictors
-from diffprune.models.network import Kind, from_config
+from diffprune.models.network import Kind, WithoutWeights, from_config
+from diffprune.models.noise_schedule import ddim_scheduler
+from diffprune.models.weights import WEIGHTS, read_tensors
 from diffprune.models.widths import narrow, narrowing
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import atomic_folder, read_json, write_json
+from diffprune.runtime.files import atomic_folder, is_file, is_folder, read_json, write_json
 
 ASSETS = Path(__file__).parents[1] / "assets"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-TORCH_WEIGHTS = "diffusion_pytorch_model.bin"       # as older hub repositories have them
 SCHEDULER = "scheduler_config.json"
 WIDTHS = "widths.json"
-
-# Attention as diffusers named it before 0.15, which the hub's DDPMs still have.
-OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def load_pipeline(folder: str | Path) -> DiffusionPipeline:
@@ -74,21 +66,47 @@ def save_model(model: DiffusionModel, folder: Path) -> None:
 def load_model(folder: Path) -> DiffusionModel:
     """Reads a model folder in diffusers' layout, its UNet under `unet/` or at the root.
 
-    Raises UserError with the file's name and what is wrong with it.
+    `folder` may also be the UNet's own, beside which the other folders of the model lie: of `unet/` and `unet_ema/` one has
+    to be chosen so. Raises UserError with the file's name and what is wrong with it.
     """
-    if not folder.is_dir():
+    if is_file(folder):
+        raise UserError(f"{folder} is a file: give a model folder, which holds config.json and the noise schedule too "
+                        "(python -m diffprune.convert makes one of a checkpoint of another layout)")
+    if not is_folder(folder):
         raise UserError(f"model folder {folder} does not exist: give a folder that holds model_index.json")
-    named = family_named_in(network_folder(folder))
-    unet, scheduler = load_unet(network_folder(folder)), load_scheduler(folder)
-    family = named or family_for(type(unet), [entry.name for entry in folder.iterdir() if entry.is_dir()])
-    fixed = {name: load_fixed(kind, folder / name) for name, kind in family.fixed.items() if (folder / name).is_dir()}
+    network = network_folder(folder)
+    if network == folder and not scheduler_file(folder).exists() and scheduler_file(folder.parent).exists():
+        folder = folder.parent
+    named, unet, scheduler = family_named_in(network), load_unet(network), load_scheduler(folder)
+    others = other_networks(folder, network)
+    family = named or family_for(type(unet), others)
+    if unused := sorted(others - set(family.fixed)):
+        raise UserError(f"{folder} holds {', '.join(unused)} besides the {type(unet).__name__}: it is a model of another "
+                        "kind than those that can be scored, sampled and trained here")
+    fixed = {name: load_fixed(kind, folder / name) for name, kind in family.fixed.items() if name in others}
     return DiffusionModel(unet, scheduler, family(**fixed))
 
 
 def network_folder(folder: Path) -> Path:
     """Where a model folder holds the noise predictor: beside its widths, in `unet/` or `transformer/`, or at its root."""
     names = [file.parent.name for file in folder.glob(f"*/{WIDTHS}")] + ["unet", "transformer"]
-    return next((folder / name for name in names if (folder / name).is_dir()), folder)
+    network = next((folder / name for name in names if (folder / name).is_dir()), folder)
+    if network != folder and (averages := [config.parent for config in folder.glob(f"{network.name}_*/config.json")]):
+        raise UserError(f"{folder} holds {network.name} and {', '.join(average.name for average in averages)}: say which is "
+                        f"meant with model.checkpoint={network} or model.checkpoint={averages[0]}")
+    models = [index.parent for depth in ("*", "*/*") for index in sorted(folder.glob(f"{depth}/model_index.json"))]
+    if network == folder and models and not (folder / "config.json").exists():
+        raise UserError(f"{folder} is not a model folder, but holds {len(models)}: give for example {models[0]}")
+    return network
+
+
+def other_networks(folder: Path, network: Path) -> set[str]:
+    """The names of a model's networks besides the noise predictor: those that its index lists, and those that lie there."""
+    index = folder / "model_index.json"
+    listed = read_config(index) if index.exists() else {}
+    names = {name for name, kind in listed.items() if isinstance(kind, list) and None not in kind}
+    names |= {file.parent.name for kind in ("config.json", "diffusion_pytorch_model*") for file in folder.glob(f"*/{kind}")}
+    return {name for name in names - {network.name, "scheduler"} if not name.startswith(("unet", "transformer"))}
 
 
 def family_named_in(folder: Path) -> type[Family] | None:
@@ -106,24 +124,30 @@ def family_named_in(folder: Path) -> type[Family] | None:
     return kind
 
 
+def scheduler_file(folder: Path) -> Path:
+    """A model folder's noise schedule: in a folder of its own, or at the root as in older hub repositories."""
+    at_root, file = folder / SCHEDULER, folder / "scheduler" / SCHEDULER
+    return at_root if at_root.exists() and not file.exists() else file
+
+
 def load_scheduler(folder: Path) -> DDIMScheduler:
     """The folder's noise schedule as DDIM without clipping, as the paper samples."""
-    file = folder / "scheduler" / SCHEDULER
-    if not file.exists() and not (folder / SCHEDULER).exists():
+    file = scheduler_file(folder)
+    if not file.exists():
         raise UserError(f"{file} is missing, and so is {folder / SCHEDULER}: without the noise schedule that it was trained "
                         "with a model can neither be scored nor sampled, copy the file from where the model comes from")
-    config = read_config(file if file.exists() else folder / SCHEDULER)
-    if config.get("prediction_type", "epsilon") != "epsilon":
-        raise UserError(f"{folder} holds a model that predicts {config['prediction_type']}: only predictors of the noise "
-                        "(epsilon) can be scored, sampled and trained here")
-    scheduler = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=True)
-    assert isinstance(scheduler, DDIMScheduler)
-    return scheduler
+    try:
+        return ddim_scheduler(read_config(file))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def load_fixed(kind: type[Kind], folder: Path) -> Kind:
     """A network that is neither pruned nor trained, in evaluation mode and without gradients."""
-    network = from_config(kind, read_config(folder / "config.json"))
+    config = read_config(folder / "config.json")
+    if issubclass(kind, VQModel) and config.get("scaling_factor") is None:
+        config["scaling_factor"] = 1.0      # older folders name none; diffusers' default is the scale of another model
+    network = build(kind, config, folder)
     try:
         network.load_state_dict(read_tensors(folder))
     except RuntimeError as error:
@@ -134,56 +158,47 @@ def load_fixed(kind: type[Kind], folder: Path) -> Kind:
 def load_unet(folder: Path) -> nn.Module:
     """A UNet or transformer in evaluation mode with the widths of the stored tensors."""
     config, widths, kinds = read_config(folder / "config.json"), folder / WIDTHS, predictors()
-    if config.get("_class_name") not in kinds:
+    if str(config.get("_class_name")) not in kinds:
         raise UserError(f"{folder / 'config.json'} describes {config.get('_class_name')}: "
                         f"only {', '.join(kinds)} can be loaded")
+    stored = read_config(widths) if widths.exists() else {}
+    if stored and is_file(folder / WEIGHTS) and sha256(folder / WEIGHTS) != stored.get("sha256"):
+        raise UserError(f"{folder / WEIGHTS} differs from the checksum in {WIDTHS}: it is damaged, copy it again")
     tensors = read_tensors(folder)
-    with init_empty_weights():      # parameters alone: a position embedding is in no file
-        unet = from_config(kinds[config["_class_name"]], config)
-    heads = read_config(widths).get("heads", {}) if widths.exists() else {}
-    narrow(unet, {name: tensor.shape for name, tensor in tensors.items()}, heads, folder)
+    with WithoutWeights():
+        unet = build(kinds[config["_class_name"]], config, folder)
+    narrow(unet, {name: tensor.shape for name, tensor in tensors.items()}, stored.get("heads", {}), folder)
     # Copied, not assigned: the file's tensors are not aligned in memory, and CPU kernels round differently on them.
     unet.load_state_dict(tensors)
     return unet.eval()
 
 
-def read_config(file: Path) -> dict[str, Any]:
+def build(kind: type[Kind], config: dict[str, Any], folder: Path) -> Kind:
+    """The network that a folder's config.json describes, without the weights beside it."""
     try:
-        return read_json(file)
+        return from_config(kind, config)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"no {kind.__name__} can be made of {folder / 'config.json'} ({error}): copy it again") from error
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The options in a JSON file of a model folder."""
+    try:
+        config = read_json(file)
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing: this is not a complete model folder") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"{file} is not readable JSON: the model folder is damaged, copy it again") from error
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All weights of a network's folder under their current names, checked against the checksum where one was stored."""
-    file, widths = folder / WEIGHTS, folder / WIDTHS
-    if not file.exists() and (folder / TORCH_WEIGHTS).exists():
-        file = folder / TORCH_WEIGHTS
-    if not file.exists():
-        raise UserError(f"{file} is missing, and there is no {TORCH_WEIGHTS} either: this is not a complete model folder")
-    if widths.exists() and sha256(file) != read_config(widths).get("sha256"):
-        raise UserError(f"{file} differs from the checksum in {widths.name}: it is damaged, copy it again")
-    return {current_name(name): tensor for name, tensor in read_weights(file).items()}
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors in a safetensors or torch file; no code in it runs."""
-    try:
-        return load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise UserError(f"{file} is not a readable safetensors file ({error}): copy it again") from error
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
-        raise UserError(f"{file} is not a readable file of tensors alone: copy it again, or get {WEIGHTS}") from error
-
-
-def current_name(name: str) -> str:
-    """The name that the current version of diffusers gives the tensor `name`."""
-    return re.sub(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.",
-                  lambda match: f"{match[1]}.{OLD_ATTENTION[match[2]]}.", name)
+    if not isinstance(config, dict):
+        raise UserError(f"{file} holds no options: the model folder is damaged, copy it again")
+    return config
 
 
 def sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from error

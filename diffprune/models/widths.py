@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
@@ -66,6 +67,10 @@ def synchronise(unet: nn.Module) -> None:
     for module in unet.modules():
         if isinstance(module, Downsample2D | Upsample2D) and isinstance(module.conv, nn.Conv2d):
             module.channels, module.out_channels = module.conv.in_channels, module.conv.out_channels
+        elif isinstance(module, ResnetBlock2D):
+            for sampler in (module.downsample, module.upsample):        # without weights of its own
+                if isinstance(sampler, Downsample2D | Upsample2D):
+                    sampler.channels = sampler.out_channels = module.conv1.in_channels
         elif isinstance(module, Attention):
             module.inner_dim = module.inner_kv_dim = module.to_q.out_features
             to_k, to_out = cast("nn.Linear", module.to_k), cast("list[nn.Linear]", module.to_out)

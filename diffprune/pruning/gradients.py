@@ -11,6 +11,7 @@ from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.dependency import scored_weights
 from diffprune.pruning.timesteps import Policy
+from diffprune.runtime.errors import UserError
 from diffprune.runtime.progress import progress
 
 Gradients = dict[str, Tensor]       # {layer: gradient of its weight}, float32; layers without gradient are left out
@@ -95,6 +96,9 @@ class ScoringPass:
             with torch.set_grad_enabled(bool(pending)):
                 losses = self.losses(timesteps)
             loss = torch.cat([loss, losses.detach().float().cpu()])
+            if not loss.isfinite().all():
+                raise UserError(f"the loss at timestep {int(loss.isfinite().long().argmin())} is NaN or infinite: the model "
+                                "cannot be evaluated there, or not with this precision")
             finished = [policy for policy in pending if policy.finished(loss) or timesteps is self.slices[-1]]
             pending = [policy for policy in pending if policy not in finished]
             # A sum that ends among these losses is made from the gradients before them, which are then put back.

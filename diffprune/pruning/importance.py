@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.formats.keys import check_finite
 from diffprune.pruning.criteria import Criterion, Term, reduce_term
 from diffprune.pruning.dependency import scored_weights
 from diffprune.pruning.gradient_cache import GradientCache
@@ -86,5 +87,8 @@ def layer_terms(unet: nn.Module, terms: Mapping[str, Term], gradients: Gradients
         return torch.zeros_like(w) if g is None else g.to(w.device)
 
     with torch.no_grad():
-        return {name: {layer: reduce_term(term, w, gradient(layer, w)).cpu() for layer, w in scored_weights(unet).items()}
-                for name, term in terms.items()}
+        reduced = {name: {layer: reduce_term(term, w, gradient(layer, w)).cpu() for layer, w in scored_weights(unet).items()}
+                   for name, term in terms.items()}
+    for tensors in reduced.values():
+        check_finite(tensors, "the importance of these layers overflows; try precision=no")
+    return reduced

@@ -14,6 +14,7 @@ from diffprune.diffusion.process import SPACINGS, ddim
 from diffprune.diffusion.randomness import Noise
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.runtime.errors import UserError
 from diffprune.runtime.progress import progress
 from diffprune.sampling.protocol import Drawing, SamplerOptions
 from diffprune.sampling.shards import Shards
@@ -36,6 +37,9 @@ def draw(model: DiffusionModel, indices: range, options: SamplerOptions, executi
         denoiser = model.denoiser(model.labels_for(indices), options.guidance)
         x_0 = ddim(denoiser, x_T, timesteps, model.alpha_bar, options.eta, noise, options.clip)
         images = model.to_image(x_0)
+        if not (x_0.isfinite().all() and images.isfinite().all()):      # NaN would become black
+            raise UserError(f"the model draws images that are NaN or infinite with precision={execution.precision}: its "
+                            "weights overflow, or it cannot be evaluated at one of the timesteps")
     return to_uint8(images).cpu().numpy()
 
 

@@ -143,6 +143,14 @@ def test_a_conditional_model_without_class_embedding_is_refused(model: Diffusion
                           "dataset.channels=3", "dataset.resolution=4"))
 
 
+@pytest.mark.parametrize(("part", "option"), [("vqvae", "latent_channels"), ("class_embedder", "embed_dim")])
+def test_networks_of_different_models_are_refused(model: DiffusionModel, part: str, option: str) -> None:
+    model.family.check(model.unet, "mixed")
+    getattr(model.family, part).register_to_config(**{option: 7})
+    with pytest.raises(UserError, match=f"the {part} of model=mixed does not fit its UNet"):
+        model.family.check(model.unet, "mixed")
+
+
 @torch.no_grad()
 def test_an_unconditional_latent_model_is_a_model_too(config, tmp_path: Path) -> None:
     torch.manual_seed(0)

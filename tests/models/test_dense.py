@@ -1,5 +1,6 @@
 """Dense models: from any folder in diffusers' layout, from the hub, from an address; one sentence for each mistake."""
 
+import errno
 import hashlib
 import http.server
 import json
@@ -14,20 +15,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diffprune.config.model_source import by_hand, origin
 from diffprune.models import fetch
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.fetch import fetch_file, fetch_repository, wanted
-from diffprune.models.model_folder import OLD_ATTENTION, TORCH_WEIGHTS, WEIGHTS, DiffusionModel, load_model, save_model
+from diffprune.models.model_folder import load_model, save_model
+from diffprune.models.weights import OLD_ATTENTION, WEIGHTS
 from diffprune.runtime.errors import UserError
 from diffprune.stages.options import dense_model, load_dense
 from tests.conftest import tiny_unet
 from tests.models.test_formats_compvis import shapes_of
 from tests.models.test_formats_ddim import original_shapes, random_state
 
+TORCH_WEIGHTS = "diffusion_pytorch_model.bin"
 DIFFUSERS = ["model=diffusers", "dataset=digits"]
 
 
@@ -113,7 +117,7 @@ def test_no_code_in_torch_weights_runs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     folder = hub_folder(tmp_path / "hub", tiny_unet(), TORCH_WEIGHTS)
     torch.save({"conv_in.weight": Burglar()}, folder / TORCH_WEIGHTS)
-    with pytest.raises(UserError, match="not a readable file of tensors alone"):
+    with pytest.raises(UserError, match="holds objects besides tensors"):
         load_model(folder)
     assert not (tmp_path / "burgled").exists()
 
@@ -219,6 +223,32 @@ def test_a_hub_that_cannot_be_reached_ends_in_one_sentence(hub: SimpleNamespace,
     with pytest.raises(UserError, match="neither a local folder nor could it be fetched") as error:
         load_dense(config(*DIFFUSERS, "model.checkpoint=someone/nothing"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("error", "reason"), [
+    (type("ConnectError", (HTTPError,), {})("[Errno -2] Name or service not known"), "ConnectError"),
+    (OSError(errno.ENOSPC, "No space left on device"), "No space left on"),
+    (RepositoryNotFoundError("401", response=SimpleNamespace(headers={}, request=None, status_code=401)), "answers 401")])
+def test_why_the_hub_gives_nothing_is_said(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, error: Exception,
+                                           reason: str) -> None:
+    def fails(self, repository: str, files_metadata: bool) -> None:
+        raise error
+    monkeypatch.setattr(fetch.HfApi, "model_info", fails)
+    with pytest.raises(UserError, match=f"could it be fetched \\(.*{reason}"):
+        fetch_repository("someone/ddpm", "")
+
+
+@pytest.mark.parametrize("options", [{"variant": "fp16"}, {"max_shard_size": "20KB"}], ids=["variant", "shards"])
+def test_other_names_of_weights_are_fetched_too(hub: SimpleNamespace, options: dict) -> None:
+    hub_folder(hub.folder, tiny_unet(), at_root=False)
+    (hub.folder / "unet" / WEIGHTS).unlink()
+    tiny_unet().save_pretrained(hub.folder / "unet", **options)
+    assert same(load_model(fetch_repository("someone/ddpm", "")).unet, tiny_unet())
+    assert fetch_repository("someone/ddpm", "")
+    assert len(hub.calls) == 1
+    next(hub.cache.glob("unet/*.safetensors")).unlink()
+    assert same(load_model(fetch_repository("someone/ddpm", "")).unet, tiny_unet())
+    assert len(hub.calls) == 2
 
 
 # --- an address

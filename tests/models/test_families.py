@@ -10,12 +10,14 @@ import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel, VQModel
 from omegaconf import DictConfig, OmegaConf
 
-from diffprune.models.cost import example_inputs
+from diffprune.models.cost import example_inputs, measure
 from diffprune.models.dense import DenseModel
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import Ddpm, DiT, Family, Latent, family_for
 from diffprune.models.families.latent import ClassEmbedder
 from diffprune.models.model_folder import load_model, save_model
+from diffprune.pruning.api import prune
+from diffprune.pruning.criteria import Magnitude
 from diffprune.runs.cache import Cache
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.draw import draw
@@ -169,3 +171,54 @@ def test_the_example_inputs_are_in_the_order_of_the_networks_signature(options: 
     inputs = example_inputs(unet)
     assert list(inputs) == ["sample", "timestep", "encoder_hidden_states", *(["class_labels"] if options else [])]
     assert torch.equal(unet(*inputs.values()).sample, unet(**inputs).sample)
+
+
+RESNET_SAMPLERS = {"downsample_type": "resnet", "upsample_type": "resnet"}
+RESNET_BLOCKS = {"down_block_types": ("DownBlock2D", "ResnetDownsampleBlock2D"),
+                 "up_block_types": ("ResnetUpsampleBlock2D", "UpBlock2D")}
+
+
+def unet_with(**options) -> UNet2DModel:
+    plain = {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}
+    torch.manual_seed(0)
+    return UNet2DModel(**{"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (16, 32),
+                          "layers_per_block": 1, "norm_num_groups": 4} | plain | options).eval()
+
+
+@pytest.mark.parametrize("options", [RESNET_SAMPLERS, RESNET_BLOCKS], ids=["samplers", "blocks"])
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+def test_residual_blocks_that_resample_are_pruned_like_others(tmp_path: Path, options: dict, ratio: float) -> None:
+    unet = unet_with(**options)
+    report = prune(unet, ratio, Magnitude())
+    assert report.params == sum(p.numel() for p in unet.parameters()) < report.params_dense
+    assert [entry["layer"] for entry in report.skipped] == ["conv_out"]
+    save_model(DiffusionModel(unet, DDIMScheduler()), tmp_path / "model")
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 7])
+    assert torch.equal(load_model(tmp_path / "model").unet(x, t).sample, unet(x, t).sample)
+
+
+K_BLOCKS = {"down_block_types": ("KDownBlock2D",) * 2, "up_block_types": ("KUpBlock2D",) * 2, "block_out_channels": (32, 64)}
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (K_BLOCKS, r"blocks of a kind that cannot be pruned here \(KDownBlock2D, KUpBlock2D\)"),
+    ({"num_class_embeds": 10}, "conditional by its num_class_embeds"),
+    ({"class_embed_type": "timestep"}, "conditional by its class_embed_type"),
+    ({"time_embedding_type": "fourier"}, "given the logarithm of a noise level"),
+    ({"in_channels": 2}, r"takes 2 channels and gives 1: only models that take an image or latent alone"),
+    ({"sample_size": None}, "UNet2DModel has sample_size=None"),
+    ({"sample_size": (8, 16)}, r"shape \(1, 8, 16\), dataset=digits has \(1, 8, 8\)")])
+def test_a_unet_that_no_run_can_use_is_refused_before_any_work(tmp_path: Path, config, options: dict, message: str) -> None:
+    unet_with(**options).save_pretrained(tmp_path / "model" / "unet")
+    DDIMScheduler().save_pretrained(tmp_path / "model" / "scheduler")
+    with pytest.raises(UserError, match=message):
+        load_dense(config("model=diffusers", f"model.checkpoint={tmp_path / 'model'}", "dataset=digits"))
+
+
+def test_a_list_of_equal_sides_is_a_square(tmp_path: Path, config) -> None:
+    unet_with(sample_size=(8, 8)).save_pretrained(tmp_path / "model" / "unet")
+    DDIMScheduler(num_train_timesteps=10).save_pretrained(tmp_path / "model" / "scheduler")
+    model = load_dense(config("model=diffusers", f"model.checkpoint={tmp_path / 'model'}", "dataset=digits"))
+    assert model.image_shape == (1, 8, 8)
+    assert measure(model.unet) == measure(unet_with())
+    assert draw(model, range(2), SamplerOptions(2)).shape == (2, 8, 8, 1)

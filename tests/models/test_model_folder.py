@@ -4,15 +4,28 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    UNet2DModel,
+    VQModel,
+)
 
 import diffprune
+from diffprune.models import model_folder
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.models.model_folder import WEIGHTS, load_model, save_model
+from diffprune.models.families import Latent
+from diffprune.models.model_folder import load_model, save_model
+from diffprune.models.weights import WEIGHTS
 from diffprune.pruning import criteria
 from diffprune.pruning.api import prune
 from diffprune.runtime.errors import UserError
@@ -90,7 +103,7 @@ def test_truncated_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="checksum"):
         load_model(folder)
     (folder / "unet" / "widths.json").unlink()
-    with pytest.raises(UserError, match="not a readable safetensors file"):
+    with pytest.raises(UserError, match="no checkpoint or is damaged"):
         load_model(folder)
 
 
@@ -116,6 +129,8 @@ def test_foreign_weights_are_refused_with_the_tensors_names(tmp_path: Path) -> N
 @pytest.mark.parametrize(("file", "content", "message"), [
     ("unet/config.json", "{", "not readable JSON"), ("unet/config.json", None, "is missing"),
     ("unet/config.json", json.dumps({"_class_name": "Elsewhere"}), "describes Elsewhere"),
+    ("unet/config.json", "[]", "holds no options"), ("unet/widths.json", "3", "holds no options"),
+    ("unet/config.json", json.dumps({"_class_name": "UNet2DModel", "down_block_types": ["Odd"]}), "no UNet2DModel can be"),
     (f"unet/{WEIGHTS}", None, "is missing"), ("scheduler/scheduler_config.json", None, "is missing")])
 def test_an_incomplete_folder_is_refused_in_one_sentence(tmp_path: Path, file: str, content: str | None,
                                                          message: str) -> None:
@@ -131,3 +146,85 @@ def test_what_was_narrowed_is_listed(tmp_path: Path) -> None:
     unet, folder = pruned_folder(tmp_path)
     listed = json.loads((folder / "unet" / "widths.json").read_text())["narrowed"]
     assert listed["conv_in.weight"] == [[8, 1, 3, 3], list(unet.conv_in.weight.shape)]
+
+
+def latent_folder(tmp_path: Path) -> Path:
+    """An unconditional model on latents of 4x4."""
+    vqvae = VQModel(in_channels=1, out_channels=1, block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+                    norm_num_groups=4, up_block_types=("UpDecoderBlock2D",) * 2, num_vq_embeddings=32, scaling_factor=0.5)
+    save_model(DiffusionModel(tiny_unet(channels=3, size=4), DDIMScheduler(), Latent(vqvae.eval())), tmp_path / "latent")
+    return tmp_path / "latent"
+
+
+@pytest.mark.parametrize(("stored", "scale"), [({"scaling_factor": 0.3}, 0.3), ({"scaling_factor": None}, 1.0), ({}, 1.0)])
+def test_a_first_stage_without_a_scale_has_latents_as_they_are(tmp_path: Path, stored: dict, scale: float) -> None:
+    file = latent_folder(tmp_path) / "vqvae" / "config.json"
+    config = json.loads(file.read_text())
+    del config["scaling_factor"]
+    file.write_text(json.dumps(config | stored))
+    assert load_model(tmp_path / "latent").family.vqvae.config.scaling_factor == scale
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_first_stage_of_which_something_is_missing_is_not_left_out(tmp_path: Path, listed: bool) -> None:
+    folder = latent_folder(tmp_path)
+    (folder / "vqvae" / "config.json").unlink()
+    if listed:
+        (folder / "vqvae").rename(tmp_path / "elsewhere")
+    else:
+        (folder / "model_index.json").unlink()
+    with pytest.raises(UserError, match=r"vqvae/config\.json is missing"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_model_on_the_latents_of_another_first_stage_is_no_model_of_pixels(tmp_path: Path, listed: bool) -> None:
+    save_model(DiffusionModel(tiny_unet(), DDIMScheduler()), tmp_path / "model")
+    if listed:
+        index = tmp_path / "model" / "model_index.json"
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"vae": ["diffusers", "AutoencoderKL"]}))
+    else:
+        AutoencoderKL(block_out_channels=(4,), norm_num_groups=2).save_pretrained(tmp_path / "model" / "vae")
+    with pytest.raises(UserError, match="holds vae besides the UNet2DModel: it is a model of another kind"):
+        load_model(tmp_path / "model")
+
+
+def test_what_other_threads_make_meanwhile_is_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, folder = pruned_folder(tmp_path)
+    make, reached, go_on = model_folder.from_config, threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> torch.nn.Module:
+        reached.set()
+        assert go_on.wait(60)
+        return make(*arguments)
+    monkeypatch.setattr(model_folder, "from_config", slowly)
+    loaded: list[DiffusionModel] = []
+    thread = threading.Thread(target=lambda: loaded.append(load_model(folder)))
+    thread.start()
+    assert reached.wait(60)
+    layer = torch.nn.Linear(2, 2)
+    go_on.set()
+    thread.join()
+    assert layer.weight.device.type == "cpu"
+    assert all(p.device.type == "cpu" for p in loaded[0].unet.parameters())
+    assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
+
+
+def test_models_loaded_in_threads_are_all_whole(tmp_path: Path) -> None:
+    unet, folder = pruned_folder(tmp_path)
+    loaded: list[DiffusionModel] = []
+    threads = [threading.Thread(target=lambda: loaded.append(load_model(folder))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    x, t = torch.ones(1, 1, 8, 8), torch.tensor([5])
+    assert len(loaded) == 4
+    assert all(torch.equal(model.unet(x, t).sample, unet(x, t).sample) for model in loaded)
+
+
+def test_loading_draws_nothing(tmp_path: Path) -> None:
+    _, folder = pruned_folder(tmp_path)
+    state = torch.random.get_rng_state()
+    load_model(folder)
+    assert torch.equal(torch.random.get_rng_state(), state)

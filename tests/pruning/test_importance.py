@@ -12,6 +12,7 @@ from diffprune.pruning.criteria import TERMS, Criterion, DiffPruning, Magnitude,
 from diffprune.pruning.gradients import CalibrationBatch, ScoringPass
 from diffprune.pruning.importance import score
 from diffprune.pruning.timesteps import Largest, Threshold, timesteps_kept
+from diffprune.runtime.errors import UserError
 from tests.conftest import tiny_unet
 
 
@@ -54,6 +55,26 @@ def test_the_batched_pass_equals_the_plain_loop(model: DiffusionModel, batch: Ca
             for term in ("wg", "wg2"):
                 expected = reduce_term(TERMS[term], module.weight.detach(), module.weight.grad)
                 torch.testing.assert_close(result.terms[term][name], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_pass_at_its_timestep(model: DiffusionModel, batch: CalibrationBatch) -> None:
+    family = type(model.family)
+
+    class Failing(family):
+        kinds = ()
+
+        def predict(self, unet, x_t, t, condition):
+            return super().predict(unet, x_t, t, condition) / (t != 33).view(-1, 1, 1, 1)
+    model.family = Failing()
+    for policy in (Threshold(0.05), Largest(4)):
+        with pytest.raises(UserError, match="the loss at timestep 33 is NaN or infinite"):
+            score(model, DiffPruning(), batch, policy)
+
+
+def test_gradients_that_are_not_finite_are_named(model: DiffusionModel, batch: CalibrationBatch) -> None:
+    model.unet.conv_out.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match=r"NaN or infinite numbers \(conv_out\): the importance"):
+        score(model, DiffPruning(), batch)
 
 
 def test_one_pass_serves_several_thresholds(model: DiffusionModel, batch: CalibrationBatch) -> None:

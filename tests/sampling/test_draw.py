@@ -10,6 +10,7 @@ from PIL import Image
 
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.runtime.errors import UserError
 from diffprune.sampling import draw as module
 from diffprune.sampling.draw import draw, draw_all, draw_shards
 from diffprune.sampling.grid import grid
@@ -28,6 +29,20 @@ def test_an_image_does_not_depend_on_its_batch(model: DiffusionModel) -> None:
     assert together.shape == (6, 8, 8, 1)
     assert np.abs(together[4:].astype(int) - alone).max() <= 1
     assert not np.array_equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("layer", ["conv_in", "conv_out"])
+def test_images_that_are_not_finite_never_become_bytes(model: DiffusionModel, layer: str) -> None:
+    model.unet.get_submodule(layer).weight.data *= 1e38
+    with pytest.raises(UserError, match="draws images that are NaN or infinite with precision=no"):
+        draw(model, range(2), SamplerOptions(3))
+
+
+def test_latents_that_are_not_finite_are_not_decoded(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(model.family), "decode", lambda self, latents: torch.zeros_like(latents))
+    model.unet.conv_in.weight.data *= 1e38
+    with pytest.raises(UserError, match="NaN or infinite"):
+        draw(model, range(2), SamplerOptions(3))
 
 
 def test_the_memory_format_is_drawn_with_and_has_images_of_its_own(model: DiffusionModel) -> None:

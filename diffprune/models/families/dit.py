@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diffprune.models.families.family import Family
 from diffprune.models.network import config_of
+from diffprune.runtime.errors import UserError
 
 
 @dataclass
@@ -30,6 +31,9 @@ class DiT(Family):
         if config_of(unet).get("num_embeds_ada_norm"):
             inputs["class_labels"] = torch.zeros_like(inputs["timestep"])
         return inputs
+
+    def predict(self, unet: nn.Module, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        raise UserError("a diffusion transformer can be pruned, saved and loaded here, but not scored, sampled or trained")
 
     def pipeline(self, unet: Any, scheduler: DDIMScheduler) -> DiffusionPipeline:
         from diffusers.pipelines.dit.pipeline_dit import DiTPipeline

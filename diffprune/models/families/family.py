@@ -9,9 +9,15 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
-from diffprune.models.network import config_of
+from diffprune.models.network import config_of, height_and_width
+from diffprune.runtime.errors import UserError
 
 Shape = tuple[int, int, int]
+
+# Blocks whose norms scale and shift each channel by the timestep, and blocks whose attention has keys of two kinds.
+NOT_NARROWED = ("KDown", "KUp", "KCross", "SimpleCross")
+# What diffusers' UNets take besides the timestep and `encoder_hidden_states`.
+CONDITIONS = ("num_class_embeds", "class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
 
 
 @dataclass
@@ -42,8 +48,7 @@ class Family:
 
     def shape(self, unet: nn.Module) -> Shape:
         """(C, H, W) of what `unet` denoises."""
-        config = config_of(unet)
-        return config["in_channels"], config["sample_size"], config["sample_size"]
+        return config_of(unet)["in_channels"], *height_and_width(unet)
 
     def image_shape(self, unet: nn.Module) -> Shape:
         """(C, H, W) of the images that are drawn."""
@@ -69,7 +74,7 @@ class Family:
     def example_inputs(cls, unet: nn.Module) -> dict[str, Tensor]:
         """Arguments of one evaluation on one image, in the order of the network's signature, on its device."""
         device, config = next(unet.parameters()).device, config_of(unet)
-        size = (1, config["in_channels"], config["sample_size"], config["sample_size"])
+        size = (1, config["in_channels"], *height_and_width(unet))
         inputs = {"sample": torch.zeros(size, device=device), "timestep": torch.ones(1, dtype=torch.long, device=device)}
         if config.get("num_class_embeds"):
             inputs["class_labels"] = torch.zeros(1, dtype=torch.long, device=device)
@@ -81,7 +86,22 @@ class Family:
         return DDIMPipeline(unet=unet, scheduler=scheduler)
 
     def check(self, unet: nn.Module, name: str) -> None:
-        """Raises UserError where the model `name` lacks something without which it cannot be scored, sampled and trained."""
+        """Raises UserError where the model `name` cannot be pruned, or not be scored, sampled and trained."""
+        check_blocks(unet)
+        if given := [option for option in CONDITIONS if config_of(unet).get(option) is not None]:
+            raise UserError(f"model={name} is conditional by its {', '.join(given)}: only unconditional models and models "
+                            "with a class_embedder/ can be scored, sampled and trained here")
+        if config_of(unet).get("time_embedding_type") == "fourier":
+            raise UserError(f"model={name} is given the logarithm of a noise level (time_embedding_type=fourier): only "
+                            "models that are given a timestep can be scored, sampled and trained here")
+
+
+def check_blocks(unet: nn.Module) -> None:
+    """UserError where `unet` has blocks that pruning does not know how to narrow."""
+    kinds = {kind for option in ("down_block_types", "up_block_types") for kind in config_of(unet).get(option) or ()}
+    if refused := sorted(kind for kind in kinds if kind.startswith(NOT_NARROWED)):
+        raise UserError(f"the {type(unet).__name__} has blocks of a kind that cannot be pruned here ({', '.join(refused)}): "
+                        "give a model of other blocks")
 
 
 def family_for(kind: type[nn.Module], folders: Collection[str] = ()) -> type[Family]:

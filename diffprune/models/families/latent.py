@@ -19,7 +19,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from diffprune.models.families.family import Family, Shape
-from diffprune.models.network import config_of
+from diffprune.models.network import config_of, height_and_width
 from diffprune.runtime.errors import UserError
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -60,8 +60,8 @@ class Latent(Family):
         if self.vqvae is None:
             return self.shape(unet)
         first_stage = config_of(self.vqvae)
-        side = config_of(unet)["sample_size"] * 2 ** (len(first_stage["block_out_channels"]) - 1)
-        return first_stage["out_channels"], side, side
+        factor = 2 ** (len(first_stage["block_out_channels"]) - 1)
+        return first_stage["out_channels"], *(factor * side for side in height_and_width(unet))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -102,9 +102,15 @@ class Latent(Family):
         return ClassConditionalLDMPipeline(unet, self.vqvae, scheduler, self.class_embedder)
 
     def check(self, unet: nn.Module, name: str) -> None:
+        super().check(unet, name)
         if "cross_attention_dim" in config_of(unet) and self.class_embedder is None:
             raise UserError(f"model={name} is conditional and has no class_embedder/: only unconditional and "
                             "class-conditional models can be scored, sampled and trained here")
+        for own, width, width_of_unet in (("vqvae", "latent_channels", "in_channels"),
+                                          ("class_embedder", "embed_dim", "cross_attention_dim")):
+            network = self.networks.get(own)
+            if network is not None and config_of(network)[width] != config_of(unet).get(width_of_unet):
+                raise UserError(f"the {own} of model={name} does not fit its UNet: copy the whole folder again")
 
 
 def decoded(vqvae: VQModel, latents: Tensor) -> Tensor:

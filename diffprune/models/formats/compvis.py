@@ -57,12 +57,12 @@ def convert_compvis(checkpoint: Any, config: Mapping[str, Any], weights: str | N
     "model" or "ema". `config` is the original YAML's content (or its sections `unet_config`, `first_stage_config`,
     `class_embedder` laid flat). UserError where something does not fit.
     """
-    return fill_compvis(build(config, scale_of(state_of(checkpoint, weights))), checkpoint, weights)
+    return fill_compvis(build(config, scale_of(choose_weights(as_state(checkpoint), weights))), checkpoint, weights)
 
 
 def fill_compvis(model: DiffusionModel, checkpoint: Any, weights: str | None = None) -> DiffusionModel:
     """`model`, on the meta device until now, with the weights in `checkpoint`; UserError where something does not fit."""
-    state, family = state_of(checkpoint, weights), model.family
+    state, family = choose_weights(as_state(checkpoint), weights), model.family
     assert isinstance(family, Latent)
     assert family.vqvae is not None
     assert family.class_embedder is not None
@@ -73,12 +73,6 @@ def fill_compvis(model: DiffusionModel, checkpoint: Any, weights: str | None = N
     fill([filled_unet(model.unet), filled_first_stage(family.vqvae), filled_classes(family.class_embedder)],
          {key: tensor for key, tensor in state.items() if key not in IGNORED and not key.startswith(IGNORED_LOSS)})
     return model
-
-
-def state_of(checkpoint: Any, weights: str | None) -> State:
-    """The state dict in `checkpoint`, its UNet's tensors those that `weights` names."""
-    inner = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
-    return choose_weights(as_state(inner), weights)
 
 
 def scale_of(state: State) -> float | None:

@@ -16,6 +16,9 @@ LISTED = 10
 # The DDIM code base, and CompVis' first stage after it, write attention projections as 1x1 convolutions.
 POINTWISE_CONV = re.compile(r"\.(q|k|v|proj_out)\.weight$")
 
+# What data parallelism and torch.compile put before the names.
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -42,21 +45,41 @@ def original_shape(original: str, tensor: Tensor) -> tuple[int, ...]:
 
 
 def as_state(content: Any) -> State:
-    """`content` as a state dict without the `module.` prefixes of data parallelism; UserError where it is not one."""
-    if not isinstance(content, Mapping) or not content:
+    """`content` as a state dict, or the one among its entries ({"state_dict": …, "epoch": …}), without the names of wrappers
+    around the network; UserError where there is none and where there are several."""
+    entries = content if isinstance(content, Mapping) else {}
+    inner = {str(key): value for key, value in entries.items() if isinstance(value, Mapping) and has_tensors(value)}
+    if len(inner) > 1:
+        raise UserError(f"there are several state dicts in it ({', '.join(inner)}): save the one that is meant alone")
+    state = next(iter(inner.values()), entries)
+    if not has_tensors(state):
         raise UserError("there is no state dict in it, a mapping from names to tensors")
-    foreign = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    foreign = [str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if foreign:
         raise UserError(f"not a state dict, these entries are no tensors: {some_of(foreign)}")
-    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+    return {WRAPPERS.sub("", key): tensor for key, tensor in state.items()}
+
+
+def has_tensors(entries: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in entries.values())
+
+
+def check_finite(tensors: Mapping[str, Tensor], way_out: str = "give an earlier checkpoint of the training") -> None:
+    """UserError where a tensor holds NaN or infinite numbers, as a training that overflowed leaves them."""
+    if broken := [key for key, tensor in tensors.items()
+                  if not (tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all()]:
+        raise UserError(f"{len(broken)} of {len(tensors)} tensors hold NaN or infinite numbers ({some_of(broken)}): "
+                        + way_out)
 
 
 def fill(modules: Sequence[Filled], state: State) -> None:
-    """Copies every tensor of `state` to its place in `modules`, or none: UserError lists each key that does not fit."""
+    """Copies every tensor of `state` to its place in `modules`, or none: UserError lists each key that does not fit or
+    is not finite."""
     expected = {original: shape for module in modules for original, shape in module.shapes().items()}
     problems = misfits(state, expected)
     if problems:
         raise UserError(f"{len(problems)} keys do not fit the architecture: {some_of(problems)}")
+    check_finite({key: state[key] for key in expected})
     for module in modules:
         module.load(state)
 

@@ -1,11 +1,15 @@
 """Checkpoint files of other code bases, read without running anything in them."""
 
-import json
 import pickle
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from diffprune.runtime.errors import UserError
 
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from diffprune.models.diffusion_model import DiffusionModel
 
 FORMATS = ("ddim", "compvis")
+DAMAGED = "is no checkpoint or is damaged: give a .safetensors file or one written by torch.save"
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 # Lightning keys its callbacks by this class; an empty one of that name keeps such a file readable without Lightning.
 LIGHTNING_KEY = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
@@ -67,10 +72,12 @@ def guess_format(content: Any) -> str:
     """"ddim" or "compvis", by the names in the checkpoint; UserError where they are of neither."""
     if isinstance(content, list | tuple):
         return "ddim"
-    names = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    names = [str(name).removeprefix("module.") for name in names]
+    from diffprune.models.formats.keys import as_state
+    names = list(as_state(content))
     if any(name.startswith("model.diffusion_model.") for name in names):
         return "compvis"
+    if any(name.startswith("down_blocks.") for name in names):
+        raise UserError("its keys are diffusers' own: put it into a model folder, beside the config.json of its network")
     if any(name.startswith(("temb.dense.", "conv_in.", "down.")) for name in names):
         return "ddim"
     raise UserError("its keys are neither those of the DDIM code base nor of CompVis' latent diffusion; "
@@ -79,60 +86,39 @@ def guess_format(content: Any) -> str:
 
 def read_checkpoint(file: Path) -> Any:
     """Content of a safetensors or torch file, tensors and plain containers alone; UserError where it is neither."""
-    if not file.is_file():
-        raise UserError(f"{file} is not a file, give the checkpoint to convert")
-    try:
-        return read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
-    except pickle.UnpicklingError as error:
-        foreign = re.search(r"GLOBAL (\S+)|class (\S+)", str(error))
-        raise UserError(damaged(file) if foreign is None else (
-            f"{file} holds objects besides tensors ({foreign[1] or foreign[2]}), which could run any code; "
-            "if you trust it, save its state dict alone with safetensors and convert that")) from error
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise UserError(damaged(file)) from error
-
-
-def damaged(file: Path) -> str:
-    return f"{file} is no checkpoint or is damaged: give a .safetensors file or one written by torch.save"
-
-
-def read_safetensors(file: Path) -> Any:
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+    if not file.is_file():
+        raise UserError(f"{file} is not a file, give the checkpoint to convert")
+    # The list of safe classes is shared by all threads: it is left alone for a model folder's torch file.
+    safe: list[Any] = [] if file.suffix == ".bin" else [(type("ModelCheckpoint", (), {}), LIGHTNING_KEY)]
     try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-
-
-def read_torch(file: Path) -> Any:
-    import torch
-    stand_in = type("ModelCheckpoint", (), {})
-    with torch.serialization.safe_globals([(stand_in, LIGHTNING_KEY)]):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        with torch.serialization.safe_globals(safe) if safe else nullcontext():
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        foreign = re.search(r"GLOBAL (\S+)|class (\S+)", str(error))
+        raise UserError(f"{file} {DAMAGED}" if foreign is None else (
+            f"{file} holds objects besides tensors ({foreign[1] or foreign[2]}), which could run any code; "
+            "if you trust it, save its state dict alone with safetensors and convert that")) from error
+    except PermissionError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UserError(f"{file} {DAMAGED}") from error
 
 
 def read_config(file: Path) -> Mapping[str, Any]:
-    """Content of a YAML or JSON file; UserError where it is no mapping."""
+    """Content of a YAML or JSON file, its interpolations resolved; UserError where it is no mapping."""
     if file.suffix not in CONFIG_SUFFIXES:
         raise UserError(f"--config {file} is neither YAML nor JSON, give a file ending in {', '.join(CONFIG_SUFFIXES)}")
     try:
-        content = json.loads(file.read_text()) if file.suffix == ".json" else read_yaml(file)
+        content = OmegaConf.to_container(OmegaConf.load(file), resolve=True)     # JSON is YAML
     except OSError as error:
         raise UserError(f"--config {file} cannot be read ({error.strerror}), give the checkpoint's YAML") from error
-    except ValueError as error:
-        raise UserError(f"--config {file} is not valid {file.suffix[1:].upper()}: {error}") from error
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise UserError(f"--config {file} is not valid {file.suffix[1:].upper()}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {file} holds no mapping of options, give the checkpoint's YAML")
-    return content
-
-
-def read_yaml(file: Path) -> Any:
-    """YAML with its interpolations resolved; ValueError where that fails."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-    try:
-        return OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+    return {str(name): value for name, value in content.items()}

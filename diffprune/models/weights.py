@@ -1,0 +1,68 @@
+"""The weights in a network's folder, under the names that diffusers and its users give them."""
+
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor
+
+from diffprune.models.formats.keys import as_state, check_finite, some_of
+from diffprune.models.formats.read import read_checkpoint
+from diffprune.runtime.errors import UserError
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+# The same as one torch file (older hub repositories), in shards, or as a variant such as fp16, which may be in shards too.
+NAMES = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>\w+))?(?:-\d+-of-(?P<shards>\d+))?(?:\.(?P<variant_last>\w+))?"
+                   r"\.(?P<suffix>safetensors|bin)")
+
+# Attention as diffusers named it before 0.15, which the hub's DDPMs still have.
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def weight_files(names: Iterable[str]) -> dict[str, list[str]]:
+    """{variant: its file, or all of its shards} among the file `names` of a network's folder, "" where no variant is named.
+
+    Safetensors go before torch files, and one file before shards. Shards of which some are missing do not count.
+    """
+    sets: dict[tuple[str, bool, str, str], list[str]] = {}
+    for match in filter(None, map(NAMES.fullmatch, sorted(names))):
+        shards, variant = match["shards"] or "", match["variant"] or match["variant_last"] or ""
+        sets.setdefault((match["suffix"], not shards, shards, variant), []).append(match[0])
+    return {variant: files for (_, _, shards, variant), files in sorted(sets.items()) if len(files) == int(shards or 1)}
+
+
+def chosen_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a network's folder; UserError where there are none, or only several variants."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    variants = weight_files(names)
+    if not variants:
+        raise UserError(f"{folder / WEIGHTS} is missing, and there are no other complete weights in diffusers' layout; the "
+                        f"folder holds {some_of(names)}: copy the weights there")
+    if "" not in variants:
+        if len(variants) > 1:
+            raise UserError(f"{folder} holds several variants of the weights ({', '.join(variants)}) and no {WEIGHTS}: "
+                            "give this name to the one that is meant")
+        log.info("%s holds no %s: reading the variant %s", folder, WEIGHTS, *variants)
+    return [folder / name for name in variants.get("") or next(iter(variants.values()))]
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All weights of a network's folder under their current names; UserError where they cannot be read or are not finite."""
+    tensors: dict[str, Tensor] = {}
+    for file in chosen_files(folder):
+        content = read_checkpoint(file)
+        try:
+            tensors |= (state := as_state(content))
+            check_finite(state)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+    return {current_name(name): tensor for name, tensor in tensors.items()}
+
+
+def current_name(name: str) -> str:
+    """The name that the current version of diffusers gives the tensor `name`."""
+    return re.sub(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.",
+                  lambda match: f"{match[1]}.{OLD_ATTENTION[match[2]]}.", name)
