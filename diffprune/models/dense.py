@@ -87,7 +87,8 @@ class DenseModel:
         from diffprune.models.fetch import fetch_file
         with torch.device("meta"):
             model = self.blank()
-        with self.cache.entry("models", {"url": url, "unet": self.architecture["unet"]}, "") as folder:
+        # What decides the folder: the file behind the address, and all that is saved beside its weights.
+        with self.cache.entry("models", {"url": url, **self.architecture}, "") as folder:
             if not folder.exists():
                 original = folder.with_name(folder.name + (".safetensors" if url.endswith(".safetensors") else ".ckpt"))
                 if not original.exists():

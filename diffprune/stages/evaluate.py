@@ -19,6 +19,7 @@ from diffprune.evaluation.reference import data_statistics, file_statistics
 from diffprune.evaluation.set_metrics import SetMetric, Settings, against, fid
 from diffprune.evaluation.speed import hardware, speed
 from diffprune.models.device import Execution
+from diffprune.models.identity import computation
 from diffprune.models.model_folder import load_model
 from diffprune.runs.data_record import note_skipped
 from diffprune.runs.metrics import Metrics, MetricValues
@@ -98,9 +99,9 @@ def statistics(cfg: DictConfig, extractor: Extractor, images: np.ndarray, name: 
 
     if name == "final":
         return computed()
-    # What decides the numbers: the images, the feature network, which features are kept.
+    # What decides the numbers: the images, the feature network, which features are kept, and what it is evaluated with.
     key = {"images": sha256_of(images), "features": extractor.name, **extractor.protocol, "subset": cfg.evaluate.subset,
-           **subset_rule(len(images), cfg.evaluate.subset)}
+           **subset_rule(len(images), cfg.evaluate.subset), "batch": cfg.evaluate.batch, **computation(extractor.device)}
     with cache(cfg).entry("portraits", key, ".npz") as path:
         if not path.exists():
             computed().save(path)
