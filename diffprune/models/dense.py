@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import nn
 
+from diffprune.config.compose import made
 from diffprune.config.model_source import is_url
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import Family, family_for
@@ -70,7 +70,7 @@ class DenseModel:
 
     def made(self, name: str) -> Any:
         """The object that the configuration describes under `name`."""
-        return instantiate(self.architecture[name], _convert_="all")
+        return made(self.architecture[name])
 
     def folder(self, checkpoint: str) -> Path:
         """The local folder of `checkpoint`, fetched first when it is an address or a hub repository (owner/name)."""
@@ -102,8 +102,10 @@ class DenseModel:
             return folder
 
 
-def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int], guidance: float | None) -> None:
-    """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or not with `guidance`."""
+def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int],
+              sampler: Mapping[str, Any]) -> None:
+    """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or not with the `steps` and
+    the `guidance` of the `sampler`."""
     if model.image_shape != shape:
         raise UserError(f"model={name} draws images of shape {model.image_shape}, dataset={dataset} has "
                         f"{shape}: choose a model of the data set's shape")
@@ -112,6 +114,13 @@ def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, 
         raise UserError(f"model={name} takes {channels[0]} channels and gives {channels[1]}: only models that "
                         "predict the noise and nothing else (no variance) can be scored, sampled and trained here")
     model.family.check(model.unet, name)
+    if (predicted := model.scheduler.config.get("prediction_type", "epsilon")) != "epsilon":
+        raise UserError(f"model={name} predicts {predicted}: only models that predict the noise (epsilon) can be scored, "
+                        "sampled and trained here")
+    if sampler["steps"] > (timesteps := len(model.alpha_bar)):
+        raise UserError(f"sampler.steps={sampler['steps']} are more than the {timesteps} timesteps of model={name}: "
+                        f"give sampler.steps={timesteps} or less")
+    guidance = sampler["guidance"]
     if guidance is not None and model.family.classes is None:
         raise UserError(f"sampler.guidance={guidance} needs a class-conditional model, "
                         f"model={name} is unconditional: leave it out or give sampler.guidance=null")

@@ -3,9 +3,9 @@
 import time
 from dataclasses import replace
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from diffprune.config.compose import made
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.identity import computation
 from diffprune.pruning.criteria import Criterion
@@ -16,13 +16,17 @@ from diffprune.pruning.scores import Scores
 from diffprune.pruning.timesteps import Threshold
 from diffprune.runs.data_record import note_skipped
 from diffprune.runs.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.stages import options
 from diffprune.tracking.tracker import Tracker
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `scores.safetensors`."""
-    start, criterion, model = time.monotonic(), instantiate(cfg.pruner.criterion), options.load_start(cfg, run)
+    start, criterion, model = time.monotonic(), made(cfg.pruner.criterion), options.load_start(cfg, run)
+    if not criterion.gradient and cfg.pruner.timesteps is not None:
+        raise UserError(f"pruner.timesteps says which timesteps' gradients count, and pruner={cfg.pruner.name} takes none: "
+                        "leave it out")
     if criterion.gradient:
         scores = score_with_gradients(cfg, run, model, criterion)
     elif cfg.pruner.ratio:
