@@ -32,8 +32,8 @@ def sentence(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OverrideParseException) and (option := re.fullmatch(r"([\w./@+~]+)=(.+)", error.override)):
-        return (f"{error.override} does not follow Hydra's grammar: quote a value that holds spaces, brackets, =, & or accents,"
-                f" {quoted(*option.groups())}")
+        return (f"{error.override} does not follow Hydra's grammar: quote a value that holds other signs than letters, "
+                f"digits, -, _, . and /, {quoted(*option.groups())}")
     text, _, _ = str(error).partition("Config search path")
     if option := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         return (f"{option[1]}={option[2]} holds a comma: quote it if it is one value, {quoted(*option.groups())}, or give "
