@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from diffprune.config.compose import CONF, register
+from diffprune.config.compose import CONF, check_overrides, register
 from diffprune.config.naming import run_folder
 from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
@@ -48,7 +48,7 @@ def job(cfg: DictConfig) -> None:
 
 def one(cfg: DictConfig, healed: Callable[[], None] = lambda: None) -> None:
     """Does the run of `cfg` and shows its table; calls `healed` when the model is fine-tuned."""
-    check(cfg)
+    check(cfg, HydraConfig.get().overrides.task)
     reproduce(cfg, run := Run(run_folder(cfg)), healed)
     if current_ranks().is_rank0:
         show(run)
@@ -127,6 +127,7 @@ def main() -> None:
             raise
 
     with one_sentence():
+        check_overrides([word for word in sys.argv[1:] if not word.startswith("-")])
         try:
             entry()
         except JobFailed as first:

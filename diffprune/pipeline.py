@@ -5,9 +5,9 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from diffprune.config.compose import made
 from diffprune.config.naming import masked
 from diffprune.config.schema import STAGES
 from diffprune.runs.cache import Cache, locked
@@ -72,15 +72,22 @@ class Stages:
         self.ranks.barrier()
 
     def begin(self) -> Tracker:
-        """Fails early: checks the device and loads the feature network before the first stage; then opens the tracker."""
+        """Fails early: checks the device and what later stages need before the first one starts; then opens the tracker."""
         from diffprune.evaluation.features import load_extractor
-        from diffprune.stages import options
+        from diffprune.evaluation.reference import file_statistics
+        from diffprune.stages import evaluate, options
         options.execution(self.cfg)
         if not self.ranks.is_rank0:
             return Tracker()
+        if STAGES.index(self.cfg.until) >= STAGES.index("finetune"):
+            options.recipe(self.cfg)
         if self.cfg.until == STAGES[-1]:
-            load_extractor(self.cfg.evaluate.features, self.cfg.evaluate.weights).check(options.image_shape(self.cfg))
-        tracker = instantiate(self.cfg.logger)
+            evaluate.further_metrics(self.cfg)
+            extractor = load_extractor(self.cfg.evaluate.features, self.cfg.evaluate.weights)
+            extractor.check(options.image_shape(self.cfg))
+            if self.cfg.evaluate.reference is not None:
+                file_statistics(Path(self.cfg.evaluate.reference), extractor)
+        tracker = made(self.cfg.logger)
         tracker.start(self.run, options.description(self.cfg))
         return tracker
 

@@ -1,16 +1,23 @@
-"""What Hydra is told about the configuration, and the composition of a run's options from overrides."""
+"""What Hydra is told about the configuration, how a run's options are composed, and what their `_target_`s make."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config import schema
 from diffprune.config.naming import run_name
 from diffprune.config.validation import check
+from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import shipped_folder
 
 CONF = shipped_folder("conf")
@@ -31,10 +38,23 @@ def register() -> None:
 
 def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     """The configuration that the command line composes from `overrides`, for `with_hydra` including Hydra's own node. Raises
-    Hydra's errors for a mistake in `overrides`."""
+    UserError or Hydra's errors for a mistake in `overrides`."""
+    check_overrides(overrides)
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=with_hydra)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuses what Hydra's grammar reads and Hydra then fails on: a value without an option, a choice that is no name."""
+    for override in OverridesParser.create().parse_overrides([text for text in overrides if "=" in text]):
+        key, value = override.get_key_element().lstrip("+~"), override.value()
+        if not key:
+            raise UserError(f"{override.input_line} names no option: give <option>=<value>")
+        values = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+        if (CONF / key).is_dir() and not all(isinstance(one, str | QuotedString) for one in values):
+            choices = ", ".join(sorted(file.stem for file in (CONF / key).glob("*.yaml") if file.stem != "default"))
+            raise UserError(f"{override.input_line} is no choice of {key}: leave it out, or choose one of {choices}")
 
 
 def read_run(config: Path) -> DictConfig:
@@ -44,9 +64,50 @@ def read_run(config: Path) -> DictConfig:
     return cfg
 
 
+def read_foreign_run(config: Path, trusted: Sequence[Path] = ()) -> DictConfig:
+    """The configuration of a run folder that may come from somebody else. Raises UserError where it names anything under
+    `_target_` that neither this package's configurations name nor those in the folders `trusted`, and where an
+    interpolation would read something of this machine."""
+    cfg = read_run(config)
+    files = [file for folder in (CONF, *trusted) for file in folder.rglob("*.yaml")]
+    named = {name for file in files for name in re.findall(r"_target_: *([\w.]+)", file.read_text())}
+    for key, value in leaves(OmegaConf.to_container(cfg)):
+        if key == "_target_" and value not in named:
+            raise UserError(f"{config} names {value} under _target_, which no configuration here names: it is not called; "
+                            "give the folder of configurations that names it with --config-dir")
+        if "${" in str(value):
+            raise UserError(f"{config} holds {value}, which a run's own configuration never does: somebody changed the file")
+    return cfg
+
+
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, value) of every value below `node` that is neither a dict nor a list."""
+    if isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else ((key, value) for value in node):
+            yield from leaves(value, str(name))
+    else:
+        yield key, node
+
+
+def made(options: Any) -> Any:
+    """What the class or function under `_target_` gives for the other `options`.
+
+    Raises UserError where it does not exist or does not take the options; errors of other kinds pass as they are.
+    """
+    try:
+        return instantiate(options, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if not isinstance(cause, InstantiationException | ImportError | TypeError | ValueError | NotImplementedError):
+            raise cause from None
+        raise UserError(f"_target_={options['_target_']} cannot be used: {' '.join(str(cause).split())}") from error
+
+
 def checked_name(cfg: DictConfig) -> str:
     """The name of a run's folder; an impossible run is refused here already, so that no folder is made for it. In a sweep,
     each job is refused when its turn comes, so that the jobs after it still run."""
     if OmegaConf.select(cfg, "hydra.mode") == RunMode.RUN:
-        check(cfg)
+        if cfg.launcher.name != "local":
+            raise UserError(f"launcher={cfg.launcher.name} submits the jobs of a multirun: add -m to the command")
+        check(cfg, cfg.hydra.overrides.task)
     return run_name(cfg)

@@ -15,16 +15,16 @@ EVALUATIONS_PER_STEP = 3    # a training step, forward and back, costs about as 
 
 
 def option(low: float = -inf, below: float = inf, *, choices: tuple[Any, ...] = (), or_class: bool = False,
-           names_the_run: bool = True) -> Any:
+           length: int | None = None, names_the_run: bool = True) -> Any:
     """A field for an option: a number in [low, below) or a list of such numbers, or one of `choices`; null needs no range.
 
-    `or_class`: besides the choices, the dotted path of a class.
+    `or_class`: besides the choices, the dotted path of a class. `length`: how many numbers a list must have.
 
     `names_the_run=False`: the option says where, how fast or with how much output a run is computed, not what is computed.
     Two runs that differ only in such options are the same experiment and share one folder.
     """
     return field(default=MISSING, metadata={"low": low, "below": below, "choices": choices, "or_class": or_class,
-                                            "names_the_run": names_the_run})
+                                            "length": length, "names_the_run": names_the_run})
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Schedule:
     lr: float = option(0)
     rate: str = option(choices=("constant", "cosine"))
     warmup: int = option(0)
-    betas: list[float] = option(0, 1)
+    betas: list[float] = option(0, 1, length=2)
     eps: float = option(0)
     weight_decay: float = option(0)
     clip: float | None = option(1e-6)
@@ -145,7 +145,7 @@ class Schedule:
 
 @dataclass
 class Sampler:
-    name: str = option()
+    name: str = option(choices=("ddim",))
     spacing: str = option(choices=("uniform", "quad"))
     steps: int = option(1, 1001)
     eta: float = option(0, 1.0001)

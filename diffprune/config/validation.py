@@ -10,23 +10,58 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffprune.config.model_source import PAGE, by_hand, is_hub_name, is_url, origin
-from diffprune.config.naming import masked
+from diffprune.config.naming import masked, run_name
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import exists, is_file, is_folder
 
+LONGEST_NAME = 240          # bytes, of 255: a lock file adds to it
 ON_THE_HUB = ("cifar10",)     # data sets whose path may be the name of a repository on the Hugging Face hub
 
 
-def check(cfg: DictConfig) -> None:
-    """Refuses a configuration that no run can use; raises UserError that names the option and what to choose instead."""
+def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """Refuses a configuration that no run can use; raises UserError that names the option and what to choose instead.
+    `overrides` are the words of the command line that it was composed from."""
     masked(cfg)
     check_values(cfg)
     window, side = cfg.evaluate.ssim_window, cfg.dataset.resolution
     if window > side or window % 2 == 0:
         raise UserError(f"evaluate.ssim_window={window} does not fit {side}-pixel images: choose an odd number up to {side}")
+    if cfg.schedule.accumulate > cfg.schedule.batch:
+        raise UserError(f"schedule.accumulate={cfg.schedule.accumulate} splits a batch into more parts than it has images, "
+                        f"schedule.batch={cfg.schedule.batch}: lower it")
+    check_names(cfg)
     check_pruner(cfg.pruner)
     check_rounds(cfg)
+    check_effect(cfg, overrides)
     check_paths(cfg)
+
+
+def check_names(cfg: DictConfig) -> None:
+    """Refuses names that cannot be part of the name of a run's folder."""
+    for key in ("dataset.name", "model.name", "pruner.name", "schedule.name"):
+        if not re.fullmatch(r"[^./\\\0-\x1f][^/\\\0-\x1f]*", name := OmegaConf.select(cfg, key)):
+            raise UserError(f"{key}={name!r} is part of a folder's name: give one without slashes and control characters "
+                            "that does not begin with a dot")
+    for name in (cfg.dataset.name, run_name(cfg)):
+        if len(name.encode()) > LONGEST_NAME:
+            raise UserError(f"the run's folder would be called {name[:60]}…, {len(name.encode())} bytes long, and a file "
+                            f"system takes {LONGEST_NAME}: choose shorter names (model.name, pruner.name, schedule.name)")
+
+
+def check_effect(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuses options of the command line that others make void."""
+    checkpoint, pruner = cfg.model.checkpoint, cfg.pruner
+    void = {
+        r"model\.(unet|scheduler|vqvae|class_embedder|family)\b.*": checkpoint is not None and not is_url(checkpoint) and
+        f"model.checkpoint={checkpoint} brings its own, model.checkpoint=null starts from random weights",
+        r"pruner\.threshold": pruner.timesteps is not None and "pruner.timesteps says which timesteps count",
+        r"pruner\.ratio": any(kept is not None for kept in pruner.target.values()) and "pruner.target finds the ratio",
+        r"pruner\.floor": pruner.scope == "local" and "pruner.scope=local has no floor",
+        r"schedule\.ema": cfg.schedule.ema_power is not None and "schedule.ema_power replaces it"}
+    for text in overrides:
+        for key, reason in void.items():
+            if reason and re.fullmatch(key, text.lstrip("+~").partition("=")[0]):
+                raise UserError(f"{text} has no effect: {reason}; leave one of the two out")
 
 
 def check_pruner(pruner: DictConfig) -> None:
@@ -89,11 +124,14 @@ def options(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, Mappi
 
 
 def check_value(key: str, value: Any, low: float = -inf, below: float = inf, choices: Sequence[Any] = (),
-                or_class: bool = False, **_: Any) -> None:
-    """Refuses a value outside `choices`, and a number, alone or in a list, that is outside [low, below) or not finite."""
+                or_class: bool = False, length: int | None = None, **_: Any) -> None:
+    """Refuses a value outside `choices`, a list of another `length`, and a number, alone or in a list, that is outside
+    [low, below) or not finite."""
     if choices and value not in choices and not (or_class and "." in str(value)):
         raise UserError(f"{key}={value} is not known: choose one of {', '.join(map(str, choices))}")
     several = isinstance(value, ListConfig)
+    if several and length is not None and len(value) != length:
+        raise UserError(f"{key}={value} is a list of {len(value)}: give {length} numbers")
     for number in value if several else [value]:
         if isinstance(number, ListConfig):
             check_value(key, number, low, below)
@@ -104,11 +142,17 @@ def check_value(key: str, value: Any, low: float = -inf, below: float = inf, cho
 
 def check_paths(cfg: DictConfig) -> None:
     """Refuses local files and folders that do not exist; a hub name (owner/name) or an address is looked up later."""
+    for key in ("paths.runs", "paths.cache"):
+        path = Path(OmegaConf.select(cfg, key)).absolute()
+        if (nearest := next(folder for folder in (path, *path.parents) if exists(folder))) and not is_folder(nearest):
+            raise UserError(f"{key}={OmegaConf.select(cfg, key)} cannot be a folder, since {nearest} is none: give another")
     fetched = {"dataset.path": cfg.dataset.name in ON_THE_HUB, "evaluate.weights": cfg.evaluate.features == "dinov2"}
     for key in ("dataset.path", "dataset.labels", "evaluate.weights", "evaluate.reference"):
         path = OmegaConf.select(cfg, key)
         if path is not None and not exists(Path(path).expanduser()) and not (fetched.get(key) and is_hub_name(path)):
             raise UserError(f"{key}={path} does not exist: give the place of a local copy")
+        if key != "dataset.path" and path is not None and not fetched.get(key) and is_folder(Path(path).expanduser()):
+            raise UserError(f"{key}={path} is a folder: give a file")
     checkpoint = cfg.model.checkpoint
     if checkpoint is None or checkpoint.startswith("shipped:") or is_url(checkpoint) or is_hub_name(checkpoint):
         return

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from hydra.utils import instantiate
-
+from diffprune.config.compose import made
 from diffprune.data.loading.images import ImageSet
 
 
@@ -20,4 +19,4 @@ def load_images(options: Mapping[str, Any]) -> ImageSet:
 
 @lru_cache(maxsize=1)
 def last_loaded(options: str) -> ImageSet:
-    return instantiate(json.loads(options))
+    return made(json.loads(options))

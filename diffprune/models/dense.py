@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import nn
 
+from diffprune.config.compose import made
 from diffprune.config.model_source import is_url
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import Family, family_for
@@ -68,7 +68,7 @@ class DenseModel:
 
     def made(self, name: str) -> Any:
         """The object that the configuration describes under `name`."""
-        return instantiate(self.architecture[name], _convert_="all")
+        return made(self.architecture[name])
 
     def folder(self, checkpoint: str) -> Path:
         """The local folder of `checkpoint`, fetched first when it is an address or a hub repository (owner/name)."""
@@ -83,7 +83,8 @@ class DenseModel:
         from diffprune.models.fetch import fetch_file
         with torch.device("meta"):
             model = self.blank()
-        with self.cache.entry("models", {"url": url, "unet": self.architecture["unet"]}, "") as folder:
+        # What decides the folder: the file behind the address, and all that is saved beside its weights.
+        with self.cache.entry("models", {"url": url, **self.architecture}, "") as folder:
             if not folder.exists():
                 original = folder.with_name(folder.name + (".safetensors" if url.endswith(".safetensors") else ".ckpt"))
                 if not original.exists():
@@ -97,8 +98,10 @@ class DenseModel:
             return folder
 
 
-def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int], guidance: float | None) -> None:
-    """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or not with `guidance`."""
+def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int],
+              sampler: Mapping[str, Any]) -> None:
+    """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or not with the `steps` and
+    the `guidance` of the `sampler`."""
     channels = config_of(model.unet)["in_channels"], config_of(model.unet)["out_channels"]
     if channels[0] != channels[1]:
         raise UserError(f"model={name} takes {channels[0]} channels and gives {channels[1]}: only models that take an image "
@@ -107,6 +110,10 @@ def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, 
     if model.image_shape != shape:
         raise UserError(f"model={name} draws images of shape {model.image_shape}, dataset={dataset} has "
                         f"{shape}: choose a model of the data set's shape")
+    if sampler["steps"] > (timesteps := len(model.alpha_bar)):
+        raise UserError(f"sampler.steps={sampler['steps']} are more than the {timesteps} timesteps of model={name}: "
+                        f"give sampler.steps={timesteps} or less")
+    guidance = sampler["guidance"]
     if guidance is not None and model.family.classes is None:
         raise UserError(f"sampler.guidance={guidance} needs a class-conditional model, "
                         f"model={name} is unconditional: leave it out or give sampler.guidance=null")

@@ -1,6 +1,5 @@
 """A noise predictor with its noise schedule and what its family puts around it."""
 
-import hashlib
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from diffprune.diffusion.process import Denoiser
 from diffprune.models.families import Family, family_for
+from diffprune.models.identity import model_key
 from diffprune.models.noise_schedule import check_process
 from diffprune.runtime.errors import UserError
 
@@ -62,9 +62,8 @@ class DiffusionModel:
 
     @property
     def key(self) -> str:
-        """Hex digest of every weight: what caches of anything computed from this model are filed under."""
-        keys = [state_key(network) for network in self.networks]
-        return keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest()
+        """Hex digest of all that decides what this model computes: caches of its results are filed under it."""
+        return model_key(self.networks, self.scheduler, type(self.family))
 
     def denoise(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         """Predicted noise [B, C, H, W] for `x_t` at timesteps `t` [B], given the `context` of its classes."""
@@ -110,12 +109,3 @@ class DiffusionModel:
     def to_image(self, latents: Tensor) -> Tensor:
         """Images [B, C, H, W], about [-1, 1], of clean `latents`."""
         return self.family.decode(latents)
-
-
-def state_key(module: nn.Module) -> str:
-    """Hex digest of every weight's name, shape and value."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

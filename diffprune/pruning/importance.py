@@ -42,9 +42,9 @@ def score(model: DiffusionModel, criterion: Criterion, batch: CalibrationBatch |
         raise ValueError(f"{type(criterion).__name__} needs gradients: give a batch of images and the noise scheduler")
     policy = policy or Threshold(DEFAULT_THRESHOLD, criterion.inclusive)
     execution = execution or Execution(model.device)
-    # Sum the gradients; the memory format is left alone, since the cache does not tell one from another.
+    # Sum the gradients.
     mean_loss, factor = loss_scaling(model, criterion, execution.precision)
-    scoring_pass = ScoringPass(model.to(execution.device), batch.to(execution.device), mean_loss, per_evaluation)
+    scoring_pass = ScoringPass(execution.place(model), batch.to(execution.device), mean_loss, per_evaluation)
     with execution.autocast():
         loss, total = cache.sum(scoring_pass, policy) if cache else scoring_pass.sum(policy)
     model.unet.zero_grad()

@@ -1,10 +1,11 @@
 """How every command ends on a mistake: one sentence, exit status 1, no traceback."""
 
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from diffprune.runtime.errors import UserError
@@ -35,7 +36,13 @@ def sentence(error: Exception) -> str:
     """The message of a mistake; of a configuration error on one line: what is wrong, then the possible choices."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OverrideParseException) and (option := re.fullmatch(r"([\w./@+~]+)=(.+)", error.override)):
+        return (f"{error.override} does not follow Hydra's grammar: quote a value that holds other signs than letters, "
+                f"digits, -, _, . and /, {quoted(*option.groups())}")
     text, _, _ = str(error).partition("Config search path")
+    if option := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
+        return (f"{option[1]}={option[2]} holds a comma: quote it if it is one value, {quoted(*option.groups())}, or give "
+                f"{option[1]}=[{option[2]}] for a list, or -m for a run with each")
     lines = [line.strip() for line in text.splitlines() if line.strip() and "append to your config" not in line]
     if "hydra/launcher/submitit_slurm" in lines[0]:
         return missing_extra("submitit")
@@ -63,3 +70,8 @@ def extras_named() -> Generator[None]:
 
 def missing_extra(library: str) -> str:
     return f"{library} is not installed: pip install 'diffprune[{EXTRAS[library]}]'"
+
+
+def quoted(option: str, value: str) -> str:
+    """`'option="value"'`, for the shell and for Hydra's grammar."""
+    return f"""'{option}="{value}"'"""

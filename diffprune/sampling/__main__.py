@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from diffprune.config.compose import read_run
+from diffprune.config.compose import read_foreign_run
 from diffprune.runs.run import Run
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
@@ -15,12 +15,15 @@ from diffprune.stages.sample import draw_sets
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m diffprune.sampling", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, whose model is pruned and fine-tuned")
-    run = Run(parser.parse_args(arguments).run)
+    parser.add_argument("--config-dir", type=Path, action="append", default=[], metavar="DIR",
+                        help="a folder of configurations whose classes the run may name")
+    given = parser.parse_args(arguments)
+    run = Run(given.run)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_sentence():
         if not run.config.exists():
             raise UserError(f"{run.folder} is no run folder: start the run first, with until=finetune")
-        cfg = read_run(run.config)
+        cfg = read_foreign_run(run.config, given.config_dir)
         model = run.final(trains(cfg))
         if not model.exists():
             raise UserError(f"{run.folder} has no model {model.name}/ yet: repeat its command with until=finetune")

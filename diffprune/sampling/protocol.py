@@ -5,6 +5,7 @@ from typing import Any
 
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.identity import computation
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Drawing:
     execution: Execution = field(default_factory=Execution)
 
     def key(self, model: DiffusionModel) -> dict[str, Any]:
-        """What the cache files the images of `model` under."""
-        memory = {} if self.execution.memory_format == "contiguous" else {"memory_format": self.execution.memory_format}
-        return memory | {"model": model.key, "images": self.count, "precision": self.execution.precision,
-                         "sampler": self.options.protocol()}
+        """What decides the bits of the images: the model, the sampler with its seed, how many images, how many at once (a
+        batch rounds differently from another), and what the network is evaluated with; `draw` takes one thread."""
+        how = self.execution
+        return {"model": model.key, "images": self.count, "batch": self.batch, "sampler": self.options.protocol(),
+                **computation(how.device, how.precision, how.memory_format, threads=1)}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from diffprune.config.compose import made
 from diffprune.config.schema import evaluations
 from diffprune.diffusion.pixels import batches
 from diffprune.evaluation.feature_statistics import FeatureStatistics, subset_rule
@@ -19,6 +19,7 @@ from diffprune.evaluation.reference import data_statistics, file_statistics
 from diffprune.evaluation.set_metrics import SetMetric, Settings, against, fid
 from diffprune.evaluation.speed import hardware, speed
 from diffprune.models.device import Execution
+from diffprune.models.identity import computation
 from diffprune.models.model_folder import load_model
 from diffprune.runs.data_record import note_skipped
 from diffprune.runs.metrics import Metrics, MetricValues
@@ -37,7 +38,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     extractor = load_extractor(cfg.evaluate.features, cfg.evaluate.weights).to(how.device)
     reference, about = reference_of(cfg, run, extractor)
     sets = image_sets(cfg, run)
-    further = {str(name): instantiate(metric, _convert_="all") for name, metric in cfg.evaluate.metrics.items()}
+    further = further_metrics(cfg)
     scores = score_sets(cfg, extractor, reference, sets, how, further)
     timed = time_models(cfg, run, how) if cfg.evaluate.speed else {}
     sizes = {name: read_json(run.prune_report)[name] for name in ("params", "macs", "params_dense", "macs_dense")}
@@ -49,6 +50,11 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
         seconds=run.seconds() | {"evaluate": round(time.monotonic() - start, 3)}, **provenance())
     metrics.write(run.metrics)
     tracker.summary(metrics.numbers())
+
+
+def further_metrics(cfg: DictConfig) -> dict[str, SetMetric]:
+    """{name: the metric} of those that the run computes besides the package's own."""
+    return {str(name): made(metric) for name, metric in cfg.evaluate.metrics.items()}
 
 
 def reference_of(cfg: DictConfig, run: Run, extractor: Extractor) -> tuple[FeatureStatistics, dict[str, Any]]:
@@ -98,9 +104,9 @@ def statistics(cfg: DictConfig, extractor: Extractor, images: np.ndarray, name: 
 
     if name == "final":
         return computed()
-    # What decides the numbers: the images, the feature network, which features are kept.
+    # What decides the numbers: the images, the feature network, which features are kept, and what it is evaluated with.
     key = {"images": sha256_of(images), "features": extractor.name, **extractor.protocol, "subset": cfg.evaluate.subset,
-           **subset_rule(len(images), cfg.evaluate.subset)}
+           **subset_rule(len(images), cfg.evaluate.subset), "batch": cfg.evaluate.batch, **computation(extractor.device)}
     with cache(cfg).entry("portraits", key, ".npz") as path:
         if not path.exists():
             computed().save(path)

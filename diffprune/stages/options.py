@@ -2,12 +2,12 @@
 
 from dataclasses import fields
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from diffprune.config.compose import made
 from diffprune.config.model_source import by_hand, origin
 from diffprune.config.naming import masked, science
 from diffprune.data import load_images as load_data_set
@@ -27,7 +27,7 @@ from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.protocol import Drawing, SamplerOptions
 from diffprune.tracking.tracker import Description
-from diffprune.training.losses import LOSSES
+from diffprune.training.losses import LOSSES, Loss
 from diffprune.training.recipe import Recipe
 
 # What each set of images shows.
@@ -70,7 +70,7 @@ def dense_model(cfg: DictConfig) -> DenseModel:
 def load_dense(cfg: DictConfig) -> DiffusionModel:
     """The model before pruning, on the CPU, in evaluation mode; UserError where it cannot be had or does not fit."""
     model = dense_model(cfg).load()
-    check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), cfg.sampler.guidance)
+    check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), cfg.sampler)
     return model
 
 
@@ -95,10 +95,7 @@ def timestep_policy(cfg: DictConfig, criterion: Criterion) -> Policy:
     """The policy `pruner.timesteps`, or the paper's at `pruner.threshold`; UserError for values that a policy refuses."""
     if cfg.pruner.timesteps is None:
         return Threshold(cfg.pruner.get("threshold", 0.0), criterion.inclusive)
-    try:
-        return instantiate(cfg.pruner.timesteps, _convert_="all")
-    except InstantiationException as error:
-        raise UserError(str(error.__cause__ or error)) from error
+    return made(cfg.pruner.timesteps)
 
 
 def allocation(cfg: DictConfig, ratio: float | None = None) -> Allocation:
@@ -114,13 +111,20 @@ def pruning_target(cfg: DictConfig) -> tuple[str, float] | None:
 
 
 def recipe(cfg: DictConfig) -> Recipe:
-    """How the run fine-tunes; `schedule.loss` is a name of LOSSES or the dotted path of a Loss."""
+    """How the run fine-tunes; `schedule.loss` is a name of LOSSES or the dotted path of a Loss. UserError where there is no
+    such class, or where it learns from a dense model and there is none."""
     options, loss = plain(cfg.schedule), cfg.schedule.loss
     try:
-        options |= {"loss": LOSSES.get(loss) or get_class(loss), "betas": tuple(options["betas"])}
-    except (ImportError, ValueError) as error:
-        raise UserError(f"schedule.loss={loss} is neither {', '.join(LOSSES)} nor the dotted path of a class: "
-                        f"{str(error).splitlines()[0]}") from error
+        objective = LOSSES.get(loss) or resolve_name(loss)
+        if not issubclass(objective, Loss):
+            raise TypeError("that class is no Loss")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"schedule.loss={loss} is neither {', '.join(LOSSES)} nor the dotted path of a Loss: "
+                        f"{error}") from error
+    options |= {"loss": objective, "betas": tuple(options["betas"])}
+    if objective.needs_teacher and cfg.model.checkpoint is None:
+        raise UserError(f"schedule.loss={loss} learns from the dense model, and model.checkpoint=null has random weights: "
+                        "give a trained model, or schedule.loss=noise")
     return Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
 
 
@@ -129,9 +133,6 @@ def load_teacher(cfg: DictConfig) -> DiffusionModel | None:
     loss, objective = cfg.schedule.loss, recipe(cfg).loss
     if not objective.needs_teacher:
         return None
-    if cfg.model.checkpoint is None:
-        raise UserError(f"schedule.loss={loss} learns from the dense model, and model.checkpoint=null has random weights: "
-                        "give a trained model, or schedule.loss=noise")
     teacher = load_dense(cfg)
     if objective.needs_blocks and not hasattr(teacher.unet, "down_blocks"):
         raise UserError(f"schedule.loss={loss} compares a UNet's blocks, and model={cfg.model.name} has none: "

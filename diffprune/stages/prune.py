@@ -3,6 +3,7 @@
 import copy
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -10,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from diffprune.config.compose import made
 from diffprune.evaluation.speed import LATENCY_ROUNDS, Latency, latency_share
 from diffprune.models.device import Execution
 from diffprune.models.model_folder import save_model
@@ -24,6 +25,7 @@ from diffprune.pruning.scores import Scores, Terms
 from diffprune.pruning.surgery import cut, reinitialise
 from diffprune.pruning.target import distinct_ratios, search, size_kept
 from diffprune.runs.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
 from diffprune.stages import options
 from diffprune.tracking.tracker import Tracker
@@ -35,13 +37,18 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `pruned/` and then `prune.json`, which compares with the dense model also in later rounds. With a target it
     says what was reached."""
     start, model, terms = time.monotonic(), options.load_start(cfg, run), Scores.read(run.scores).terms
-    criterion, about = instantiate(cfg.pruner.criterion), {}
+    criterion, about = made(cfg.pruner.criterion), {}
     allocation = options.allocation(cfg, run.round.ratio(cfg.pruner.ratio))
     if target := options.pruning_target(cfg):
         allocation, about = with_target(cfg, *target, model.unet, criterion, allocation, terms)
     earlier = PruneReport.read(run.previous.prune_report) if run.previous else None
     # Prune, and write the model before the report, whose presence says that this stage is complete.
     report = cut(model.unet, criterion, allocation, terms, cfg.seed, earlier)
+    if allocation.ratio and run.round.last and not any(group["removed"] for group in report.groups):
+        roots = [group["root"] for group in report.groups]
+        (reason, _), = Counter(entry["reason"] for entry in report.skipped if entry["layer"] in roots).most_common(1)
+        raise UserError(f"pruner.ratio={allocation.ratio:g} removes nothing, mostly because {reason}: choose another ratio, "
+                        "or pruner=none for the dense model")
     if cfg.pruner.reinitialise:
         reinitialise(model.unet, cfg.seed)
     save_model(model, run.pruned)

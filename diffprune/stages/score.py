@@ -3,10 +3,11 @@
 import time
 from dataclasses import replace
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from diffprune.config.compose import made
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.identity import computation
 from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.gradient_cache import GradientCache
 from diffprune.pruning.gradients import CalibrationBatch
@@ -15,13 +16,17 @@ from diffprune.pruning.scores import Scores
 from diffprune.pruning.timesteps import Threshold
 from diffprune.runs.data_record import note_skipped
 from diffprune.runs.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.stages import options
 from diffprune.tracking.tracker import Tracker
 
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `scores.safetensors`."""
-    start, criterion, model = time.monotonic(), instantiate(cfg.pruner.criterion), options.load_start(cfg, run)
+    start, criterion, model = time.monotonic(), made(cfg.pruner.criterion), options.load_start(cfg, run)
+    if not criterion.gradient and cfg.pruner.timesteps is not None:
+        raise UserError(f"pruner.timesteps says which timesteps' gradients count, and pruner={cfg.pruner.name} takes none: "
+                        "leave it out")
     if criterion.gradient:
         scores = score_with_gradients(cfg, run, model, criterion)
     elif cfg.pruner.ratio:
@@ -41,9 +46,12 @@ def score_with_gradients(cfg: DictConfig, run: Run, model: DiffusionModel, crite
     x_0, labels = images.calibration(size, cfg.seed), images.calibration_labels(size, cfg.seed)
     note_skipped(run, images.skipped)
     mean_loss, _ = loss_scaling(model, criterion, cfg.precision)
-    key = {"model": model.key, "data": images.key, "batch": size, "seed": cfg.seed, "precision": cfg.precision,
-           "mean_loss": mean_loss, "per_pass": pruner.timesteps_per_pass}
-    model.to(execution.device)
+    # What decides the gradients: the model, the images and their noise (from the seed), the loss, how many timesteps are
+    # evaluated at once, and what the network is evaluated with.
+    key = {"model": model.key, "data": images.key, "batch": size, "seed": cfg.seed, "mean_loss": mean_loss,
+           "per_pass": pruner.timesteps_per_pass,
+           **computation(execution.device, execution.precision, execution.memory_format)}
+    execution.place(model)
     with execution.autocast():
         x_0, context = model.to_latent(x_0.to(execution.device)), model.context(labels)
     # Score it, with gradients from the cache as far as they are there.

@@ -2,21 +2,25 @@
 
 import dataclasses
 import importlib
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf import MISSING
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from diffprune.config import schema
+from diffprune.config.compose import check_overrides, composed, made, read_foreign_run
 from diffprune.config.naming import run_name, science
 from diffprune.config.validation import check
 from diffprune.runtime.command_line import sentence
 from diffprune.runtime.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, tuned
 
 OPTIONS = sorted((f.parent.name, f.stem) for f in (ROOT / "conf").glob("*/*.yaml")
                  if f.parent.name != "experiment" and f.stem != "default")
@@ -160,7 +164,16 @@ def test_a_choice_that_is_none_names_those_that_are(config) -> None:
     ("sampler.guidance=-1", "sampler.guidance=-1"), ("sampler.processes=0", "sampler.processes=0"),
     ("dataset.on_error=ignore", "stop, skip"), ("dataset.memory_gb=-1", "dataset.memory_gb=-1"),
     ("dataset.channels=4", "choose one of 1, 3"), ("pruner.heads=half", "equal, whole"),
-    ("pruner.round_to=0", "pruner.round_to=0"), ("schedule.betas=[.9,1.0]", "choose values in [0, 1)")])
+    ("pruner.round_to=0", "pruner.round_to=0"), ("schedule.betas=[.9,1.0]", "choose values in [0, 1)"),
+    ("schedule.betas=[.9]", "give 2 numbers"), ("schedule.betas=[.9,.99,.9]", "give 2 numbers"),
+    ("schedule.eps=-1", "schedule.eps=-1"), ("schedule.weight_decay=-1", "schedule.weight_decay=-1"),
+    ("schedule.accumulate=999", "schedule.accumulate=999"), ("sampler.name=ddpm", "choose one of ddim"),
+    ("schedule.name=../../x", "schedule.name='../../x'"), ("dataset.name=../evil", "without slashes"),
+    ("model.name=..", "does not begin with a dot"), ("pruner.name=''", "pruner.name=''"),
+    ("schedule.name='a\\b'", "without slashes"), (f"schedule.name={'x' * 300}", "bytes long"),
+    (f"dataset.name={'x' * 300}", "bytes long"), ("paths.runs=/dev/null", "/dev/null is none"),
+    ("paths.cache=/etc/passwd/x", "/etc/passwd is none"), ("evaluate.weights=/etc", "/etc is a folder"),
+    ("evaluate.reference=/etc", "/etc is a folder"), ("model.checkpoint=/etc/passwd", "/etc/passwd is a file")])
 def test_a_value_outside_its_range_is_named(config, override: str, words: str) -> None:
     with pytest.raises(UserError) as error:
         check(config(override))
@@ -222,3 +235,99 @@ def test_the_schema_holds_no_values() -> None:
     for group in GROUPS:
         for field in dataclasses.fields(group):
             assert field.default == MISSING, (group, field.name)
+
+
+@pytest.mark.parametrize(("words", "reason"), [
+    (["model.scheduler.beta_end=.5"], "model.checkpoint=shipped:ddpm_digits brings its own"),
+    (["model.unet.block_out_channels=[64,128]"], "brings its own"), (["+model.unet.bogus=1"], "brings its own"),
+    (["~model.unet.norm_eps"], "brings its own"),
+    (["model.scheduler.beta_end=.5", "model.checkpoint=/"], "/ brings its own"),
+    (["pruner.threshold=.1", "pruner/timesteps=window"], "pruner.timesteps says"),
+    (["pruner.ratio=.1", "pruner.target.macs=.5"], "pruner.target finds the ratio"),
+    (["pruner.floor=.2"], "pruner.scope=local has no floor"), (["schedule.ema=.9", "schedule.ema_power=7"], "replaces it")])
+def test_an_option_that_another_makes_void_is_refused(config, words: list[str], reason: str) -> None:
+    with pytest.raises(UserError, match=f"has no effect: .*{reason}"):
+        check(config(*words), words)
+
+
+@pytest.mark.parametrize("words", [
+    ["model.scheduler.beta_end=.5", "model.checkpoint=null"], ["pruner.floor=.2", "pruner.scope=global"],
+    ["model.scheduler.beta_end=.5", "model.checkpoint=https://a.b/c.ckpt"], ["model.checkpoint=/"], ["schedule.ema_power=7"],
+    ["experiment=smoke", "pruner.ratio=.4"], ["pruner.threshold=.1"], ["pruner.target.macs=.5"], ["schedule.ema=.9"]])
+def test_an_option_that_is_obeyed_is_not(config, words: list[str]) -> None:
+    check(config(*words), words)
+
+
+@pytest.mark.parametrize(("word", "sentence"), [
+    ("=5", "=5 names no option"), ("experiment=null", "experiment=null is no choice of experiment: .*smoke"),
+    ("sampler=[1,2]", "is no choice of sampler"), ("pruner/timesteps=null", "choose one of largest, weights, window"),
+    ("experiment=null,smoke", "is no choice of experiment"), ("schedule=5", "is no choice of schedule")])
+def test_what_hydra_would_fail_on_is_one_sentence(word: str, sentence: str) -> None:
+    for check_words in (check_overrides, composed):
+        with pytest.raises(UserError, match=sentence):
+            check_words([word])
+
+
+def test_what_hydra_takes_passes() -> None:
+    check_overrides(["pruner=random,taylor", "experiment=[smoke]", "seed=1,2", "+a.b=[1,2]", "~model.unet",
+                     "pruner='random'", "pruner.ratio"])
+
+
+@pytest.mark.parametrize("path", ["epoch=9-step=100", "archive (1)", "été", "写真", "a,b", "C#", "a&b", "a b[1]"])
+def test_a_path_with_signs_of_hydras_grammar_is_told_how_to_be_quoted(config, path: str) -> None:
+    with pytest.raises(HydraException) as error:
+        config(f"dataset.path={path}")
+    told = sentence(error.value)
+    assert f"""'dataset.path="{path}"'""" in told
+    assert "\n" not in told
+    assert config(f'dataset.path="{path}"').dataset.path == path
+
+
+def test_a_slurm_launcher_without_a_multirun_is_refused() -> None:
+    """Its jobs would run here."""
+    cfg = composed(["launcher=slurm"], with_hydra=True)
+    OmegaConf.update(cfg, "hydra.mode", "RUN")
+    with pytest.raises(InterpolationResolutionError, match="submits the jobs of a multirun: add -m"):
+        OmegaConf.select(cfg, "hydra.run.dir")
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    """A run's configuration in `folder`, with options changed."""
+    cfg = tuned()
+    OmegaConf.resolve(cfg)
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+    OmegaConf.save(cfg, folder / "config.yaml")
+    return folder / "config.yaml"
+
+
+@pytest.mark.parametrize(("key", "target"), [
+    ("model__unet___target_", "torch.hub.load"), ("model__unet__nested", {"_target_": "numpy.load"}),
+    ("logger___target_", "diffprune.runtime.files.remove"), ("evaluate__metrics__x", [{"y": {"_target_": "os.system"}}])])
+def test_a_run_folder_names_nothing_that_the_configurations_do_not(tmp_path: Path, key: str, target: Any) -> None:
+    assert read_foreign_run(written(tmp_path)).seed == 0
+    file = written(tmp_path, **{key: target})
+    target = re.findall(r"[\w.]+\.\w+", str(target))[0]
+    with pytest.raises(UserError, match=f"names {target} under _target_.*--config-dir"):
+        read_foreign_run(file)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.yaml").write_text(f"_target_: {target}\n")
+    assert read_foreign_run(file, [tmp_path / "own"])
+
+
+def test_a_run_folder_reads_nothing_of_this_machine(tmp_path: Path) -> None:
+    file = written(tmp_path, model__checkpoint="https://a.b/${oc.env:HOME}")
+    with pytest.raises(UserError, match="somebody changed the file"):
+        read_foreign_run(file)
+
+
+def fails(**_: object) -> None:
+    raise UserError("a sentence of its own")
+
+
+def test_a_class_that_refuses_its_options_is_one_sentence() -> None:
+    for target, message in (("tests.config.test_config.fails", "^a sentence of its own$"),
+                            ("tests.config.test_config.Nothing", "_target_=tests.config.test_config.Nothing cannot be used"),
+                            ("pathlib.PurePath", "_target_=pathlib.PurePath cannot be used: .*unexpected keyword")):
+        with pytest.raises(UserError, match=message):
+            made({"_target_": target, "option": 1})

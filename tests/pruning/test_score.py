@@ -28,7 +28,7 @@ def tiny(config, tmp_path: Path):
     """Composes a run of a tiny model on two digits."""
     save_model(small_model(), tmp_path / "model")
     return lambda *overrides: config(f"model.checkpoint={tmp_path}/model", "pruner.calibration_batch=2", "device=cpu",
-                                     *overrides)
+                                     "sampler.steps=4", *overrides)
 
 
 def scores(cfg) -> Path:

@@ -100,7 +100,8 @@ def test_sizes_are_counted_without_storage() -> None:
 def tiny(config, tmp_path: Path):
     """Composes a run of a tiny model that magnitude prunes."""
     save_model(small_model(), tmp_path / "model")
-    return lambda *overrides: config(f"model.checkpoint={tmp_path}/model", "pruner=magnitude", "device=cpu", *overrides)
+    return lambda *overrides: config(f"model.checkpoint={tmp_path}/model", "pruner=magnitude", "device=cpu",
+                                     "sampler.steps=4", *overrides)
 
 
 def pruned(cfg) -> dict:

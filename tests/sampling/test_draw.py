@@ -140,10 +140,12 @@ def test_images_do_not_depend_on_the_number_of_threads(model: DiffusionModel) ->
 
 
 def test_the_key_holds_the_model_and_the_sampler(model: DiffusionModel) -> None:
-    """Runs that draw other batches share the images; another noise or another model has its own."""
+    """A batch of another size rounds differently, so that its images are others too."""
     key = Drawing(3, SamplerOptions(2)).key(model)
-    assert key == Drawing(3, SamplerOptions(2), batch=2).key(model)
+    assert key == Drawing(3, SamplerOptions(2)).key(DiffusionModel(tiny_unet(), model.scheduler))
     others = [Drawing(3, SamplerOptions(2, seed=1)).key(model), Drawing(4, SamplerOptions(2)).key(model),
+              Drawing(3, SamplerOptions(2), batch=2).key(model),
+              Drawing(3, SamplerOptions(2), execution=Execution(precision="bf16")).key(model),
               Drawing(3, SamplerOptions(2)).key(DiffusionModel(tiny_unet(seed=1), model.scheduler))]
     assert key not in others
 

@@ -25,12 +25,16 @@ class Extractor:
     takes: tuple[int, int, int] | None = None
     head: Callable[[Tensor], Tensor] | None = None
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
     @torch.inference_mode()
     def features(self, images: np.ndarray) -> Tensor:
         """Features float32 [B, D], on the network's device, of one batch of uint8 `images` [B, H, W, C]."""
         self.check((images.shape[3], *images.shape[1:3]))
         self.network.eval()
-        return self.network(unit(images, next(self.network.parameters()).device)).float()
+        return self.network(unit(images, self.device)).float()
 
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor | None:
