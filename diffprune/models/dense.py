@@ -16,6 +16,7 @@ from diffprune.models.formats.read import fill_model
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.models.network import config_of
 from diffprune.runs.cache import Cache
+from diffprune.runtime.addresses import without_secrets
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import remove
 
@@ -87,7 +88,8 @@ class DenseModel:
         from diffprune.models.fetch import fetch_file
         with torch.device("meta"):
             model = self.blank()
-        with self.cache.entry("models", {"url": url, "unet": self.architecture["unet"]}, "") as folder:
+        shown = without_secrets(url)
+        with self.cache.entry("models", {"url": shown, "unet": self.architecture["unet"]}, "") as folder:
             if not folder.exists():
                 original = folder.with_name(folder.name + (".safetensors" if url.endswith(".safetensors") else ".ckpt"))
                 if not original.exists():
@@ -95,8 +97,8 @@ class DenseModel:
                 try:
                     save_model(fill_model(model, original), folder)
                 except UserError as error:
-                    raise UserError(f"{error}; it came from {url}: delete it to fetch it again, or give a model folder that "
-                                    f"python -m diffprune.convert made of it with model.checkpoint=<folder>") from error
+                    raise UserError(f"{error}; it came from {shown}: delete it to fetch it again, or give a model folder "
+                                    f"that python -m diffprune.convert made of it with model.checkpoint=<folder>") from error
                 remove(original)        # its sha256 stays beside the folder
             return folder
 
