@@ -20,6 +20,7 @@ from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
 from diffprune.runs.run import Run
 from diffprune.runs.status import last_line
+from diffprune.runtime.addresses import hide_secrets
 from diffprune.runtime.command_line import MISTAKES, extras_named, one_sentence, sentence
 from diffprune.runtime.distributed import current_ranks, disconnect
 from diffprune.runtime.errors import JobFailed, UserError
@@ -115,6 +116,7 @@ def show(run: Run) -> None:
 
 def main() -> None:
     register()
+    hide_secrets()
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
     failed: list[JobFailed] = []
 

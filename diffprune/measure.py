@@ -14,7 +14,7 @@ import numpy as np
 from diffprune.evaluation.feature_statistics import FeatureStatistics, subset_rule
 from diffprune.evaluation.features import EXTRACTORS, load_extractor
 from diffprune.evaluation.features.extractor import Extractor
-from diffprune.evaluation.image_files import ImageFiles, open_images
+from diffprune.evaluation.image_files import ImageFiles, check_partners, open_images
 from diffprune.evaluation.pair_metrics import similarity
 from diffprune.evaluation.set_metrics import Settings, against
 from diffprune.models.device import device_named
@@ -23,7 +23,7 @@ from diffprune.runtime.errors import UserError
 
 
 def paired(images: Path, reference: Path, batch: int, window: int, channels: int = 3) -> dict[str, float | None]:
-    """SSIM (of `window` pixels), PSNR and RMSE of image i to image i; raises UserError for sets that make no pairs."""
+    """SSIM (of `window` pixels), PSNR and RMSE of image i to image i; UserError for sets that make no pairs."""
     a, b = pair(images, reference, window, channels)
     return similarity(zip(a.chunks(batch), b.chunks(batch), strict=True), window)
 
@@ -39,6 +39,7 @@ def pair(images: Path, reference: Path, window: int, channels: int) -> tuple[Ima
     if a.shape != b.shape:
         raise UserError(f"{images} holds images of shape {list(a.shape)}, {reference} of {list(b.shape)} (height, width, "
                         "channels): leave --pairs out")
+    check_partners(a, b)
     side = min(a.shape[:2])
     if window > side or window % 2 == 0:
         raise UserError(f"--pairs {window} does not fit images of {a.shape[1]}x{a.shape[0]} pixels: choose an odd number up "

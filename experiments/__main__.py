@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diffprune.runtime.addresses import hide_secrets
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from experiments.planning import declarations
@@ -51,6 +52,7 @@ def main(words: list[str] | None = None) -> int:
     """Runs the command that `words` (default: the command line's) give; returns the exit status: 0, 1 where
     something failed, 75 where the same command goes on."""
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
+    hide_secrets()
     arguments = parsed(sys.argv[1:] if words is None else words)
     with one_sentence():
         return arguments.command(arguments) or 0

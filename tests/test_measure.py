@@ -137,6 +137,44 @@ def test_a_grey_array_pairs_with_the_same_images_as_files(tmp_path: Path, turned
     assert measure.paired(*(places[::-1] if turned else places), 2, 7)["rmse"] == 0
 
 
+def named(path: Path, array: np.ndarray, names: list[str]) -> Path:
+    for name, image in zip(names, array, strict=True):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.squeeze()).save(path / name)
+    return path
+
+
+@pytest.mark.parametrize("name", ["{}.png", "0_{}.png", "rank0/img{}_dense.png", "run1/{:03}.png", "{:02}.bmp"])
+def test_numbers_in_names_count_as_numbers(tmp_path: Path, name: str) -> None:
+    array, made = saved(tmp_path / "a.npy", digits(12, 0)), digits(12, 0)
+    unpadded = named(tmp_path / "b", made, [name.format(i) for i in range(12)])
+    padded = named(tmp_path / "c", made, [f"{i:03}.png" for i in range(12)])
+    assert measure.paired(array, unpadded, 5, 7)["rmse"] == 0
+    assert measure.paired(padded, unpadded, 5, 7)["rmse"] == 0
+
+
+@pytest.mark.parametrize(("names", "said"), [
+    (["0.png", "1.png", "3.png"], r"3\.png breaks the order, and only numbers without a gap"),
+    (["0_0.png", "0_1.png", "1_0.png"], r"1_0\.png breaks the order"),
+    (["a.png", "b.png", "c.png"], r"a\.png breaks the order"),
+    (["1.png", "01.png", "2.png"], r"01\.png and .*1\.png have the same number")])
+def test_files_that_do_not_count_an_arrays_images_make_no_pairs(tmp_path: Path, names: list[str], said: str) -> None:
+    array, files = saved(tmp_path / "a.npy", digits(3, 0)), named(tmp_path / "b", digits(3, 0), names)
+    with pytest.raises(UserError, match=said):
+        measure.paired(files, array, 2, 7)
+
+
+@pytest.mark.parametrize(("others", "alone"), [
+    (["dense_0.png", "dense_1.png", "dense_9.png"], "dense_2"), (["a/0.png", "a/1.png", "b/2.png"], "dense_0")])
+def test_folders_whose_names_do_not_agree_make_no_pairs(tmp_path: Path, others: list[str], alone: str) -> None:
+    one, other = (named(tmp_path / place, digits(3, 0), names) for place, names in (
+        ("one", [f"dense_{i}.png" for i in range(3)]), ("other", others)))
+    with pytest.raises(UserError, match=rf"{alone}\.png has no partner of its number or name"):
+        measure.paired(one, other, 2, 7)
+    pruned = named(tmp_path / "pruned", digits(3, 0), [f"pruned_{i:04}.jpeg.png" for i in range(3)])
+    assert measure.paired(one, pruned, 2, 7)["rmse"] == 0
+
+
 def test_grey_files_are_seen_as_the_array_of_their_pixels(tmp_path: Path) -> None:
     extractor = load_extractor("digits-cnn", None)
     array, files = saved(tmp_path / "a.npy", digits(12, 0)), folder(tmp_path / "b", digits(12, 0))

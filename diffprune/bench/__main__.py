@@ -14,6 +14,7 @@ from diffprune.bench.cases import CASES, Bench
 from diffprune.bench.measured import table
 from diffprune.bench.setting import Setting, machine
 from diffprune.runs.provenance import versions
+from diffprune.runtime.addresses import hide_secrets
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    hide_secrets()
     arguments = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_sentence():

@@ -9,6 +9,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config.schema import outside_the_name
+from diffprune.runtime.addresses import without_secrets
 from diffprune.runtime.errors import UserError
 
 # The data set that only `dataset.path` identifies; under another `dataset.name` the name identifies it.
@@ -80,11 +81,14 @@ def branch_of(options: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def masked(cfg: DictConfig) -> DictConfig:
-    """A copy without Hydra's own node, which cannot be resolved here; raises UserError that names every missing option."""
+    """A copy without Hydra's own node, which cannot be resolved here, and without secrets in an address; raises UserError
+    that names every missing option."""
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     missing = sorted(OmegaConf.missing_keys(own))
     if missing:
         raise UserError(f"nothing chosen for {', '.join(missing)}: give a value, for instance {missing[0]}=…")
+    if own.model.checkpoint is not None:
+        own.model.checkpoint = without_secrets(own.model.checkpoint)
     return own
 
 

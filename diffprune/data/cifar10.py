@@ -11,7 +11,7 @@ from diffprune.data.loading.images import Images, ImageSet
 from diffprune.data.loading.readable import Readable
 from diffprune.data.loading.transforms import Exact
 from diffprune.data.sources import cifar10_batches
-from diffprune.data.sources.table import MappedSource, TableSource, columns
+from diffprune.data.sources.table import MappedSource, TableSource, columns, complete
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import exists, is_file
 
@@ -35,13 +35,13 @@ def load(path: str | None, flip: bool, split: str = "train", resolution: int = 3
         return Images(pixels, flip, labels)
     here = path is not None and exists(place)
     source, labels = stored(place, split) if here else fetched(path or HUB, split)
-    return HeldImages(Readable(source, Exact(32), labels, on_error == "skip"), flip, workers, by_pixels=True)
+    return HeldImages(Readable(source, Exact(32), labels, skip=on_error == "skip"), flip, workers, by_pixels=True)
 
 
 def stored(folder: Path, split: str) -> tuple[TableSource, torch.Tensor | None]:
-    """The rows and classes of every `<split>*.parquet` below `folder`, in file order; one for training may be named."""
+    """The rows and classes of all `<split>*.parquet` below `folder`, in file order; one for training may be named."""
     single = split == "train" and folder.suffix == ".parquet" and is_file(folder)
-    files = [folder] if single else sorted(folder.rglob(f"{split}*.parquet"))
+    files = [folder] if single else complete(sorted(folder.rglob(f"{split}*.parquet")))
     if not files:
         raise UserError(f"dataset.path={folder} holds no {split}*.parquet and no batches of CIFAR-10: give a folder with "
                         f"one of them, or {' or '.join(cifar10_batches.ARCHIVES)}")

@@ -10,17 +10,19 @@ from diffprune.data.sources.archive import ZipSource
 from diffprune.data.sources.folder import FolderSource
 from diffprune.data.sources.names import classes
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import is_file, is_folder
+from diffprune.runtime.files import exists, is_file, is_folder
 
 
 def load(path: str, resolution: int, channels: int, flip: bool, **options: Any) -> ImageSet:
     """Every image below `path`, in path order, as [N, channels, resolution, resolution].
 
-    Where all of them lie in sub-folders, the sorted sub-folders are the classes 0, 1, … of the images in them.
-    Raises UserError for a missing or empty folder and for a file that is no readable image.
+    Where all of them lie in sub-folders, these are their classes: by number where every sub-folder's name is one, else the
+    sorted names are the classes 0, 1, …. Raises UserError for a missing or empty folder and for a file that is no readable
+    image.
     """
     source = tree(path)
-    return gather(source, Fit(resolution, channels), flip, classes(source.names), **options)
+    labels, class_count = classes(source.names)
+    return gather(source, Fit(resolution, channels), flip, labels, class_count, **options)
 
 
 def tree(path: str) -> FolderSource | ZipSource:
@@ -28,6 +30,8 @@ def tree(path: str) -> FolderSource | ZipSource:
     place = Path(path).expanduser()
     if place.suffix.lower() == ".zip" and is_file(place):
         return ZipSource.of(place)
-    if not is_folder(place):
+    if exists(place) and not is_folder(place):
+        raise UserError(f"dataset.path={path} is a file: give a folder with images, or a zip archive of them")
+    if not exists(place):
         raise UserError(f"dataset.path={path} does not exist: give a folder with images, or a zip archive of them")
     return FolderSource.of(place)

@@ -14,7 +14,7 @@ from diffprune.data.loading.transforms import ShorterSide
 from diffprune.data.sources import Source
 from diffprune.data.sources.devkit import classes_of_kit
 from diffprune.data.sources.names import classes, unpacked
-from diffprune.data.sources.table import TableSource
+from diffprune.data.sources.table import TableSource, complete
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import is_folder
 
@@ -26,37 +26,39 @@ def load(path: str, resolution: int, flip: bool, labels: str | None = None, chan
     """The images with their classes, shorter side resized to `resolution`, then centre-cropped.
 
     `path` holds one folder per class (or `train` does), Parquet files, or all images side by side; `labels` is then
-    the text file of their classes, as `assigned` reads it. Sorted synsets are the classes 0, 1, ….
+    the text file of their classes, as `assigned` reads it. Sorted synsets are the classes 0, 1, …; folders that are numbers
+    are the classes of these numbers.
     """
-    images, classes_of_source = source(Path(path).expanduser())
+    images, of_images, class_count = source(Path(path).expanduser())
     if labels is not None:
-        classes_of_source = assigned(images, Path(labels).expanduser())
-    return gather(images, ShorterSide(resolution, channels), flip, classes_of_source, **options)
+        of_images, class_count = assigned(images, Path(labels).expanduser())
+    return gather(images, ShorterSide(resolution, channels), flip, of_images, class_count, **options)
 
 
-def source(path: Path) -> tuple[Source, torch.Tensor | None]:
-    """The images, and their classes where folders or a column give them."""
+def source(path: Path) -> tuple[Source, torch.Tensor | None, int | None]:
+    """The images, and their classes where folders or a column give them; the number of classes where folders name them."""
     files = [path] if path.suffix == ".parquet" else tables(path)
     if files:
         table = TableSource.of(files)
-        return table, table.labels()
+        return table, table.labels(), None
     below = next((path / name for name in TRAINING if is_folder(path / name)), path)
     images = tree(str(below))
-    return images, classes(images.names)
+    return images, *classes(images.names)
 
 
 def tables(path: Path) -> list[Path]:
-    """The Parquet files of the training split in `path` or its folder `data`, else all of them, by name."""
+    """The Parquet files in `path` or its folder `data`, by name: those for training, else for validation, else all."""
     files = [file for folder in (path, path / "data") if is_folder(folder) for file in sorted(folder.glob("*.parquet"))]
-    return [file for file in files if file.name.startswith("train")] or files
+    splits = ([file for file in files if file.name.startswith(split)] for split in ("train", "val", ""))
+    return complete(next(filter(None, splits), []))
 
 
-def assigned(images: Source, file: Path) -> torch.Tensor:
+def assigned(images: Source, file: Path) -> tuple[torch.Tensor, int | None]:
     """The class of every image, int64 [N], from lines that begin with a file name and a class.
 
     `ILSVRC2012_val_00000001 65`: suffixes are ignored, commas separate too. A class is its number from 0, or its synset
-    (`n03995372`): all synsets in the file, sorted, are then the classes 0, 1, …. The development kit's bare list of
-    numbers is taken together with its meta.mat.
+    (`n03995372`): all synsets in the file, sorted, are then the classes 0, 1, …, and their number is returned too. The
+    development kit's bare list of numbers is taken together with its meta.mat.
     """
     try:
         rows = [re.split(r"[,\s]+", line.strip()) for line in file.read_text().splitlines() if line.strip()]
@@ -74,4 +76,4 @@ def assigned(images: Source, file: Path) -> torch.Tensor:
     if None in chosen:
         raise UserError(f"dataset.labels={file} names no class for {images.name(chosen.index(None))}: "
                         "give lines like ILSVRC2012_val_00000001.JPEG 65")
-    return torch.tensor([places[name] for name in chosen])
+    return torch.tensor([places[name] for name in chosen]), None if numbers else len(places)

@@ -16,6 +16,7 @@ from diffprune.models.formats.read import fill_model
 from diffprune.models.model_folder import load_model, local_folder, save_model
 from diffprune.models.network import config_of
 from diffprune.runs.cache import Cache
+from diffprune.runtime.addresses import without_secrets
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import remove
 
@@ -83,8 +84,9 @@ class DenseModel:
         from diffprune.models.fetch import fetch_file
         with torch.device("meta"):
             model = self.blank()
+        shown = without_secrets(url)
         # What decides the folder: the file behind the address, and all that is saved beside its weights.
-        with self.cache.entry("models", {"url": url, **self.architecture}, "") as folder:
+        with self.cache.entry("models", {"url": shown, **self.architecture}, "") as folder:
             if not folder.exists():
                 original = folder.with_name(folder.name + (".safetensors" if url.endswith(".safetensors") else ".ckpt"))
                 if not original.exists():
@@ -92,8 +94,8 @@ class DenseModel:
                 try:
                     save_model(fill_model(model, original), folder)
                 except UserError as error:
-                    raise UserError(f"{error}; it came from {url}: delete it to fetch it again, or give a model folder that "
-                                    f"python -m diffprune.convert made of it with model.checkpoint=<folder>") from error
+                    raise UserError(f"{error}; it came from {shown}: delete it to fetch it again, or give a model folder "
+                                    f"that python -m diffprune.convert made of it with model.checkpoint=<folder>") from error
                 remove(original)        # its sha256 stays beside the folder
             return folder
 

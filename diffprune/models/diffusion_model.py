@@ -73,13 +73,25 @@ class DiffusionModel:
         """What `denoise` is given of classes [B], None for an unconditional model; UserError for an unknown class."""
         if self.family.classes is None:
             return None
+        self.check_classes(labels)
+        assert labels is not None
+        return self.family.condition(labels.to(self.device))
+
+    def check_classes(self, labels: Tensor | None, count: int | None = None) -> None:
+        """UserError where classes [B] are none of a class-conditional model's, or where `count` names, whose places in a
+        sorted list they are, are not as many as its classes."""
+        classes = self.family.classes
+        if classes is None:
+            return
         if labels is None:
             raise UserError("the model draws images of given classes and the data set names none: "
                             "give a folder with one sub-folder of images per class")
-        if int(labels.max()) >= self.family.classes:
-            raise UserError(f"the data set has a class {int(labels.max())}, the model knows 0 to "
-                            f"{self.family.classes - 1}: give the data set it was trained on")
-        return self.family.condition(labels.to(self.device))
+        if unknown := [end for end in (int(labels.min()), int(labels.max())) if not 0 <= end < classes]:
+            raise UserError(f"the data set has a class {unknown[0]}, the model knows 0 to {classes - 1}: give the data set "
+                            "it was trained on")
+        if count is not None and count != classes:
+            raise UserError(f"the data set names {count} classes and the model has {classes}, so which ones these are "
+                            f"cannot be known: give all of them, or name the folders by their numbers (0 to {classes - 1})")
 
     def labels_for(self, indices: range) -> Tensor | None:
         """The class of each image that is drawn, index modulo the number of classes; None for an unconditional model."""

@@ -1,5 +1,6 @@
 """Checkpoints from elsewhere: repositories of the Hugging Face hub, and files at an address."""
 
+import base64
 import hashlib
 import logging
 import urllib.request
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError as StatusError
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
@@ -14,6 +16,7 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from diffprune.models.families import Family
 from diffprune.models.model_folder import SCHEDULER, read_config
 from diffprune.models.weights import weight_files
+from diffprune.runtime.addresses import MASK, complete_address, without_secrets
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import remove, write_json
 from diffprune.runtime.progress import progress
@@ -84,12 +87,16 @@ def download(repository: str, origin: str) -> Path:
 
 
 def fetch_file(url: str, target: Path, origin: str, by_hand: str) -> None:
-    """Downloads `url` to `target` and writes `target`.json with its address, bytes and sha256.
+    """Downloads `url` to `target` and writes `target`.json with its address (without secrets), bytes and sha256.
 
     An interrupted download stays in `target`.part and is continued if the server supports that. `origin` is logged first;
     `by_hand` ends the message of the UserError that a failed download raises.
     """
-    log.info("fetching %s (%s); %s", url, origin, COPY)
+    url, shown = complete_address(url), without_secrets(url)
+    if MASK in url:
+        raise UserError(f"{url} lacks its password or the values of its query, which are never stored: give the complete "
+                        f"address on the command line; or {by_hand}")
+    log.info("fetching %s (%s); %s", shown, origin, COPY)
     partial = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -101,10 +108,10 @@ def fetch_file(url: str, target: Path, origin: str, by_hand: str) -> None:
             remove(partial)        # it ends where the file does, or beyond
             receive(url, partial)
     except (OSError, HTTPException, ValueError) as error:
-        raise UserError(f"{url} could not be fetched ({reason(error)}): {by_hand}") from error
+        raise UserError(f"{shown} could not be fetched ({reason(error)}): {by_hand}") from error
     with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_json(target.with_name(f"{target.name}.json"), {"url": url, "bytes": partial.stat().st_size, "sha256": digest})
+    write_json(target.with_name(f"{target.name}.json"), {"url": shown, "bytes": partial.stat().st_size, "sha256": digest})
     remove(tag_of(partial))
     partial.replace(target)
 
@@ -118,7 +125,7 @@ def reason(error: Exception) -> str:
 
 def receive(url: str, partial: Path) -> None:
     """Fills `partial` with the content of `url`, from where it ends if the server still has the same file."""
-    request, tag = urllib.request.Request(url, headers={"User-Agent": "diffprune"}), tag_of(partial)
+    request, tag = request_for(url), tag_of(partial)
     if partial.exists() and tag.exists():
         request.add_header("Range", f"bytes={partial.stat().st_size}-")
         request.add_header("If-Range", tag.read_text())
@@ -134,7 +141,18 @@ def receive(url: str, partial: Path) -> None:
                 file.write(chunk)
         length = response.headers.get("Content-Length")
     if length is not None and partial.stat().st_size != start + int(length):
-        raise ConnectionError(f"{url} broke off")
+        raise ConnectionError("the download broke off")
+
+
+def request_for(url: str) -> urllib.request.Request:
+    """The request for `url`; user and password become a header, which a redirect to another place does not take along."""
+    address = urlsplit(url)
+    host = address.netloc.rpartition("@")[2]
+    request = urllib.request.Request(urlunsplit(address._replace(netloc=host)), headers={"User-Agent": "diffprune"})
+    if address.username is not None:
+        login = f"{unquote(address.username)}:{unquote(address.password or '')}"
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+    return request
 
 
 def tag_of(partial: Path) -> Path:

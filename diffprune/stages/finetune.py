@@ -40,6 +40,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     checkpoints.resume()
     # Rank 0 compares the data with those that the run was begun with, before any rank trains on them.
     images = options.load_images(cfg)
+    trainer.model.check_classes(images.labels, images.class_count)
     if ranks.is_rank0:
         options.begin_data(cfg, run, images)
     ranks.barrier()

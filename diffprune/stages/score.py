@@ -43,6 +43,7 @@ def score_with_gradients(cfg: DictConfig, run: Run, model: DiffusionModel, crite
     execution, pruner, size = options.execution(cfg), cfg.pruner, cfg.pruner.calibration_batch
     images = options.load_images(cfg)
     options.begin_data(cfg, run, images)
+    model.check_classes(images.labels, images.class_count)
     x_0, labels = images.calibration(size, cfg.seed), images.calibration_labels(size, cfg.seed)
     note_skipped(run, images.skipped)
     mean_loss, _ = loss_scaling(model, criterion, cfg.precision)

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 
+from diffprune.runtime.addresses import hide_secrets
 from diffprune.runtime.command_line import one_sentence
 from experiments.planning.cells import check_ready, lone
 from experiments.running.local import run
@@ -23,4 +24,5 @@ def main(overrides: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    hide_secrets()
     sys.exit(main(sys.argv[1:]))

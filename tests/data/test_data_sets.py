@@ -3,6 +3,8 @@
 import io
 import pickle
 import tarfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from diffprune.data import celeba, cifar10, image_folder, imagenet, lsun
-from diffprune.data.loading.decoding import converted, decoded
-from diffprune.data.loading.images import Images
+from diffprune.data.loading.decoding import BadImage, converted, decoded
+from diffprune.data.loading.images import Images, ImageSet
 from diffprune.data.loading.transforms import Face, ShorterSide
+from diffprune.data.sources import cifar10_batches
 from diffprune.runtime.errors import UserError
 from tests import data_sets_on_disk as made
 
@@ -47,13 +50,19 @@ def binary_batch(seed: int) -> bytes:
 BATCHES = {"cifar-10-batches-py": (python_batch, ""), "cifar-10-batches-bin": (binary_batch, ".bin")}
 
 
+@pytest.fixture
+def ten_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of CIFAR-10 have ten images instead of 10 000."""
+    monkeypatch.setattr(cifar10_batches, "IMAGES", 10)
+
+
 def cifar_batches(root: Path, name: str, packed: bool) -> Path:
     make, suffix = BATCHES[name]
     folder = root / name
     folder.mkdir()
-    for seed in (2, 1):
+    for seed in (2, 1, 5, 3, 4):
         (folder / f"data_batch_{seed}{suffix}").write_bytes(make(seed))
-    (folder / f"test_batch{suffix}").write_bytes(make(3))
+    (folder / f"test_batch{suffix}").write_bytes(make(6))
     (folder / "batches.meta").write_bytes(b"anything")
     if not packed:
         return folder
@@ -64,20 +73,53 @@ def cifar_batches(root: Path, name: str, packed: bool) -> Path:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
 @pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.usefixtures("ten_images")
 def test_cifar10_is_read_from_its_authors_batches(tmp_path: Path, name: str, packed: bool) -> None:
     place = str(cifar_batches(tmp_path, name, packed))
     images, test = cifar10.load(place, flip=True), cifar10.load(place, flip=True, split="test")
-    expected, labels = zip(rows(seed=1), rows(seed=2), strict=True)
+    expected, labels = zip(*map(rows, [10] * 5, range(1, 6)), strict=True)
     assert np.array_equal(images.pixels.numpy(), np.concatenate(expected).reshape(-1, 3, 32, 32))
-    assert images.labels.tolist() == labels[0] + labels[1]
-    assert np.array_equal(test.pixels.numpy(), rows(seed=3)[0].reshape(-1, 3, 32, 32))
+    assert images.labels.tolist() == [label for batch in labels for label in batch]
+    assert np.array_equal(test.pixels.numpy(), rows(seed=6)[0].reshape(-1, 3, 32, 32))
     assert packed or cifar10.load(str(tmp_path), flip=True).key == images.key
 
 
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.usefixtures("ten_images")
+def test_a_cifar10_that_is_not_its_five_batches_is_refused(tmp_path: Path, name: str) -> None:
+    folder, (make, suffix) = cifar_batches(tmp_path, name, packed=False), BATCHES[name]
+    key = cifar10.load(str(folder), flip=True).key
+    (folder / f"data_batch_1 (copy){suffix}").write_bytes(make(1))
+    (folder / f"data_batch_2{suffix}.bak").write_bytes(make(2))
+    assert cifar10.load(str(folder), flip=True).key == key
+    (folder / f"data_batch_5{suffix}").write_bytes(make(2))
+    with pytest.raises(UserError, match=rf"data_batch_5{suffix} is a copy of another batch"):
+        cifar10.load(str(folder), flip=True)
+    (folder / f"data_batch_5{suffix}").write_bytes(make(5) if suffix == "" else make(5) + make(7))
+    (folder / f"data_batch_3{suffix}").unlink()
+    with pytest.raises(UserError, match=rf"{name} lacks data_batch_3{suffix}: copy CIFAR-10 again"):
+        cifar10.load(str(folder), flip=True)
+
+
+def test_a_batch_of_another_length_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test_batch.bin").write_bytes(binary_batch(1))
+    with pytest.raises(UserError, match=r"test_batch\.bin holds 10 images, a batch of CIFAR-10 has 10000"):
+        cifar10.load(str(tmp_path), flip=True, split="test")
+
+
+@pytest.mark.usefixtures("ten_images")
+def test_both_formats_in_one_folder_are_not_two_data_sets(tmp_path: Path) -> None:
+    for seed in range(1, 6):
+        (tmp_path / f"data_batch_{seed}").write_bytes(python_batch(seed))
+        (tmp_path / f"data_batch_{seed}.bin").write_bytes(binary_batch(seed))
+    assert len(cifar10.load(str(tmp_path), flip=True)) == 50
+
+
+@pytest.mark.usefixtures("ten_images")
 def test_an_array_of_todays_numpy_is_read_too(tmp_path: Path) -> None:
     pixels, labels = rows()
-    (tmp_path / "data_batch_1").write_bytes(pickle.dumps({b"data": pixels, b"labels": labels}, protocol=3))
-    assert np.array_equal(cifar10.load(str(tmp_path), flip=True).pixels.numpy().reshape(10, -1), pixels)
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({b"data": pixels, b"labels": labels}, protocol=3))
+    assert np.array_equal(cifar10.load(str(tmp_path), flip=True, split="test").pixels.numpy().reshape(10, -1), pixels)
 
 
 class Malicious:
@@ -95,20 +137,20 @@ class Malicious:
 def test_a_malicious_pickle_is_refused_and_executes_nothing(tmp_path: Path, protocol: int) -> None:
     pixels, labels = rows()
     content = {"labels": labels, "data": pixels, "more": Malicious(tmp_path / "mark")}
-    (tmp_path / "data_batch_1").write_bytes(pickle.dumps(content, protocol=protocol))
-    with pytest.raises(UserError, match=r"data_batch_1 would import (posix mkdir|something), .* do not trust it"):
-        cifar10.load(str(tmp_path), flip=True)
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(content, protocol=protocol))
+    with pytest.raises(UserError, match=r"test_batch would import (posix mkdir|something), .* do not trust it"):
+        cifar10.load(str(tmp_path), flip=True, split="test")
     assert not (tmp_path / "mark").exists()
-    pickle.loads((tmp_path / "data_batch_1").read_bytes())
+    pickle.loads((tmp_path / "test_batch").read_bytes())
     assert (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize("content", [b"no pickle", pickle.dumps([1, 2]), python_batch(1)[:-2000], b""])
-@pytest.mark.parametrize("name", ["data_batch_1", "data_batch_1.bin"])
+@pytest.mark.parametrize("name", ["test_batch", "test_batch.bin"])
 def test_what_is_no_batch_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name} is no (whole )?batch of CIFAR-10.* copy it again"):
-        cifar10.load(str(tmp_path), flip=True)
+        cifar10.load(str(tmp_path), flip=True, split="test")
 
 
 def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
@@ -325,6 +367,54 @@ def test_imagenet_is_read_from_the_hubs_parquet(tmp_path: Path) -> None:
     assert red(one) == list(range(7, 12))
 
 
+def test_the_hubs_splits_are_not_joined(tmp_path: Path) -> None:
+    made.table(tmp_path / "data" / "validation-00000-of-00001.parquet", 6, size=(8, 8))
+    test = made.table(tmp_path / "data" / "test-00000-of-00001.parquet", 3, size=(8, 8), first=20)
+    assert red(imagenet.load(str(tmp_path), 8, flip=True)) == list(range(6))
+    assert red(imagenet.load(str(test), 8, flip=True)) == [20, 21, 22]
+    (tmp_path / "data" / "validation-00000-of-00001.parquet").rename(tmp_path / "data" / "eval-00000-of-00001.parquet")
+    with pytest.raises(UserError, match=r"test-00000-of-00001\.parquet is not one of the 1 files eval-\*-of-00001"):
+        imagenet.load(str(tmp_path), 8, flip=True)
+
+
+@pytest.mark.parametrize("load", [partial(imagenet.load, resolution=8), cifar10.load], ids=["imagenet", "cifar10"])
+def test_shards_are_complete_and_there_once(tmp_path: Path, load: Callable) -> None:
+    files = [made.table(tmp_path / f"train-0000{number}-of-00003.parquet", 2) for number in range(3)]
+    assert len(load(str(tmp_path), flip=True)) == 6
+    copy = made.table(tmp_path / "train-00001-of-00003 (1).parquet", 2)
+    with pytest.raises(UserError, match=r"train-00001-of-00003 \(1\)\.parquet is not one of the 3 files train-\*-of-00003"):
+        load(str(tmp_path), flip=True)
+    copy.unlink()
+    files[1].unlink()
+    with pytest.raises(UserError, match=r"lacks 1 of the 3 files train-\*-of-00003, the first is number 1: copy them"):
+        load(str(tmp_path), flip=True)
+
+
+def test_images_without_published_classes_have_none(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+    for labels, classes in (([-1, -1], None), ([-1, 0], [-1, 0])):
+        parquet.write_table(pa.table({"image": [made.png(0), made.png(1)], "label": labels}), tmp_path / "test.parquet")
+        found = imagenet.load(str(tmp_path), 8, flip=True).labels
+        assert classes == (None if found is None else found.tolist())
+
+
+def numbered(root: Path, names: list[str]) -> ImageSet:
+    """One image in each of the folders `names`."""
+    for value, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        (root / name / "0.png").write_bytes(made.png(value))
+    return imagenet.load(str(root), 8, flip=True)
+
+
+def test_a_folder_that_is_a_number_is_that_class(tmp_path: Path) -> None:
+    by_number = numbered(tmp_path / "a", ["0", "1", "2", "10", "11"])
+    assert by_number.labels.tolist() == [0, 1, 10, 11, 2]
+    assert by_number.class_count is None
+    by_name = numbered(tmp_path / "b", ["n00000003", "n00000007", "10"])
+    assert (by_name.labels.tolist(), by_name.class_count) == ([0, 1, 2], 3)
+
+
 VALIDATION = {
     "numbers": "".join(f"ILSVRC2012_val_{i:08d}.JPEG {65 - i}\n" for i in range(4)),
     "synsets": "ImageId,PredictionString\n" + "".join(f"ILSVRC2012_val_{i:08d},n0000006{5 - i} 1 2 3 4\n" for i in range(4)),
@@ -428,6 +518,29 @@ def test_an_archive_is_read_like_the_folder_that_it_holds(tmp_path: Path) -> Non
     assert images.labels.dtype == torch.int64
 
 
+def test_every_type_of_image_is_read_and_the_rest_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    kinds = ["bmp", "gif", "jfif", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"]
+    folder = tmp_path / "images"
+    (folder / "@eaDir" / "0.png").mkdir(parents=True)
+    made.picture(99).save(folder / "@eaDir" / "0.png" / "SYNOPHOTO_THUMB_M.jpg")
+    for kind in kinds:
+        made.picture(1, (8, 8)).convert("L").save(folder / f"x.{kind}", format="JPEG" if kind == "jfif" else None)
+    for name in ("a.heic", "b.HEIC", "notes", ".hidden"):
+        (folder / name).write_bytes(b"")
+    archive = made.archive(tmp_path / "images.zip", folder)
+    for place in (folder, archive):
+        assert len(image_folder.load(str(place), 8, 3, flip=False)) == len(kinds)
+        assert caplog.messages[-1] == f"passed over in {place}: 2 .heic, 1 without a suffix"
+
+
+@pytest.mark.parametrize("name", ["images.tar", "train.parquet"])
+def test_a_file_that_holds_no_tree_is_not_called_missing(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{name} is a file: give a folder with images, or a zip archive of them"):
+        image_folder.load(str(tmp_path / name), 8, 3, flip=False)
+
+
 def test_files_are_read_in_path_order_whatever_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
     for value, name in enumerate(["a/z.png", "a.jpg", "a1/b/c.PNG", "a1/b.webp", "b.JPEG"]):
@@ -469,15 +582,21 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 @pytest.mark.parametrize(("data", "expected"), [
     (saved(Image.new("L", (4, 4), 90), "PNG"), (90, 90, 90)),
-    (saved(Image.new("LA", (4, 4), (90, 0)), "PNG"), (90, 90, 90)),
+    (saved(Image.new("LA", (4, 4), (90, 0)), "PNG"), (255, 255, 255)),
     (saved(Image.new("1", (4, 4), 1), "PNG"), (255, 255, 255)),
-    (saved(Image.new("RGBA", (4, 4), (10, 20, 30, 0)), "PNG"), (10, 20, 30)),
-    (saved(Image.new("RGBA", (4, 4), (10, 20, 30, 99)), "WEBP", lossless=True, exact=True), (10, 20, 30)),
+    (saved(Image.new("RGBA", (4, 4), (10, 20, 30, 0)), "PNG"), (255, 255, 255)),
+    (saved(Image.new("RGBA", (4, 4), (10, 20, 30, 255)), "PNG"), (10, 20, 30)),
+    (saved(Image.new("RGBA", (4, 4), (10, 20, 30, 102)), "WEBP", lossless=True, exact=True), (157, 161, 165)),
+    (saved(Image.new("RGB", (4, 4), (10, 20, 30)), "PNG", transparency=(10, 20, 30)), (255, 255, 255)),
     (saved(Image.new("CMYK", (4, 4), (255, 0, 0, 0)), "JPEG", quality=100), (0, 255, 255)),
     (saved(Image.new("RGB", (4, 4), (10, 20, 30)).quantize(), "PNG"), (10, 20, 30)),
-    (saved(Image.new("RGB", (4, 4), (10, 20, 30)).quantize(), "PNG", transparency=b"\x00\x80"), (10, 20, 30)),
+    (saved(Image.new("RGB", (4, 4), (10, 20, 30)).quantize(), "PNG", transparency=b"\x00\x80"), (255, 255, 255)),
+    (saved(Image.new("RGB", (4, 4), (10, 20, 30)), "BMP"), (10, 20, 30)),
+    (saved(Image.new("RGB", (4, 4), (10, 20, 30)), "TIFF"), (10, 20, 30)),
+    (saved(Image.new("RGB", (4, 4), (10, 20, 30)), "GIF"), (10, 20, 30)),
     (saved(Image.fromarray(np.full((4, 4), 257 * 90 + 3, np.uint16)), "PNG"), (90, 90, 90)),
-], ids=["grey", "grey alpha", "bits", "rgba", "webp", "cmyk", "palette", "palette alpha", "16 bit"])
+], ids=["grey", "grey alpha", "bits", "transparent", "opaque", "webp", "one colour transparent", "cmyk", "palette",
+        "palette alpha", "bmp", "tiff", "gif", "16 bit"])
 def test_a_picture_of_any_kind_becomes_rgb_or_grey(data: bytes, expected: tuple[int, int, int]) -> None:
     image = decoded(data, 3)
     assert image.mode == "RGB"
@@ -488,6 +607,35 @@ def test_a_picture_of_any_kind_becomes_rgb_or_grey(data: bytes, expected: tuple[
 def test_sixteen_bits_are_scaled_to_eight() -> None:
     levels = Image.fromarray(np.array([[0, 128, 129, 257, 32896, 65406, 65407, 65535]], np.uint16))
     assert np.asarray(converted(levels, "L")).tolist() == [[0, 0, 1, 1, 128, 254, 255, 255]]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_photograph_stands_upright(kind: str) -> None:
+    levels = np.zeros((32, 16), np.uint8)
+    levels[:8] = 255
+    for orientation, bright in ((1, np.s_[:8]), (3, np.s_[-8:]), (6, np.s_[:, -8:]), (8, np.s_[:, :8])):
+        image = Image.fromarray(levels)
+        image.getexif()[0x0112] = orientation
+        shown = np.asarray(decoded(saved(image, kind, exif=image.getexif()), 1)).astype(int)
+        assert shown.shape == ((32, 16) if orientation < 5 else (16, 32))
+        assert shown[bright].mean() > 240
+        assert shown.mean() < 70
+
+
+def test_damaged_exif_data_do_not_hide_an_image() -> None:
+    assert decoded(saved(Image.new("RGB", (8, 8), (9, 9, 9)), "JPEG", exif=b"Exif\0\0no such thing"), 1).size == (8, 8)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_levels_without_a_known_range_are_refused(kind: type) -> None:
+    with pytest.raises(BadImage, match="has numbers of 32 bits"):
+        decoded(saved(Image.fromarray(np.full((4, 4), 1, kind)), "TIFF"), 3)
+
+
+def test_an_image_beyond_pillows_limits_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(BadImage, match=r"larger than Pillow's limit \(Image size \(16 pixels\)"):
+        decoded(saved(Image.new("L", (4, 4)), "PNG"), 1)
 
 
 def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from diffprune.data import last_loaded
 from diffprune.data.loading import held as loading
 from diffprune.data.loading.images import ImageSet
 from diffprune.evaluation.features import load_extractor
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pipeline import stages
 from diffprune.pruning.gradient_cache import GradientCache
 from diffprune.runs.data_record import data_moved, note_skipped
@@ -140,3 +141,13 @@ def test_scoring_lists_what_it_left_out(on, images: Path, monkeypatch: pytest.Mo
     with pytest.raises(InterruptedError):
         score.stage(cfg, Run(run_folder(cfg)), Tracker())
     assert "class_0/001.png is not a readable image" in Run(run_folder(cfg)).skipped.read_text()
+
+
+def test_scoring_checks_the_classes_of_all_images_first(on, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    monkeypatch.setattr(DiffusionModel, "check_classes", lambda _, *classes: checked.append(classes))
+    monkeypatch.setattr(GradientCache, "sum", interrupted_pass)
+    cfg = on(images, "pruner.calibration_batch=4")
+    with pytest.raises(InterruptedError):
+        score.stage(cfg, Run(run_folder(cfg)), Tracker())
+    assert [(labels.tolist(), count) for labels, count in checked] == [([0] * 4 + [1] * 4 + [2] * 4, 3)]

@@ -206,7 +206,7 @@ def million(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
 def test_a_set_of_a_million_files_starts_within_seconds(million: None) -> None:
     start = time.monotonic()
     source = FolderSource.of(Path("/imagenet"))
-    labels = classes(source.names)
+    labels, _ = classes(source.names)
     images = StreamedImages(imagenet_readable(source, labels), True, 0)
     images.order.indices(0, 64, 0)
     assert time.monotonic() - start < 10

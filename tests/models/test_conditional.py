@@ -131,6 +131,15 @@ def test_images_without_classes_are_refused(model: DiffusionModel) -> None:
 def test_a_class_that_the_model_does_not_know_is_refused(model: DiffusionModel) -> None:
     with pytest.raises(UserError, match=r"a class 10, the model knows 0 to 9"):
         model.context(torch.tensor([0, CLASSES]))
+    with pytest.raises(UserError, match=r"a class -1, the model knows 0 to 9"):
+        model.context(torch.tensor([0, -1]))
+
+
+def test_class_names_that_are_not_as_many_as_the_models_are_refused(model: DiffusionModel) -> None:
+    model.check_classes(torch.tensor([0, 1]), CLASSES)
+    model.check_classes(torch.tensor([3, 7]), None)
+    with pytest.raises(UserError, match=r"names 2 classes and the model has 10, so which ones these are cannot be known"):
+        model.check_classes(torch.tensor([0, 1]), 2)
 
 
 def test_a_conditional_model_without_class_embedding_is_refused(model: DiffusionModel, config, tmp_path: Path) -> None:

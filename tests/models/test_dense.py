@@ -1,5 +1,6 @@
 """Dense models: from any folder in diffusers' layout, from the hub, from an address; one sentence for each mistake."""
 
+import base64
 import errno
 import hashlib
 import http.server
@@ -25,6 +26,7 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.fetch import fetch_file, fetch_repository, wanted
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.models.weights import OLD_ATTENTION, WEIGHTS
+from diffprune.runtime.addresses import hide_secrets, without_secrets
 from diffprune.runtime.errors import UserError
 from diffprune.stages.options import dense_model, load_dense
 from tests.conftest import tiny_unet
@@ -259,6 +261,7 @@ class Server(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         content, start = self.server.content, 0
         self.server.asked.append((self.headers.get("Range"), self.headers.get("If-Range")))
+        self.server.secrets.append((self.path, self.headers.get("Authorization")))
         if self.path.startswith("/absent"):
             self.send_error(404)
             return
@@ -282,6 +285,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 def server() -> Iterator[http.server.ThreadingHTTPServer]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
         running.content, running.breaks_at, running.asked = bytes(range(256)) * 20_000, None, []
+        running.secrets = []
         running.url = f"http://127.0.0.1:{running.server_port}"
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
@@ -299,6 +303,23 @@ def test_a_file_comes_whole_with_its_digest(server, tmp_path: Path, caplog: pyte
                       "sha256": hashlib.sha256(server.content).hexdigest()}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.ckpt", "model.ckpt.json"]
     assert "(from CompVis, about 5 MB, licence MIT); model.checkpoint=<folder> uses a local copy" in caplog.text
+
+
+def test_the_secrets_of_an_address_go_to_its_server_alone(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                          caplog: pytest.LogCaptureFixture) -> None:
+    address = f"{server.url.replace('//', '//user:s3cr%3At@')}/model.ckpt?token=s3cr3t"
+    monkeypatch.setenv("DIFFPRUNE_ADDRESSES", "{}")
+    monkeypatch.setattr("sys.argv", ["diffprune", f'model.checkpoint="{address}"'])
+    hide_secrets()
+    with caplog.at_level(logging.INFO):
+        fetch_file(without_secrets(address), tmp_path / "model.ckpt", "", "")
+    login = base64.b64encode(b"user:s3cr:t").decode()
+    assert server.secrets == [("/model.ckpt?token=s3cr3t", f"Basic {login}")]
+    assert json.loads((tmp_path / "model.ckpt.json").read_text())["url"] == without_secrets(address)
+    assert "s3cr" not in caplog.text
+    monkeypatch.setenv("DIFFPRUNE_ADDRESSES", "{}")
+    with pytest.raises(UserError, match=r"\*-\w{8} lacks its password or the values of its query, which are never stored"):
+        fetch_file(without_secrets(address), tmp_path / "again.ckpt", "", "by hand")
 
 
 def test_a_download_that_breaks_off_leaves_no_file_and_goes_on_where_it_was(server, tmp_path: Path) -> None:
@@ -389,7 +410,7 @@ def test_a_checkpoint_of_another_model_says_where_it_lies_and_what_to_do(publish
     url = published({"other": torch.zeros(1)})
     with pytest.raises(UserError, match="do not fit the architecture") as error:
         load_dense(config(*DDIM, f'model.checkpoint="{url}"'))
-    assert f"it came from {url}: delete it to fetch it again" in str(error.value)
+    assert f"it came from {without_secrets(url)}: delete it to fetch it again" in str(error.value)
     assert str(tmp_path / "cache" / "models") in str(error.value)
 
 

@@ -11,12 +11,14 @@ from diffprune.data.loading.transforms import Transform
 from diffprune.data.sources import Source
 from diffprune.runtime.errors import UserError
 
+DECODING = "upright, on white"      # what files show; images decoded otherwise are another set
 Bad = tuple[str, str]       # an image's name, and why it cannot be used
 
 
 @dataclass
 class Readable:
-    """The images of `source` after `transform`; `labels` int64 [N] or None; `skip` leaves bad images out.
+    """The images of `source` after `transform`; `labels` int64 [N] or None; `skip` leaves bad images out. `class_count`: how
+    many classes there are, where they are places in a sorted list of names.
 
     A bad image is then replaced by the next good one in index order (the first follows the last), so that the image at an
     index depends on the files alone, and every count is unchanged.
@@ -24,6 +26,7 @@ class Readable:
     source: Source
     transform: Transform
     labels: Tensor | None = None
+    class_count: int | None = None
     skip: bool = False
     bad: dict[int, Bad] = field(default_factory=dict)       # the bad images that this process has met, by index
 
@@ -64,7 +67,7 @@ class Readable:
         It does not see the pixels, which would mean reading everything: a file that is replaced by another of the same
         name and size keeps the key.
         """
-        digest = hashlib.sha256(f"{self.transform}, skip={self.skip}".encode())
+        digest = hashlib.sha256(f"{DECODING}, {self.transform}, skip={self.skip}".encode())
         for some in self.source.identity():
             digest.update(some)
         if self.labels is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffprune.data.sources import Source
-from diffprune.data.sources.names import SUFFIXES, is_image, packed, unpacked
+from diffprune.data.sources.names import HIDDEN, SUFFIXES, is_image, log_passed_over, packed, unpacked
 from diffprune.runtime.errors import UserError
 
 
@@ -29,8 +29,11 @@ class ZipSource(Source):
     def of(cls, path: Path) -> "ZipSource":
         """Every image in the archive, in path order; raises UserError where there is none."""
         with opened(path) as archive:
-            members = sorted((tuple(info.filename.split("/")), info.file_size, info.CRC)
-                             for info in archive.infolist() if wanted(info.filename))
+            shown = [info for info in archive.infolist()
+                     if not info.is_dir() and not any(part.startswith(HIDDEN) for part in info.filename.split("/"))]
+        members = sorted((tuple(info.filename.split("/")), info.file_size, info.CRC) for info in shown
+                         if is_image(info.filename))
+        log_passed_over(str(path), (info.filename for info in shown if not is_image(info.filename)))
         if not members:
             raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)})")
         names = packed("/".join(path_parts).encode() for path_parts, _, _ in members)
@@ -72,10 +75,5 @@ def opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} cannot be read as a zip archive ({error}): copy it again") from error
-
-
-def wanted(name: str) -> bool:
-    """Whether a member is an image and in no hidden folder (macOS adds `__MACOSX`)."""
-    *folders, last = name.split("/")
-    return is_image(last) and not any(folder.startswith((".", "__MACOSX")) for folder in folders)
+        raise UserError(f"{path} cannot be read as a zip archive ({getattr(error, 'strerror', None) or error}): mend or "
+                        "copy it again") from error

@@ -18,7 +18,9 @@ from diffprune.runtime.files import is_file, is_folder
 PIXELS = 3 * 32 * 32
 FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")
 ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
-FIRST = {"train": "data_batch_1", "test": "test_batch"}
+BATCHES = {"train": [[f"data_batch_{number}{suffix}" for number in range(1, 6)] for suffix in ("", ".bin")],
+           "test": [["test_batch"], ["test_batch.bin"]]}        # of each split, for Python and in binary
+IMAGES = 10_000         # in each batch
 ARRAYS = {"numpy ndarray", "numpy dtype", "numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct",
           "_codecs encode"}     # the names that a pickled array imports
 
@@ -28,37 +30,44 @@ def find(path: Path) -> Path | None:
     for place in (path, *(path / name for name in FOLDERS + ARCHIVES)):
         if place.name.endswith((".tar.gz", ".tgz")) and is_file(place):
             return place
-        if any(is_file(place / f"{name}{suffix}") for name in FIRST.values() for suffix in ("", ".bin")):
+        if any(is_file(place / name) for formats in BATCHES.values() for names in formats for name in names):
             return place
     return None
 
 
 def read(place: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images uint8 [N, 3, 32, 32] and classes int64 [N] of `split`; raises UserError for what is no batch."""
+    """Images uint8 [N, 3, 32, 32] and classes int64 [N] of `split`. UserError for a batch that is missing, a copy of another
+    one, or none of 10 000 images."""
+    contents = dict(stored(place, {name for names in BATCHES[split] for name in names}))
+    names = max(BATCHES[split], key=lambda names: len(contents.keys() & names))
+    if missing := [name for name in names if name not in contents]:
+        raise UserError(f"{place} lacks {', '.join(missing)}: copy CIFAR-10 again")
     pixels, labels = [], []
-    for name, data in sorted(batches(place, FIRST[split].rstrip("1"))):
-        images, classes = binary(data, name) if name.endswith(".bin") else opcodes(data, name)
-        pixels.append(torch.from_numpy(images.reshape(-1, 3, 32, 32).copy()))
-        labels.append(torch.from_numpy(classes))
-    if not pixels:
-        raise UserError(f"{place} holds no {FIRST[split]}: copy CIFAR-10 again")
-    return torch.cat(pixels), torch.cat(labels)
+    for name in names:
+        images, classes = (binary if name.endswith(".bin") else opcodes)(contents[name], f"{place}/{name}")
+        if len(images) != IMAGES:
+            raise UserError(f"{place}/{name} holds {len(images)} images, a batch of CIFAR-10 has {IMAGES}: copy it again")
+        if any(np.array_equal(classes, others) for others in labels):
+            raise UserError(f"{place}/{name} is a copy of another batch: copy CIFAR-10 again")
+        pixels.append(images)
+        labels.append(classes)
+    return torch.from_numpy(np.concatenate(pixels).reshape(-1, 3, 32, 32)), torch.from_numpy(np.concatenate(labels))
 
 
-def batches(place: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every batch whose name begins with `prefix`."""
+def stored(place: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of those of the files `names` that are in the folder or archive `place`."""
     try:
         if is_folder(place):
-            for file in place.glob(f"{prefix}*"):
-                yield str(file), file.read_bytes()
+            yield from ((name, (place / name).read_bytes()) for name in names if is_file(place / name))
             return
         with tarfile.open(place) as archive:
             for member in archive:
-                content = archive.extractfile(member) if Path(member.name).name.startswith(prefix) else None
+                content = archive.extractfile(member) if (name := Path(member.name).name) in names else None
                 if content is not None:     # None for what is no file
-                    yield f"{place}/{member.name}", content.read()
+                    yield name, content.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise UserError(f"{place} cannot be read ({error}): copy it again") from error
+        raise UserError(f"{place} cannot be read ({getattr(error, 'strerror', None) or error}): mend or copy it "
+                        "again") from error
 
 
 def binary(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:

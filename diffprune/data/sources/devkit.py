@@ -19,8 +19,9 @@ META = "meta.mat"
 UNREADABLE = (MatReadError, OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, zlib.error)
 
 
-def classes_of_kit(names: pa.Array, numbers: list[int], file: Path) -> torch.Tensor:
-    """The class of every image, int64 [N]: line i of `file`, in `numbers`, is of the image whose name ends in i.
+def classes_of_kit(names: pa.Array, numbers: list[int], file: Path) -> tuple[torch.Tensor, int]:
+    """The class of every image, int64 [N], and the number of classes: line i of `file`, in `numbers`, is of the image whose
+    name ends in i.
 
     A number is that of the kit's meta.mat, next to `file`; the classes 0, 1, … are the sorted synsets. Raises UserError
     for an image or a number that is missing.
@@ -33,7 +34,7 @@ def classes_of_kit(names: pa.Array, numbers: list[int], file: Path) -> torch.Ten
             raise UserError(f"dataset.labels={file} has no class for {name}: give images with the names they are published "
                             "with, ILSVRC2012_val_00000001.JPEG and so on")
         labels.append(places[numbers[line - 1]])
-    return torch.tensor(labels)
+    return torch.tensor(labels), len(places)
 
 
 def classes_by_number(file: Path) -> dict[int, int]:

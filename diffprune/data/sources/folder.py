@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffprune.data.sources import Source
-from diffprune.data.sources.names import BLOCK, SUFFIXES, is_image, packed
+from diffprune.data.sources.names import BLOCK, HIDDEN, SUFFIXES, is_image, log_passed_over, packed
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.progress import progress
 
@@ -26,7 +26,7 @@ class FolderSource(Source):
     @classmethod
     def of(cls, root: Path) -> "FolderSource":
         """Every image file below `root`, at any depth, in path order; raises UserError where there is none."""
-        names = packed(os.fsencode(name) for name in image_paths(str(root)))
+        names = packed(map(os.fsencode, image_paths(str(root))))
         if not len(names):
             raise UserError(f"dataset.path={root} holds no image ({', '.join(SUFFIXES)})")
         return cls(root, names)
@@ -63,8 +63,16 @@ def size(path: bytes) -> int:
         return -1
 
 
-def image_paths(folder: str, prefix: str = "") -> Iterator[str]:
-    """Relative paths of the image files below `folder`, in path order whatever the file system lists.
+def image_paths(folder: str) -> Iterator[str]:
+    """Relative paths of the image files below `folder`, in path order whatever the file system lists; the numbers of other
+    files are then logged."""
+    others: list[str] = []
+    yield from images_below(folder, "", others)
+    log_passed_over(folder, others)
+
+
+def images_below(folder: str, prefix: str, others: list[str]) -> Iterator[str]:
+    """Paths, after `prefix`, of the image files below `folder`; names of other files are added to `others`.
 
     Hidden entries are left out, links to folders followed. No file is queried beyond the listing.
     """
@@ -72,16 +80,16 @@ def image_paths(folder: str, prefix: str = "") -> Iterator[str]:
         with os.scandir(folder) as entries:
             folders, names = set(), []
             for entry in entries:
-                if is_image(entry.name) and not entry.is_dir(follow_symlinks=False):
-                    names.append(entry.name)
-                elif not entry.name.startswith(".") and entry.is_dir():
+                if entry.name.startswith(HIDDEN):
+                    continue
+                image = is_image(entry.name)
+                if entry.is_dir(follow_symlinks=not image):
                     folders.add(entry.name)
-                    names.append(entry.name)
+                (names if image or entry.name in folders else others).append(entry.name)
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be listed ({error.strerror or error}): mend it") from error
-    names.sort()
-    for name in names:
+    for name in sorted(names):
         if name in folders:
-            yield from image_paths(os.path.join(folder, name), f"{prefix}{name}/")
+            yield from images_below(os.path.join(folder, name), f"{prefix}{name}/", others)
         else:
             yield f"{prefix}{name}"

@@ -1,18 +1,31 @@
-"""Many names in little memory."""
+"""Which files are images, and many names in little memory."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from os.path import splitext
 
 import pyarrow as pa
 import torch
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+HIDDEN = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")      # how systems name what people do not see
 BLOCK = 65_536
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is that of an image; hidden files (macOS leaves `._photo.jpg`) are not."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    """Whether a file name is that of an image."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def log_passed_over(place: str, names: Iterable[str]) -> None:
+    """Logs how many files of which type are no images, by the `names` of those in `place`."""
+    kinds = Counter(splitext(name)[1].lower() or "without a suffix" for name in names)
+    if kinds:
+        log.info("passed over in %s: %s", place, ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
 
 
 def packed(names: Iterable[bytes]) -> pa.Array:
@@ -29,10 +42,11 @@ def unpacked(names: pa.Array) -> Iterator[bytes]:
         yield from names.slice(start, BLOCK).to_pylist()
 
 
-def classes(names: pa.Array) -> torch.Tensor | None:
-    """int64 [N]: the place of each name's first folder among all of them, for names in path order.
+def classes(names: pa.Array) -> tuple[torch.Tensor | None, int | None]:
+    """Each name's class, int64 [N]: its first folder's number where all of these are numbers, else the folder's place among
+    all of them, for names in path order; and in the latter case how many folders there are.
 
-    None where a name has no folder, or where there is no name.
+    The classes are None where a name has no folder, or where there is no name.
     """
     places: dict[bytes, int] = {}
     labels = torch.empty(len(names), dtype=torch.int64)
@@ -40,6 +54,8 @@ def classes(names: pa.Array) -> torch.Tensor | None:
     for index, name in enumerate(unpacked(names)):
         top, slash, _ = name.partition(b"/")
         if not slash:
-            return None
+            return None, None
         array[index] = places.setdefault(top, len(places))
-    return labels if places else None
+    if places and all(top.isdigit() and len(top) < 10 for top in places):
+        return torch.tensor([int(top) for top in places])[labels], None
+    return (labels, len(places)) if places else (None, None)

@@ -1,6 +1,7 @@
 """Encoded images in Parquet files, the layout of the Hugging Face hub."""
 
 import logging
+import re
 import threading
 from bisect import bisect_right
 from collections.abc import Generator, Iterator
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "img")            # as people name them: encoded bytes, or a struct with `bytes` and `path`
 LABEL_COLUMNS = ("label", "labels")
+SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)")     # train-00001-of-00005
 
 
 @dataclass
@@ -46,7 +48,7 @@ class TableSource(Source):
         return cls(files, groups, starts, rows)
 
     def labels(self) -> torch.Tensor | None:
-        """int64 [N]; None where a file has no column of classes."""
+        """int64 [N]; None where a file has no column of classes, or all are -1, as the hub marks unpublished ones."""
         columns_read = []
         for path in self.files:
             with reading(path):
@@ -57,7 +59,8 @@ class TableSource(Source):
                 if not pa.types.is_integer(column.type) or column.null_count:
                     raise UserError(f"{path} has classes that are no numbers in its column {label}: copy it again")
                 columns_read.append(torch.tensor(column.to_numpy(), dtype=torch.int64))
-        return torch.cat(columns_read)
+        labels = torch.cat(columns_read)
+        return None if bool((labels == -1).all()) else labels
 
     def __len__(self) -> int:
         return self.rows
@@ -136,6 +139,26 @@ class CopiedSource(MappedSource):
 
     def identity(self) -> Iterator[bytes]:
         return self.original.identity()
+
+
+def complete(files: list[Path]) -> list[Path]:
+    """`files`, all those of one split in a folder. UserError where their names (`train-00001-of-00005.parquet`) tell that
+    one is missing, is there twice, or belongs to another split."""
+    shards = [SHARD.fullmatch(file.stem) for file in files]
+    first = next((shard for shard in shards if shard), None)
+    if first is None:
+        return files
+    title, count, numbers = first[1], int(first[3]), set()
+    for file, shard in zip(files, shards, strict=True):
+        if shard is None or (shard[1], int(shard[3])) != (title, count) or int(shard[2]) in numbers:
+            raise UserError(f"{file} is not one of the {count} files {title}-*-of-{first[3]} beside it, or is there twice: "
+                            "move it away, or give one split's folder or file as dataset.path")
+        numbers.add(int(shard[2]))
+    if len(files) < count:
+        number = min(set(range(count)) - numbers)
+        raise UserError(f"{files[0].parent} lacks {count - len(files)} of the {count} files {title}-*-of-{first[3]}, the "
+                        f"first is number {number}: copy them, or give a single file as dataset.path")
+    return files
 
 
 @contextmanager
