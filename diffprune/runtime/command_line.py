@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.interrupt import CTRL_C, Interrupted
+from diffprune.runtime.interrupt import CTRL_C, Interrupt, Interrupted
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)      # in options or files; all else is a defect
 WRAPPED = "UserError raised while resolving interpolation: "
@@ -18,7 +18,8 @@ WRAPPED = "UserError raised while resolving interpolation: "
 def one_sentence() -> Generator[None]:
     """Ends the process with `error: …` on a mistake in options or files, and without a traceback on a request to stop."""
     try:
-        yield
+        with Interrupt():
+            yield
     except MISTAKES as error:
         sys.exit(f"error: {sentence(error)}")
     except (KeyboardInterrupt, Interrupted) as stop:
