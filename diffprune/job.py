@@ -43,6 +43,7 @@ def job(cfg: DictConfig) -> None:
         sys.exit(f"error: {error}")
     except Interrupted as stop:     # ends a sweep too
         log.info("%s", stop)
+        current_ranks().stop_others(stop.number)
         sys.exit(stop.code)
 
 

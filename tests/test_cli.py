@@ -38,6 +38,14 @@ def environment() -> dict[str, str]:
     return os.environ | {"WANDB_MODE": "offline", "PYTHONUNBUFFERED": "1"}
 
 
+def test_a_rank_without_the_number_of_ranks_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(line(tmp_path), cwd=ROOT, env=environment() | {"RANK": "1"}, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the environment has RANK=1, which no launcher sets: give RANK")
+    assert done.stderr.count("\n") == 1
+
+
 def processor_seconds() -> float:
     """What processes this one started and waited for have used so far: a wall clock also counts what others do."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
