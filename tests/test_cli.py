@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.upkeep import kill_test
 from tests.conftest import ROOT
 
 Command = Callable[..., subprocess.CompletedProcess]
@@ -36,6 +37,25 @@ def line(tmp_path: Path, *overrides: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     return os.environ | {"WANDB_MODE": "offline", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_request_while_the_command_starts_ends_it_as_one_in_its_work(tmp_path: Path, number: int) -> None:
+    process = subprocess.Popen(line(tmp_path), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    while not kill_test.listens(process):
+        time.sleep(0.001)
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1] == "stopped: the same command goes on from what is finished\n"
+    assert process.returncode == 75
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_rank_without_the_number_of_ranks_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(line(tmp_path), cwd=ROOT, env=environment() | {"RANK": "1"}, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the environment has RANK=1, which no launcher sets: give RANK")
+    assert done.stderr.count("\n") == 1
 
 
 def processor_seconds() -> float:

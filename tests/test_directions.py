@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 # stand above everything: the modules beside the folders, and what `python -m diffprune.<folder>` runs.
 ORDER = (
     ("__main__", "cost", "convert", "measure", "bench", "report.__main__", "sampling.__main__", "bench.__main__"),
+    ("job",),
     ("pipeline",),
     ("stages",),
     ("training",),

@@ -42,7 +42,7 @@ def loaded_by(module: str) -> set[str]:
     return {name.split(".")[0] for name in reached}
 
 
-@pytest.mark.parametrize("module", ["diffprune.__main__", "diffprune.report", "diffprune.tracking.wandb_tracker",
+@pytest.mark.parametrize("module", ["diffprune.job", "diffprune.report", "diffprune.tracking.wandb_tracker",
                                     "experiments.__main__", "experiments.planning.estimate", "diffprune.convert"])
 def test_configuration_and_reports_start_without_torch(module: str) -> None:
     """A mistake is named, and a finished run shown, before seconds are spent on imports."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from diffprune import __main__ as entry
+from diffprune import job as entry
 from diffprune.config.compose import composed
 from diffprune.runtime.errors import JobFailed
 from tests.conftest import ROOT

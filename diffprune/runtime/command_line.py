@@ -9,7 +9,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.interrupt import CTRL_C, Interrupted
+from diffprune.runtime.interrupt import CTRL_C, Interrupt, Interrupted
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)      # in options or files; all else is a defect
 # The extra of the package that installs each library that not every run needs.
@@ -23,7 +23,7 @@ WRAPPED = "UserError raised while resolving interpolation: "
 def one_sentence() -> Generator[None]:
     """Ends the process with `error: …` on a mistake in options or files, and without a traceback on a request to stop."""
     try:
-        with extras_named():
+        with Interrupt(), extras_named():
             yield
     except MISTAKES as error:
         sys.exit(f"error: {sentence(error)}")

@@ -1,20 +1,21 @@
 """Local processes that share their parent's work."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.interrupt import unheard
 
 
 class Workers:
     """`count` processes that run `work(index, *arguments)`, index from 1; they end with the context at the latest.
 
-    They start when `attend` is called first, so that nothing starts where nothing is to be done.
+    They start when `attend` is called first, so that nothing starts where nothing is to be done. They ignore requests to
+    stop, which are for their parent.
     """
 
     def __init__(self, count: int, work: Callable[..., None], *arguments: Any) -> None:
@@ -32,24 +33,20 @@ class Workers:
 
     def start(self) -> None:
         spawn = get_context("spawn")    # a forked process cannot use CUDA, nor the threads of its parent
-        for index in range(1, self.count + 1):
-            self.started.append(spawn.Process(target=alone, args=(self.work, index, *self.arguments), daemon=True))
-            self.started[-1].start()
+        resource_tracker.ensure_running()   # which would otherwise let the first process hear
+        with unheard():
+            for index in range(1, self.count + 1):
+                self.started.append(spawn.Process(target=self.work, args=(index, *self.arguments), daemon=True))
+                self.started[-1].start()
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_: object) -> None:
         for process in self.started:
-            process.terminate()
+            process.kill()
         for process in self.started:
             process.join()
-
-
-def alone(work: Callable[..., None], *arguments: Any) -> None:
-    """In the new process: Ctrl-C is for the parent, which ends its workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    work(*arguments)
 
 
 def leave_with_parent() -> None:

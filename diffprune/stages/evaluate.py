@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,17 @@ from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
-from diffprune.stages.options import TITLES, begin_data, cache, execution, load_dense, load_images, sampler_options, trains
+from diffprune.stages.options import (
+    TITLES,
+    begin_data,
+    cache,
+    execution,
+    load_dense,
+    load_images,
+    recipe,
+    sampler_options,
+    trains,
+)
 from diffprune.tracking.tracker import Tracker
 
 
@@ -130,9 +141,8 @@ def time_models(cfg: DictConfig, run: Run, how: Execution) -> dict[str, float]:
 def protocol(cfg: DictConfig, reference: int | None = None) -> dict[str, Any]:
     """What a number must share with another to be compared with it; `reference`: number of images that it compares with."""
     sampler = {("sampler" if name == "name" else name): value for name, value in sampler_options(cfg).protocol().items()}
-    recipe, subset = cfg.schedule, cfg.evaluate.subset
-    average = recipe.ema if recipe.ema_power is None else f"power {recipe.ema_power:g}"
-    return sampler | {"images": cfg.evaluate.images, "ema": average if trains(cfg) else None,
+    subset, of_a_round = cfg.evaluate.subset, replace(recipe(cfg), steps=cfg.schedule.steps // cfg.schedule.rounds)
+    return sampler | {"images": cfg.evaluate.images, "ema": of_a_round.average if trains(cfg) else None,
                       "ssim_window": cfg.evaluate.ssim_window, "kid_subset": cfg.evaluate.kid_subset,
                       "subset": subset, "neighbours": cfg.evaluate.neighbours, "precision": cfg.precision,
                       **subset_rule(max(cfg.evaluate.images, reference or 0), subset)}

@@ -68,13 +68,14 @@ def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Che
           progress_log: ProgressLog | None, tracker: Tracker) -> None:
     """Trains from `trainer.step` to the last step; a step depends on the state before and on (seed, global step) alone."""
     schedule, ranks, steps = cfg.schedule, trainer.ranks, trainer.recipe.steps
-    preview = Preview(options.sampler_options(cfg), trainer.execution,
-                      None if cfg.model.checkpoint is None else partial(options.load_dense, cfg))
+    previews = Previews(cfg, checkpoints.run, trainer, tracker)
     batches = images.batches(trainer.global_step, trainer.previous_steps + steps, trainer.recipe.batch, cfg.seed,
                              (ranks.rank, ranks.world_size))
     if ranks.is_rank0:
         batches = progress(batches, "fine-tuning", steps, done=trainer.step)
     try:
+        # A killed run may have kept the state of this step and not drawn its preview.
+        previews.draw(interrupt)
         for batch, labels in batches:
             # Until the update nothing has changed: a request to stop leaves the step at once.
             loss = trainer.gradients(batch, labels)
@@ -82,13 +83,9 @@ def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Che
             with interrupt.held():
                 trainer.update(loss)
                 log_step(schedule.log_every, trainer, progress_log)
-                preview_due = schedule.preview_every > 0 and trainer.step % schedule.preview_every == 0
-                if preview_due or (trainer.step < steps and checkpoints.due()):
+                if previews.due() or (trainer.step < steps and checkpoints.due()):
                     checkpoints.save()
-                # A preview changes nothing, so it can be left at once again.
-                if preview_due:
-                    with interrupt.left_at_once():
-                        draw_preview(preview, trainer, checkpoints.run, tracker)
+                previews.draw(interrupt)
             # All ranks stop after the same step.
             if signal_number := ranks.all_reduce_max(interrupt.requested):
                 raise Interrupted(signal_number)
@@ -109,15 +106,29 @@ def log_step(log_every: int, trainer: Trainer, progress_log: ProgressLog | None)
             progress_log.write(trainer.step, loss, trainer.recipe.learning_rate(trainer.step - 1))
 
 
-def draw_preview(preview: Preview, trainer: Trainer, run: Run, tracker: Tracker) -> None:
-    """Rank 0 draws the preview with the averaged weights; the others wait."""
-    if trainer.ranks.is_rank0:
-        path = run.preview(trainer.step)
-        trainer.swap()
-        preview.draw(trainer.model, path)
-        trainer.swap()
-        tracker.image("preview", path, trainer.global_step)
-    trainer.ranks.barrier()
+class Previews:
+    """The previews of a training, one every `preview_every` steps; rank 0 draws with the averaged weights, others wait."""
+
+    def __init__(self, cfg: DictConfig, run: Run, trainer: Trainer, tracker: Tracker) -> None:
+        self.every, self.run, self.trainer, self.tracker = cfg.schedule.preview_every, run, trainer, tracker
+        self.preview = Preview(options.sampler_options(cfg), trainer.execution,
+                               None if cfg.model.checkpoint is None else partial(options.load_dense, cfg))
+
+    def due(self) -> bool:
+        return self.every > 0 and self.trainer.step > 0 and self.trainer.step % self.every == 0
+
+    def draw(self, interrupt: Interrupt) -> None:
+        """Draws the preview of the present step if it is due and missing. That changes nothing and can be left at once."""
+        if not self.due():
+            return
+        trainer, path = self.trainer, self.run.preview(self.trainer.step)
+        with interrupt.left_at_once():
+            if trainer.ranks.is_rank0 and not path.exists():
+                trainer.swap()
+                self.preview.draw(trainer.model, path)
+                trainer.swap()
+                self.tracker.image("preview", path, trainer.global_step)
+            trainer.ranks.barrier()
 
 
 class Checkpoints:

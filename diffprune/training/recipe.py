@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from diffprune.training.losses import Loss, NoisePrediction
 
+LARGEST_REST = 0.05         # of the average's weights that may still be the pruned ones after the last step
+
 # The factor of `Recipe.lr` by the fraction, in 0 … 1, of the steps after the warm-up that are done.
 RATES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
@@ -19,8 +21,8 @@ class Recipe:
 
     Each rank splits its images into `accumulate` micro-batches. `min_snr`: gamma of the loss weights, None for equal ones.
     `lr` rises linearly over `warmup` steps, then follows `rate` ("constant", "cosine"). `clip`: total norm of the gradients,
-    None for no clipping. `dropout`: probability inside the residual blocks. `ema`: decay of the average of the weights, or
-    with `ema_power` the exponent of a power function.
+    None for no clipping. `dropout`: probability inside the residual blocks. `ema`: decay of the average of the weights,
+    approached from below where the training is short for it; with `ema_power` instead the exponent of a power function.
     """
     steps: int
     batch: int = 128
@@ -44,11 +46,26 @@ class Recipe:
             return self.lr * (step + 1) / self.warmup
         return self.lr * RATES[self.rate]((step - self.warmup) / max(1, self.steps - self.warmup))
 
+    @property
+    def warms_up_average(self) -> bool:
+        """Whether a constant decay would leave more than 5 % of the pruned weights in the average after `steps`."""
+        return self.ema_power is None and self.ema ** self.steps > LARGEST_REST
+
+    @property
+    def average(self) -> float | str:
+        """The average of the weights in words, or its constant decay."""
+        if self.ema_power is not None:
+            return f"power {self.ema_power:g}"
+        return f"{self.ema:g} with warm-up" if self.warms_up_average else self.ema
+
     def ema_decay(self, step: int) -> float:
         """The decay beta of the average, in [0, 1), at the update of `step` (0, 1, …).
 
-        `ema`, a constant; with `ema_power` = gamma the power function (1 - 1/t)^(gamma + 1), t = step + 1 (Karras et al.
-        2024, eq. 4), whose first beta is 0. Its width relative to the training's length is
-        sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)): gamma 16.97 is 5 %, 6.94 is 10 %.
+        `ema`, a constant; where the average warms up, at most (1 + step) / (10 + step). With `ema_power` = gamma the power
+        function (1 - 1/t)^(gamma + 1), t = step + 1 (Karras et al. 2024, eq. 4), whose first beta is 0. Its width relative
+        to the training's length is sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)): gamma 16.97 is 5 %, 6.94 is
+        10 %.
         """
-        return self.ema if self.ema_power is None else (1 - 1 / (step + 1)) ** (self.ema_power + 1)
+        if self.ema_power is not None:
+            return (1 - 1 / (step + 1)) ** (self.ema_power + 1)
+        return min(self.ema, (1 + step) / (10 + step)) if self.warms_up_average else self.ema

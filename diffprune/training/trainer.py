@@ -1,5 +1,6 @@
 """Training a noise predictor: the state, and one step of it, on one rank or many."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,6 +23,8 @@ from diffprune.training.dropout import set_dropout
 from diffprune.training.losses import Noised, min_snr
 from diffprune.training.recipe import Recipe
 
+log = logging.getLogger(__name__)
+
 
 class Trainer:
     """Everything that changes while `model` trains by `recipe`; randomness does not: it follows from `seed` and global step.
@@ -36,6 +39,9 @@ class Trainer:
         """Starts at step 0, the weights as their average; UserError where a rank or a micro-batch would get no image."""
         self.recipe, self.seed, self.previous_steps, self.ranks = recipe, seed, previous_steps, ranks or Ranks()
         check_batch(recipe, self.ranks.world_size)
+        if recipe.warms_up_average and self.ranks.is_rank0:
+            log.warning("schedule.ema=%g over %d steps would leave %.0f %% of the pruned weights in the average: its decay "
+                        "rises to it as (1 + step) / (10 + step)", recipe.ema, recipe.steps, 100 * recipe.ema**recipe.steps)
         self.execution = execution or Execution(model.device)
         self.model = self.execution.place(model)
         self.device = model.device      # with the number of the GPU

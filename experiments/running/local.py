@@ -15,10 +15,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from diffprune.__main__ import attempt, hydra_job, one
 from diffprune.config.compose import read_run
 from diffprune.config.naming import science
 from diffprune.config.schema import STAGES
+from diffprune.job import attempt, hydra_job, one
 from diffprune.runs.cache import Cache, locked
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus, last_line, note
@@ -37,7 +37,7 @@ def run(cells: Sequence[Cell], since: float = inf, wait: bool = False) -> int:
     """Does the cells that are not done; returns the exit status DONE, FAILED or RESUME. A cell that another process is doing
     is skipped, or with `wait` waited for. A cell that failed after `since` (in seconds since 1970) is not tried again."""
     failed, busy, stopped = [], 0, False
-    with Interrupt():
+    with Interrupt() as interrupt:
         for number, cell in enumerate(cells, 1):
             try:
                 now = left_by_others(cell) if wait else cell.status
@@ -49,7 +49,7 @@ def run(cells: Sequence[Cell], since: float = inf, wait: bool = False) -> int:
                     failed.append(f"{cell.name}: {reason}")
             except Interrupted as stop:
                 print(f"{cell.name}: {stop}", file=sys.stderr)
-                stopped = True
+                interrupt.requested, stopped = 0, True      # answered
                 break
     for reason in failed:
         print(f"failed: {reason}", file=sys.stderr)

@@ -34,6 +34,7 @@ def work(cells: Sequence[Cell], arguments: Sequence[str], count: int) -> int:
                 worker.send_signal(signal.SIGTERM)
             for worker in workers:
                 worker.wait()
+            interrupt.requested = 0     # answered
             return RESUME
     states = {cell.status.state for cell in cells}
     return DONE if states <= {"done"} else FAILED if "failed" in states else RESUME

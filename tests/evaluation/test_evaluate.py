@@ -97,6 +97,7 @@ def test_models_are_timed_in_the_memory_format_of_the_run(config, monkeypatch) -
 def test_the_protocol_says_which_average_was_sampled(config) -> None:
     assert evaluate.protocol(config())["ema"] == config().schedule.ema
     assert evaluate.protocol(config("schedule.ema_power=6.94"))["ema"] == "power 6.94"
+    assert evaluate.protocol(config("schedule.steps=100"))["ema"] == "0.99 with warm-up"
     assert evaluate.protocol(config("schedule=none"))["ema"] is None
 
 

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
-from diffprune import __main__ as entry
+from diffprune import job as entry
 from diffprune.config.naming import masked, run_folder
 from diffprune.pipeline import Stages, reproduce
 from diffprune.runs.cache import Cache

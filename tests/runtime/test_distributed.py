@@ -1,9 +1,17 @@
 """Which of a run's processes this one is."""
 
+import os
+import signal
+import socket
+import threading
+import time
+
 import pytest
 import torch
 
 from diffprune.runtime.distributed import Ranks
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.interrupt import Interrupt, Interrupted
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}
 
@@ -61,3 +69,34 @@ def test_a_given_address_is_left_alone() -> None:
     step = SRUN | {"MASTER_ADDR": "here", "MASTER_PORT": "1234"}
     Ranks.from_environment(step)
     assert (step["MASTER_ADDR"], step["MASTER_PORT"]) == ("here", "1234")
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "1"}, {"RANK": "0"}, {"WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"},
+                                         {"RANK": "-1", "WORLD_SIZE": "2"}, {"RANK": "first", "WORLD_SIZE": "2"},
+                                         {"RANK": "0", "WORLD_SIZE": "0"}], ids=str)
+def test_an_environment_that_no_launcher_sets_is_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=r"the environment has RANK=|the environment has WORLD_SIZE=2, which") as refusal:
+        Ranks.from_environment(dict(environment))
+    assert "\n" not in str(refusal.value)
+
+
+def test_ranks_that_have_no_address_to_meet_at_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"process 0 of 2 cannot connect to the others: start .*MASTER_ADDR expected"):
+        Ranks(0, 2).barrier()
+
+
+def test_a_rank_that_waits_for_another_hears_a_request_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    start = time.monotonic()
+    with pytest.raises(Interrupted), Interrupt():
+        Ranks(0, 2).barrier()
+    assert time.monotonic() < start + 5

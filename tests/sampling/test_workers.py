@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.interrupt import ASKING
 from diffprune.sampling.workers import Workers, leave_with_parent
 
 ROOT = Path(__file__).parents[2]     # not from the conftest, which every worker would import torch for
@@ -70,7 +71,19 @@ def test_workers_end_with_the_context(tmp_path: Path) -> None:
     with Workers(1, until_the_parent_is_gone, str(tmp_path)) as workers:
         workers.attend()
         assert appears(tmp_path / "started")
-    assert workers.started[0].exitcode == -signal.SIGTERM
+    assert workers.started[0].exitcode == -signal.SIGKILL
+
+
+def test_requests_to_all_processes_of_a_run_are_for_the_parent_alone(tmp_path: Path) -> None:
+    with Workers(2, until_the_parent_is_gone, str(tmp_path)) as workers:
+        workers.attend()
+        for process in workers.started:     # before and after its first line
+            for number in ASKING:
+                os.kill(process.pid, number)
+        assert appears(tmp_path / "started")
+        time.sleep(0.5)
+        workers.attend()
+        assert [process.exitcode for process in workers.started] == [None, None]
 
 
 @pytest.mark.slow

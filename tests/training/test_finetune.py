@@ -234,6 +234,25 @@ def test_a_request_during_a_preview_ends_it_with_the_state_kept(tmp_path: Path, 
     assert fine_tune(cfg, run) == expected
 
 
+@pytest.mark.parametrize("step", [4, pytest.param(STEPS, marks=pytest.mark.slow)])
+def test_a_preview_that_a_kill_left_undrawn_is_drawn_when_the_run_goes_on(tmp_path: Path, step: int,
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of its step is kept before it."""
+    run, cfg = pruned(tmp_path / "killed"), tuned(*SHORT, f"schedule.preview_every={step}", "sampler.steps=2")
+    undisturbed = pruned(tmp_path / "undisturbed")
+    expected = fine_tune(cfg, undisturbed)
+
+    def die(*_: object) -> None:
+        raise MemoryError
+    with monkeypatch.context() as patched:
+        patched.setattr("diffprune.sampling.preview.Preview.draw", die)
+        with pytest.raises(MemoryError):
+            fine_tune(cfg, run)
+    assert run.states[-1] == run.state(step)
+    assert fine_tune(cfg, run) == expected
+    assert run.preview(step).read_bytes() == undisturbed.preview(step).read_bytes()
+
+
 @pytest.fixture
 def begun(config, before_step) -> tuple[DictConfig, Run]:
     """A run of the whole pipeline that was stopped after step 4 of its fine-tuning; nothing is due after that."""

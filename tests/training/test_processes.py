@@ -156,6 +156,41 @@ def test_a_request_to_one_of_two_processes_stops_both(tmp_path: Path, pair) -> N
     assert 3 <= int(kept.stem.split("-")[1]) < 400
 
 
+@pytest.mark.parametrize("stage", ["score", "sample", "evaluate"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_request_to_one_of_two_processes_stops_both_outside_the_training_too(tmp_path: Path, pair, stage: str,
+                                                                               rank: int) -> None:
+    both = pair(f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache", "logger=none", "device=cpu",
+                "experiment=smoke", f"pruner.calibration_batch={256 if stage == 'score' else 8}",
+                f"evaluate.images={80 if stage == 'evaluate' else 2000}", PYTHONUNBUFFERED="1")
+    for line in both[0].stdout:
+        if line.startswith(f"{stage} …"):
+            break
+    time.sleep(0.2)
+    start = time.monotonic()
+    both[rank].send_signal(signal.SIGUSR1)
+    (code, said), (other_code, other_said) = (ended(process) for process in both)
+    assert (code, other_code) == (75, 75), said + other_said
+    assert "stopped by SIGUSR1" in said
+    assert other_said == ""
+    assert time.monotonic() < start + 10
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_waits_for_one_that_never_comes_can_be_stopped(tmp_path: Path, rank: int) -> None:
+    _, run = ready(tmp_path)
+    process = start("diffprune", *options(tmp_path), RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE="2",
+                    MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
+    time.sleep(6)       # it waits by then, or still starts
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    code, said = ended(process)
+    assert code == 75, said
+    assert "Traceback" not in said
+    assert time.monotonic() - asked < 10
+    assert not run.finetuned.exists()
+
+
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_process_that_dies_ends_the_others(tmp_path: Path, pair, killed: int) -> None:
     more = ("schedule.steps=4000", "schedule.save_every=4000", "schedule.log_every=1")

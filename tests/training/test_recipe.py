@@ -37,6 +37,24 @@ def test_a_constant_decay_is_constant() -> None:
     assert [recipe.ema_decay(step) for step in (0, 1, 100)] == [0.9] * 3
 
 
+@pytest.mark.parametrize(("decay", "steps"), [(0.9999, 200), (0.9999, 1000), (0.99, 6), (0.5, 4)])
+def test_an_average_longer_than_the_training_warms_up(decay: float, steps: int) -> None:
+    recipe, rest = Recipe(steps, ema=decay), 1.0
+    for step in range(steps):
+        rest *= recipe.ema_decay(step)
+    assert rest < 0.01
+    assert recipe.average == f"{decay:g} with warm-up"
+    assert recipe.ema_decay(0) == 0.1
+    assert recipe.ema_decay(10**6) == decay
+
+
+@pytest.mark.parametrize(("decay", "steps"), [(0.9999, 100_000), (0.999, 200_000), (0.99, 400), (0.0, 1), (0.5, 5)])
+def test_the_published_recipes_and_that_of_the_digits_keep_their_constant_decay(decay: float, steps: int) -> None:
+    recipe = Recipe(steps, ema=decay)
+    assert {recipe.ema_decay(step) for step in range(min(steps, 1000))} == {decay}
+    assert recipe.average == decay
+
+
 def test_a_power_function_weighs_weight_i_by_i_to_the_gamma() -> None:
     """Karras et al. 2024, eq. 3: the average of theta_1 … theta_t has weights proportional to i^gamma, for large i."""
     recipe, steps = Recipe(steps=400, ema_power=3), 400

@@ -22,7 +22,7 @@ from diffprune.training.trainer import Trainer, check_batch, draw
 from tests.conftest import tiny_unet
 
 X_0 = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-RECIPE = Recipe(steps=6, batch=8, ema=0.9, dropout=0.1)
+RECIPE = Recipe(steps=6, batch=8, ema=0.5, dropout=0.1)
 BF16 = Execution(precision="bf16")
 
 
@@ -112,9 +112,19 @@ def test_the_average_starts_at_the_pruned_weights_and_follows_the_recursion() ->
     expected = [p.detach().clone() for p in begun.weights]
     for _ in range(3):
         advance(begun, 1)
-        expected = [0.9 * e + 0.1 * p.detach() for e, p in zip(expected, begun.weights, strict=True)]
+        expected = [0.5 * e + 0.5 * p.detach() for e, p in zip(expected, begun.weights, strict=True)]
     for average, e in zip(begun.ema, expected, strict=True):
         torch.testing.assert_close(average, e)
+
+
+def test_an_average_longer_than_the_training_is_said_and_ends_near_the_trained_weights(
+        caplog: pytest.LogCaptureFixture) -> None:
+    begun = training(ema=0.9999)
+    assert "schedule.ema=0.9999 over 6 steps would leave 100 % of the pruned weights in the average" in caplog.text
+    first = [p.detach().clone() for p in begun.weights]
+    advance(begun, 6)
+    for average, start, p in zip(begun.ema, first, begun.weights, strict=True):
+        assert (average - p).norm() < (average - start).norm()
 
 
 def test_a_request_leaves_the_backward_pass_in_its_middle() -> None:

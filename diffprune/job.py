@@ -1,0 +1,141 @@
+"""One run, or the jobs of a sweep, from one Hydra configuration."""
+
+import gc
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from diffprune.config.compose import CONF, check_overrides, register
+from diffprune.config.naming import run_folder
+from diffprune.config.validation import check
+from diffprune.pipeline import reproduce
+from diffprune.runs.run import Run
+from diffprune.runs.status import last_line
+from diffprune.runtime.addresses import hide_secrets
+from diffprune.runtime.command_line import MISTAKES, extras_named, one_sentence, sentence
+from diffprune.runtime.distributed import current_ranks, disconnect
+from diffprune.runtime.errors import JobFailed, UserError
+from diffprune.runtime.interrupt import Interrupt, Interrupted
+
+log = logging.getLogger("diffprune")
+
+
+def job(cfg: DictConfig) -> None:
+    """One run. A mistake in its options ends the process with one sentence, in a sweep only after the other jobs."""
+    try:
+        if not current_ranks().is_rank0:
+            silence()
+        with Interrupt(), extras_named():
+            if HydraConfig.get().mode == RunMode.MULTIRUN and current_ranks().world_size == 1:
+                return in_sweep(cfg)
+            one(cfg)        # where several processes share a job of a sweep, its failure ends them all
+    except JobFailed:
+        raise
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except Interrupted as stop:     # ends a sweep too
+        log.info("%s", stop)
+        current_ranks().stop_others(stop.number)
+        sys.exit(stop.code)
+
+
+def one(cfg: DictConfig, healed: Callable[[], None] = lambda: None) -> None:
+    """Does the run of `cfg` and shows its table; calls `healed` when the model is fine-tuned."""
+    check(cfg, HydraConfig.get().overrides.task)
+    reproduce(cfg, run := Run(run_folder(cfg)), healed)
+    if current_ranks().is_rank0:
+        show(run)
+
+
+def silence() -> None:
+    """Leaves the log to rank 0; the other processes print warnings and errors only."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
+    log.setLevel(logging.WARNING)
+
+
+def in_sweep(cfg: DictConfig) -> None:
+    """One of several jobs in this process; raises JobFailed."""
+    if reason := attempt(lambda: one(cfg)):
+        log.error("failed: %s", reason)
+        raise JobFailed(f"{' '.join(HydraConfig.get().overrides.task)}: {reason}")
+
+
+def attempt(work: Callable[[], None]) -> str | None:
+    """Does `work`, one of several jobs in this process, and frees its memory; returns why it failed, and logs a defect's
+    traceback. The exception is not kept, since its traceback refers to the job's model."""
+    reason = None
+    try:
+        with extras_named():
+            work()
+    except MISTAKES as error:
+        reason = sentence(error)
+    except Exception as error:
+        reason = last_line(error)
+        log.exception("this job failed")
+    gc.collect()
+    torch: Any = sys.modules.get("torch")       # never imported for this
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return reason
+
+
+def hydra_job(overrides: Sequence[str], task: Callable[[DictConfig], Any]) -> Any:
+    """Returns `task(cfg)`, called as Hydra calls it for `python -m diffprune OVERRIDES`: same log file, same command."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra_ = GlobalHydra.instance().hydra
+        assert hydra_ is not None
+        return hydra_.run("config", task, list(overrides)).return_value
+
+
+def show(run: Run) -> None:
+    """Prints the table of a finished run and the path of its report, which is written first where it is missing or old."""
+    if run.metrics.exists():
+        from diffprune.report import terminal_table, write_report
+        log.info("\n%s\n", terminal_table(run.folder))
+        try:
+            with extras_named():
+                if not run.report.exists() or run.report.stat().st_mtime < run.metrics.stat().st_mtime:
+                    write_report(run.folder)
+            log.info("report: %s", run.report)
+        except UserError as error:
+            log.info("no report: %s", error)
+
+
+def main() -> None:
+    register()
+    hide_secrets()
+    os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
+    failed: list[JobFailed] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def entry(cfg: DictConfig) -> None:
+        try:
+            job(cfg)
+        except JobFailed as failure:    # Hydra would report the first alone
+            failed.append(failure)
+            raise
+
+    with one_sentence():
+        check_overrides([word for word in sys.argv[1:] if not word.startswith("-")])
+        try:
+            entry()
+        except JobFailed as first:
+            failed = failed or [first]
+            title = f"{len(failed)} {'job' if len(failed) == 1 else 'jobs'} of the sweep failed:"
+            raise UserError("\n  ".join([title, *map(str, failed)])) from None
+        disconnect()
+
