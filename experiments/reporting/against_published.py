@@ -195,5 +195,5 @@ def beside(lines: Sequence[Line]) -> Shown:
     status = [line.summary(every_quantity) for line in lines]
     records = [record | {f"{one.key}_status": line.status(one) for one in compared_with} | {"status": verdict}
                for line, record, verdict in zip(lines, shown.records, status, strict=True)]
-    return replace(shown, header=[*shown.header, "status"], records=records, numbers=[],
+    return replace(shown, header=[*shown.header, "status"], records=records,
                    body=[[*entries, verdict] for entries, verdict in zip(shown.body, status, strict=True)])

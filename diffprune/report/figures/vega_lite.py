@@ -157,12 +157,17 @@ def marks(base: Any, chart: Chart, legend: Any) -> list[Any]:
     labelled = any(series.labels for series in chart.series)
     base = base.encode(tooltip=[
         alt.Tooltip("label:N" if labelled else "series:N", title="title"),
-        alt.Tooltip("series:N", title="configuration") if chart.ticks else alt.Tooltip("x:Q", title=chart.x, format=".4~g"),
-        alt.Tooltip("y:Q", title=chart.y, format=".4~g")])
+        alt.Tooltip("series:N", title="configuration") if chart.ticks else read_off("x:Q", chart.x),
+        read_off("y:Q", chart.y)])
     marked, bare = ([series for series in chart.series if series.marks == shown] for shown in (True, False))
     shape = alt.Shape("series:N", **looks(chart.series, mark, legend))
     return [*([of(base, marked).mark_point().encode(shape=shape)] if marked else []),
             *([of(base, bare).mark_point().encode(opacity=alt.value(0)).properties(name="hover")] if bare else [])]
+
+
+def read_off(field: str, title: str) -> Any:
+    """A number in the tooltip. Vega-Lite writes the title into an expression, in which a backslash begins an escape."""
+    return alt.Tooltip(field, title=title.replace("\\", "\\\\"), format=".4~g")
 
 
 def of(base: Any, series: Sequence[Series]) -> Any:

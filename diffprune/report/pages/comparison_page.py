@@ -11,7 +11,7 @@ from diffprune.report.figures.quality import quality_charts
 from diffprune.report.figures.render import scripts
 from diffprune.report.figures.timesteps import loss_per_timestep
 from diffprune.report.finished import Finished
-from diffprune.report.pages.files import drawings, figure_files, table_files, write, write_listed
+from diffprune.report.pages.files import drawings, figure_files, table_files, write_listed
 from diffprune.report.pages.page import asset, page
 from diffprune.report.pages.run_page import write_page
 from diffprune.report.pages.runs_table import Missing, absent, lacking_seeds, not_measured, provenance, text_table
@@ -22,7 +22,7 @@ from diffprune.report.tables.paired import compare_paired
 from diffprune.report.tables.protocol import differences, protocol_differences, protocol_of, sentence
 from diffprune.report.tables.published import Published
 
-MANIFEST = ".files"     # the names of the figures that a report wrote, one a line
+MANIFEST = ".files"     # the names of the files that a report wrote, one a line
 OWN_PAGES = 5       # so many missing pages of runs are made along the way, a second each; more are the runs' own business
 
 
@@ -45,7 +45,6 @@ def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool =
     figures, grids = drawings(charts), sample_grids(everyone)
     # The files; the page links to the runs' own pages.
     own_pages(runs)
-    write_listed(folder / "figures", figure_files(figures, grids), MANIFEST)
     protocols = dict.fromkeys(published.protocol(run) for run in runs) if published else {}
     content = page(
         "comparison.html", [scripts(), asset("figures.js")] if figures else [],
@@ -58,7 +57,8 @@ def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool =
         published=list(filter(None, protocols)), shared_protocol=shared(map(protocol_of, runs)),
         shared_versions=shared(run.metrics.versions for run in runs),
         links={run.run.name: os.path.relpath(run.run.report, folder.resolve()) for run in runs if run.run.report.exists()})
-    write(folder, table_files(tables) | {"index.html": content})
+    files = {f"figures/{name}": drawn for name, drawn in figure_files(figures, grids).items()} | table_files(tables)
+    write_listed(folder, files | {"index.html": content}, MANIFEST)
 
 
 def own_pages(runs: list[Finished]) -> None:

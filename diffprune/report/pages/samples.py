@@ -128,7 +128,7 @@ def picture(grid: Samples) -> Image.Image:
 def wrapped(name: str, font: Any) -> list[str]:
     """The name in lines as wide as an image, broken after spaces, `.`, `_` and `=`, within a word where it must be."""
     lines = [""]
-    for piece in re.findall(r"[^ ._=]*[ ._=]?", name):
+    for piece in re.findall(r"[^ ._=]*[ ._=]?", " ".join(name.split())):
         if font.getlength((lines[-1] + piece).rstrip()) > WIDTH:
             lines.append("")
         for letter in piece:

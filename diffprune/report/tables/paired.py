@@ -74,11 +74,8 @@ def compare_paired(runs: list[Finished], baseline: str | None = None) -> Table |
              for difference in differences_to(baseline or best(group), group)]
     if not differences:
         return None
-    shown = [difference for difference in differences if difference.quantity.level == MAIN]
-    numbers = [[None, None, None, *(record[name] for name in ("difference", "low", "p", "p_holm")), None]
-               for record in (difference.record() for difference in shown)]
-    return Table(HEADER, [difference.cells() for difference in shown], [difference.record() for difference in differences],
-                 numbers=numbers)
+    return Table(HEADER, [difference.cells() for difference in differences if difference.quantity.level == MAIN],
+                 [difference.record() for difference in differences])
 
 
 def find_title(text: str, titles: list[str]) -> str:

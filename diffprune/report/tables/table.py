@@ -2,8 +2,9 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tabulate import tabulate
@@ -13,56 +14,60 @@ from diffprune.report.tables.rows import Row
 
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "±": r"$\pm$", "×": r"$\times$", "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$"})
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "±": r"$\pm$",
+    "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"})
+# In a Markdown cell: what would end the cell, begin a tag, code or a link, or take the next sign's meaning away.
+MARKDOWN = re.compile(r"[\\|`]|<(?=[A-Za-z/!?])|(?<=\])\(")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")      # a spreadsheet calculates a cell of a CSV file that begins with one
 
 
 @dataclass(frozen=True)
 class Table:
     """`header` and `body` are cells as people read them; `records` hold the numbers behind them at full precision.
 
-    `best` are the (line, column) of cells that are printed in bold; `numbers` are what to sort the lines of `body` by, None
-    where a cell is no number, and empty where their text will do.
+    `best` are the (line, column) of cells that are printed in bold.
     """
     header: list[str]
     body: list[list[str]]
     records: list[dict[str, Any]]
     best: frozenset[tuple[int, int]] = frozenset()
-    numbers: list[list[float | None]] = field(default_factory=list)
 
     def text(self) -> str:
-        header = [title.replace(" (", "\n(") for title in self.header]
-        return tabulate(self.body, header, "simple", disable_numparse=True, colalign=self.aligned("left", "right"))
+        """The table for a terminal."""
+        header, *body = self.lines(str)
+        return tabulate(body, [title.replace(" (", "\n(") for title in header], "simple", disable_numparse=True,
+                        colalign=self.aligned("left", "right"))
 
     def markdown(self, bold: bool = False) -> str:
-        """With the best in `bold`, if wanted."""
-        body = self.marked(lambda cell: f"**{cell}**") if bold else self.body
-        lines = [[cell.replace("|", "\\|") for cell in line] for line in (self.header, self.aligned(":--", "--:"), *body)]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        """The table in GitHub's Markdown, with the best cells in `bold` if wanted."""
+        header, *body = self.lines(lambda cell: MARKDOWN.sub(r"\\\g<0>", cell), "**{}**" if bold else "{}")
+        return "".join(f"| {' | '.join(line)} |\n" for line in (header, self.aligned(":--", "--:"), *body))
 
     def latex(self) -> str:
-        """A tabular for the booktabs package, the best in bold."""
-        escaped = [[cell.translate(LATEX) for cell in line] for line in (self.header, *self.body)]
-        lines = replace(self, body=escaped[1:]).marked(lambda cell: rf"\textbf{{{cell}}}")
-        header, *body = (" & ".join(line) + r" \\" for line in (escaped[0], *lines))
+        """The table as a tabular for the booktabs package, the best cells in bold."""
+        lines = self.lines(lambda cell: cell.translate(LATEX), r"\textbf{{{}}}")
+        header, *body = (" & ".join(line) + r" \\" for line in lines)
         sides = "".join(self.aligned("l", "r"))
         return "\n".join([rf"\begin{{tabular}}{{{sides}}}", r"\toprule", header, r"\midrule", *body, r"\bottomrule",
                           r"\end{tabular}", ""])
 
-    def marked(self, bold: Callable[[str], str]) -> list[list[str]]:
-        """The body, with what is best in `bold`."""
-        return [[bold(cell) if (i, j) in self.best else cell for j, cell in enumerate(line)]
-                for i, line in enumerate(self.body)]
+    def lines(self, escaped: Callable[[str], str], bold: str = "{}") -> list[list[str]]:
+        """Header and body, each cell `escaped` and without line breaks, the best cells inserted into `bold`."""
+        header, *body = [[escaped(re.sub(r"\s*[\r\n]\s*", " ", cell)) for cell in line]
+                         for line in (self.header, *self.body)]
+        return [header, *([bold.format(cell) if (i, j) in self.best else cell for j, cell in enumerate(line)]
+                          for i, line in enumerate(body))]
 
     def csv(self) -> str:
-        """One line per record; what was not measured is an empty field."""
+        """One line per record; what was not measured is an empty field. No text is read as a formula by a spreadsheet."""
         out = io.StringIO()
-        writer = csv.DictWriter(out, list(self.records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.records)
+        for line in (self.records[0], *(record.values() for record in self.records)):
+            csv.writer(out, lineterminator="\n").writerow(
+                f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value for value in line)
         return out.getvalue()
 
     def aligned(self, first: str, others: str) -> list[str]:
+        """An alignment for each column: texts in the `first`, numbers in the `others`."""
         return [first] + [others] * (len(self.header) - 1)
 
 
@@ -86,10 +91,9 @@ def listed(rows: list[Row], columns: list[str], level: int = REPORT, published: 
     body = [[row.title, *(MISSING if value is None else str(value) for value in own),
              *(quantity.cell(row) for quantity in shown)]
             for row, own in zip(rows, about, strict=True)]
-    numbers = [[None, *(None for _ in columns), *(quantity.number(row) for quantity in shown)] for row in rows]
     return Table(["configuration", *columns, *(quantity.title for quantity in shown)], body,
                  [record(row, "configuration", every_quantity, rows) for row in rows],
-                 frozenset(() if columns else best_cells(rows, shown)), numbers)
+                 frozenset(() if columns else best_cells(rows, shown)))
 
 
 def measured_and_published(quantity: Quantity, rows: list[Row]) -> list[Quantity]:
