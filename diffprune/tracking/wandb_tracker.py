@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -14,7 +16,7 @@ from diffprune.runtime.files import read_json
 from diffprune.tracking.tracker import Description, Tracker
 
 log = logging.getLogger(__name__)
-ID_LENGTH = 64      # the service takes no longer ones; a name's end is its hash
+ID_LENGTH, TAG_LENGTH, NAME_LENGTH = 64, 64, 128    # letters; the service takes no longer ones
 MARGIN = 5.0        # seconds beyond which a client is not waited for that should have given up by itself
 SIZES = ("params", "macs")
 SHORT = {"pruner.name": "prune/criterion", "pruner.ratio": "prune/ratio", "pruner.threshold": "prune/threshold",
@@ -44,38 +46,37 @@ class WandbTracker(Tracker):
 
     def opened(self, run: Run, description: Description) -> Any:
         """The open W&B run: online where somebody is logged in and the server answers, else offline."""
+        import wandb
         folder = description.runs
         folder.mkdir(parents=True, exist_ok=True)
         write_below(folder)
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")     # a silent server holds up a process's end for that
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        settings = wandb.Settings(silent=True, console="off", init_timeout=self.patience, finish_timeout=self.patience,
+                                  finish_timeout_raises=False, x_graphql_timeout_seconds=self.patience)
+        begin = partial(wandb.init, **self.labels(run, description), dir=folder, resume="allow", reinit="finish_previous",
+                        settings=settings)
         try:
-            opened = self.init(run, description, mode)
+            opened = begin(mode=mode)
         except Exception as error:
             if mode == "offline":
                 raise
             log.warning("W&B does not answer (%s): this run is kept offline", first_line(error))
-            import wandb
             wandb.teardown()        # the failed attempt holds the id
-            mode, opened = "offline", self.init(run, description, "offline")
+            mode, opened = "offline", begin(mode="offline")
         describe(opened)
         if mode == "offline":
             log.info("W&B offline: `wandb sync --id %s %s` sends this run later", opened.id,
                      folder / "wandb" / f"offline-run-*-{opened.id}")
         return opened
 
-    def init(self, run: Run, description: Description, mode: Any) -> Any:
-        """The open W&B run; `mode` is one of the client's words ("online", "offline", …)."""
-        import wandb
+    def labels(self, run: Run, description: Description) -> dict[str, Any]:
+        """What W&B files the run under, each within the lengths and letters that the service takes."""
         dataset, pruner, model = (description.options[group]["name"] for group in ("dataset", "pruner", "model"))
-        settings = wandb.Settings(silent=True, console="off", init_timeout=self.patience, finish_timeout=self.patience,
-                                  finish_timeout_raises=False, x_graphql_timeout_seconds=self.patience)
-        return wandb.init(
-            project=self.project, entity=self.entity, group=self.group or dataset, name=run.name,
-            id=run.name[-ID_LENGTH:], job_type=job_type(description.science),
-            config=flat(description.options) | short_names(description.science),
-            tags=[dataset, pruner, model], dir=description.runs, mode=mode, resume="allow",
-            reinit="finish_previous", settings=settings)
+        return {"project": self.project, "entity": self.entity, "group": (self.group or dataset)[:NAME_LENGTH],
+                "name": run.name[-NAME_LENGTH:], "id": run_id(run.name), "job_type": job_type(description.science),
+                "tags": [name[:TAG_LENGTH] for name in dict.fromkeys((dataset, pruner, model)) if name],
+                "config": flat(description.options) | short_names(description.science)}
 
     def guarded(self, what: str, work: Callable[[], T]) -> T | None:
         """What `work` gives; after an error, of which the first is logged, nothing more is sent."""
@@ -111,28 +112,27 @@ class WandbTracker(Tracker):
         self.run = self.open = None
 
     def send(self, what: str, work: Callable[[], Any]) -> None:
-        """Nothing where there is no open run."""
+        """Does `work` as `guarded` does; nothing where there is no open run."""
         if self.run is not None:
             self.guarded(what, work)
 
     def pruning(self) -> None:
-        """What pruning achieved."""
-        if not self.folder.prune_report.exists():
-            return
-        report = read_json(self.folder.prune_report)
-        self.run.summary.update(grouped({name: report[name] for size in SIZES for name in (size, f"{size}_dense")}))
+        """Sends what pruning achieved, where the run has pruned."""
+        if self.folder.prune_report.exists():
+            report = read_json(self.folder.prune_report)
+            self.run.summary.update(grouped({name: report[name] for size in SIZES for name in (size, f"{size}_dense")}))
 
     def lineage(self) -> None:
         """Logs every existing output of a stage as an artifact; each is made from the previous one, which the run used."""
         name = made = None
         model = self.description.options["model"]
         if model["checkpoint"] is not None:
-            name = f"{model['name']}-dense"
+            name = plain_name(f"{model['name']}-dense", NAME_LENGTH)
             made = self.artifact(name, "model", None, None)
         for stage, kind, path in outputs(self.folder):
             if made is not None and not self.run.offline:   # an offline run can only name what it used
                 self.run.use_artifact(made)
-            previous, name = name, f"{self.run.id}-{stage}"[-128:]      # the service takes no longer names
+            previous, name = name, plain_name(f"{self.run.id}-{stage}", NAME_LENGTH)
             made = self.run.log_artifact(self.artifact(name, kind, path, previous))
             if not self.run.offline:
                 made.wait()     # only what the service has can be used
@@ -148,6 +148,16 @@ class WandbTracker(Tracker):
         else:
             out.add_reference(path.absolute().as_uri(), name=path.name, checksum=False)
         return out
+
+
+def plain_name(name: str, length: int) -> str:
+    """The last `length` letters of `name`, with a dash for what W&B takes in no id and no artifact's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[-length:]
+
+
+def run_id(name: str) -> str:
+    """The id of the W&B run of the run folder `name`, which ends in a hash: no two runs share an id."""
+    return plain_name(name, ID_LENGTH)
 
 
 def outputs(run: Run) -> list[tuple[str, str, Path]]:

@@ -13,7 +13,7 @@ from diffprune.report.finished import find, read_all
 from diffprune.report.tables.configurations import distinguishing, flat
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
-from diffprune.tracking.wandb_tracker import ID_LENGTH, SHORT, first_line, logged_in
+from diffprune.tracking.wandb_tracker import SHORT, first_line, logged_in, run_id
 from experiments.planning.cells import Cell
 
 FID, SSIM, MACS = "quality/fid", "quality/ssim", "achieved/macs"
@@ -36,7 +36,7 @@ class Dashboard:
     @classmethod
     def of_cells(cls, name: str, cells: Sequence[Cell], project: str, entity: str | None = None) -> "Dashboard":
         """For the runs that `cells` are or will be."""
-        return cls(name, project, entity, [id_of(cell.run.name) for cell in cells],
+        return cls(name, project, entity, [run_id(cell.run.name) for cell in cells],
                    keys([cell.options for cell in cells]), first_dense({cell.run.name: cell for cell in cells}))
 
     @classmethod
@@ -45,7 +45,7 @@ class Dashboard:
         finished, _ = read_all(find(folders)[0])
         if not finished:
             raise UserError(f"no finished run in {', '.join(map(str, folders))}: a dashboard shows finished runs")
-        return cls(folders[0].resolve().name, project, entity, [id_of(run.run.name) for run in finished],
+        return cls(folders[0].resolve().name, project, entity, [run_id(run.run.name) for run in finished],
                    keys([run.options for run in finished]), first_dense({run.run.name: run for run in finished}))
 
     def workspace(self) -> Any:
@@ -78,7 +78,7 @@ def keys(options: Sequence[dict[str, Any]]) -> list[str]:
 def first_dense(runs: Mapping[str, Any]) -> str | None:
     """The id of the dense one among {name: cell or finished run}, of several the first with the lowest seed."""
     dense = {name: run.options["seed"] for name, run in runs.items() if run.is_dense}
-    return id_of(min(dense, key=lambda name: dense[name])) if dense else None
+    return run_id(min(dense, key=lambda name: dense[name])) if dense else None
 
 
 def sections(keys: Sequence[str]) -> list[Any]:
@@ -100,11 +100,6 @@ def sections(keys: Sequence[str]) -> list[Any]:
             wr.MediaBrowser(title="widths", media_keys=["images/widths"], num_columns=1),
             wr.LinePlot(title="training loss", x="train/step", y=["train/loss"], log_y=True)]),
     ]
-
-
-def id_of(name: str) -> str:
-    """The id under which the tracker keeps the run of that name."""
-    return name[-ID_LENGTH:]
 
 
 def send(dashboard: Dashboard, out: Path) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from diffprune.tracking.wandb_tracker import run_id
 from experiments.__main__ import main
 from experiments.planning.cells import plan
 from experiments.reporting import dashboard
-from experiments.reporting.dashboard import Dashboard, id_of
+from experiments.reporting.dashboard import Dashboard
 from tests.report.test_report import DENSE, DENSE_METRICS, make_run
 
 
@@ -39,7 +40,7 @@ def test_runs_are_found_by_their_ids_and_sorted_by_distance() -> None:
     runs, _ = of("table1_digits")
     (selected,) = runs["filters"]["filters"]
     assert (selected["key"], selected["op"]) == ({"section": "run", "name": "name"}, "IN")
-    assert selected["value"] == [id_of(cell.run.name) for cell in cells]
+    assert selected["value"] == [run_id(cell.run.name) for cell in cells]
     (order,) = runs["sort"]["keys"]
     assert (order["key"], order["ascending"]) == ({"section": "summary", "name": "quality/fid"}, True)
 
