@@ -1,15 +1,14 @@
 """The comparison of many runs as files: tables and figures for people and programs, and a page with all of them."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from diffprune.report.figures.channels import overlap, widths
 from diffprune.report.figures.chart import counted
+from diffprune.report.figures.losses import loss_per_timestep
 from diffprune.report.figures.quality import quality_charts
 from diffprune.report.figures.render import scripts
-from diffprune.report.figures.timesteps import loss_per_timestep
 from diffprune.report.finished import Finished
 from diffprune.report.pages.files import drawings, figure_files, table_files, write_listed
 from diffprune.report.pages.page import asset, page
@@ -19,7 +18,7 @@ from diffprune.report.pages.samples import sample_grids
 from diffprune.report.tables.comparison import compare
 from diffprune.report.tables.configurations import configurations
 from diffprune.report.tables.paired import compare_paired
-from diffprune.report.tables.protocol import differences, protocol_differences, protocol_of, sentence
+from diffprune.report.tables.protocol import differences, protocol_differences, protocol_of, sentence, shared
 from diffprune.report.tables.published import Published
 
 MANIFEST = ".files"     # the names of the files that a report wrote, one a line
@@ -63,18 +62,11 @@ def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool =
 
 def own_pages(runs: list[Finished]) -> None:
     """Gives a few runs their own page where that is missing or older than their numbers and their folder can be written."""
-    def current(run: Finished) -> bool:
-        report = run.run.report
-        return report.exists() and report.stat().st_mtime >= run.run.metrics.stat().st_mtime
-
-    old = [run for run in runs if not current(run) and os.access(run.run.folder, os.W_OK)]
+    old = []
+    for run in runs:
+        page, numbers = run.run.report, run.run.metrics
+        current = page.exists() and page.stat().st_mtime >= numbers.stat().st_mtime
+        if not current and os.access(run.run.folder, os.W_OK):
+            old.append(run)
     for run in old if len(old) <= OWN_PAGES else ():
         write_page(run)
-
-
-def shared(statements: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all that state it state alike."""
-    stated = list(statements)
-    differing = differences(stated)
-    return {name: value for statement in stated for name, value in statement.items()
-            if value is not None and name not in differing}

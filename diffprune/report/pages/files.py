@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffprune.report.figures.chart import Absent, Figure
 from diffprune.report.figures.render import Drawing, draw, file_name
-from diffprune.report.pages import samples
+from diffprune.report.pages.samples import Samples, picture
 from diffprune.report.tables.table import Table
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, is_folder
@@ -19,9 +19,9 @@ def drawings(figures: Iterable[Figure | Absent]) -> Drawings:
     return [(figure, draw(figure)) for figure in figures if not isinstance(figure, Absent)]
 
 
-def figure_files(shown: Drawings, grids: Sequence[samples.Samples]) -> Contents:
+def figure_files(shown: Drawings, grids: Sequence[Samples]) -> Contents:
     """{file: content} of every figure and every grid of samples."""
-    out: Contents = {samples.file(grid): samples.png(grid) for grid in grids}
+    out: Contents = {grid.file: picture(grid) for grid in grids}
     for figure, drawing in shown:
         out |= {f"{file_name(figure.name)}.svg": drawing.svg, f"{file_name(figure.name)}.png": drawing.png}
     return out

@@ -16,7 +16,8 @@ from PIL import Image
 from diffprune.report.figures.palette import DARK, LIGHT, variables
 from diffprune.report.figures.render import file_name
 
-KINDS = {"md": "text/markdown", "csv": "text/csv", "tex": "text/x-tex", "svg": "image/svg+xml", "png": "image/png"}
+KINDS = {"md": "text/markdown", "csv": "text/csv", "tex": "text/x-tex", "svg": "image/svg+xml", "png": "image/png",
+         "jpeg": "image/jpeg"}
 SMALL = 64              # pixels; larger images are stored as JPEG, smaller ones as they are
 QUALITY = 92
 TEMPLATES = Path(__file__).parent / "templates"
@@ -83,4 +84,4 @@ def image_url(image: Image.Image) -> str:
     kind, options = ("png", {"optimize": True}) if image.width <= SMALL else ("jpeg", {"quality": QUALITY})
     out = io.BytesIO()
     (image if kind == "png" else image.convert("RGB")).save(out, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+    return data_url(out.getvalue(), f".{kind}")

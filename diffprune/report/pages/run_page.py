@@ -5,10 +5,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from diffprune.report.figures.channels import width_chart
-from diffprune.report.figures.layers import in_order
-from diffprune.report.figures.timesteps import scoring_pass
-from diffprune.report.figures.training import training_loss
+from diffprune.report.figures.channels import in_order, width_chart
+from diffprune.report.figures.losses import scoring_pass, training_loss
 from diffprune.report.finished import Finished
 from diffprune.report.pages.files import drawings, figure_files, table_files, write
 from diffprune.report.pages.page import page

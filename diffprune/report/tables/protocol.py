@@ -41,6 +41,11 @@ def differences(statements: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]
     return {name: values for name, values in collected(statements).items() if len(values) > 1}
 
 
+def shared(statements: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """{name: its value} of what all statements that have it state alike."""
+    return {name: values[0] for name, values in collected(statements).items() if len(values) == 1}
+
+
 def collected(statements: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """{name: its distinct values but null} over all statements."""
     values: dict[str, list[Any]] = defaultdict(list)
