@@ -186,13 +186,14 @@ def report(arguments: argparse.Namespace) -> None:
 
 def dashboard(arguments: argparse.Namespace) -> None:
     """Sends the workspace of tables' runs, or of the runs in folders; writes it to a file where nobody is logged in."""
-    from experiments.reporting.dashboard import Dashboard, send
+    from experiments.reporting.dashboard import Dashboard, finished_in, send
     folders = [Path(word) for word in arguments.tables if word not in declarations.names() and Path(word).is_dir()]
     if folders and (len(folders) < len(arguments.words) or arguments.seeds):
         raise UserError(f"{folders[0]} is a folder of runs, and stands without tables, options and seeds")
-    shown = (Dashboard.of_folders(folders, arguments.project, arguments.entity) if folders else
-             Dashboard.of_cells("-".join(arguments.tables), planned(arguments).cells, arguments.project, arguments.entity))
-    print(send(shown, arguments.out or Path(f"dashboard-{shown.name}.json")))
+    name = folders[0].resolve().name if folders else "-".join(arguments.tables)
+    runs = finished_in(folders) if folders else planned(arguments).cells
+    shown = Dashboard.of(name, runs, arguments.project, arguments.entity)
+    print(send(shown, arguments.out or Path(f"dashboard-{name}.json")))
 
 
 if __name__ == "__main__":

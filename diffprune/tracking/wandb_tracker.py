@@ -2,7 +2,10 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -14,21 +17,22 @@ from diffprune.runtime.files import read_json
 from diffprune.tracking.tracker import Description, Tracker
 
 log = logging.getLogger(__name__)
-ID_LENGTH = 64      # the service takes no longer ones; a name's end is its hash
+ID_LENGTH, TAG_LENGTH, NAME_LENGTH = 64, 64, 128    # letters; the service takes no longer ones
 MARGIN = 5.0        # seconds beyond which a client is not waited for that should have given up by itself
 SIZES = ("params", "macs")
 SHORT = {"pruner.name": "prune/criterion", "pruner.ratio": "prune/ratio", "pruner.threshold": "prune/threshold",
          "schedule.steps": "train/steps"}      # {option: the name under which runs are grouped by it}
+# (stage, kind, attribute of a run that holds its path) of every output that is an artifact, each made from the previous one.
+OUTPUTS = (("scores", "scores", "scores"), ("pruned", "model", "pruned"), ("finetuned", "model", "finetuned"),
+           ("samples", "images", "images"), ("metrics", "metrics", "metrics"))
 T = TypeVar("T")
 
 
 class WandbTracker(Tracker):
-    """One Weights & Biases run per run folder, under an id made from its name, so that a resumed run goes on there.
-
-    The first failure is logged, and the run continues without W&B; a silent server holds it up `patience` seconds at
-    the start, and as long with the artifacts and with the end itself. `artifacts` uploads models, scores and images too,
-    which are only named otherwise, and needs the patience for that.
-    """
+    """One Weights & Biases run per run folder, under an id made from its name, so that a resumed run goes on there. The
+    first failure is logged, and the run continues without W&B; a silent server holds it up `patience` seconds at the start,
+    and as long with the artifacts and with the end itself. `artifacts` uploads models, scores and images too, which are only
+    named otherwise, and needs the patience for that."""
     keeps_images = True
 
     def __init__(self, project: str, entity: str | None, group: str | None, artifacts: bool = False,
@@ -44,41 +48,40 @@ class WandbTracker(Tracker):
 
     def opened(self, run: Run, description: Description) -> Any:
         """The open W&B run: online where somebody is logged in and the server answers, else offline."""
+        import wandb
         folder = description.runs
         folder.mkdir(parents=True, exist_ok=True)
         write_below(folder)
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")     # a silent server holds up a process's end for that
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        settings = wandb.Settings(silent=True, console="off", init_timeout=self.patience, finish_timeout=self.patience,
+                                  finish_timeout_raises=False, x_graphql_timeout_seconds=self.patience)
+        begin = partial(wandb.init, **self.labels(run, description), dir=folder, resume="allow", reinit="finish_previous",
+                        settings=settings)
         try:
-            opened = self.init(run, description, mode)
+            opened = begin(mode=mode)
         except Exception as error:
             if mode == "offline":
                 raise
             log.warning("W&B does not answer (%s): this run is kept offline", first_line(error))
-            import wandb
             wandb.teardown()        # the failed attempt holds the id
-            mode, opened = "offline", self.init(run, description, "offline")
+            mode, opened = "offline", begin(mode="offline")
         describe(opened)
         if mode == "offline":
             log.info("W&B offline: `wandb sync --id %s %s` sends this run later", opened.id,
                      folder / "wandb" / f"offline-run-*-{opened.id}")
         return opened
 
-    def init(self, run: Run, description: Description, mode: Any) -> Any:
-        """The open W&B run; `mode` is one of the client's words ("online", "offline", …)."""
-        import wandb
+    def labels(self, run: Run, description: Description) -> dict[str, Any]:
+        """What W&B files the run under, each within the lengths and letters that the service takes."""
         dataset, pruner, model = (description.options[group]["name"] for group in ("dataset", "pruner", "model"))
-        settings = wandb.Settings(silent=True, console="off", init_timeout=self.patience, finish_timeout=self.patience,
-                                  finish_timeout_raises=False, x_graphql_timeout_seconds=self.patience)
-        return wandb.init(
-            project=self.project, entity=self.entity, group=self.group or dataset, name=run.name,
-            id=run.name[-ID_LENGTH:], job_type=job_type(description.science),
-            config=flat(description.options) | short_names(description.science),
-            tags=[dataset, pruner, model], dir=description.runs, mode=mode, resume="allow",
-            reinit="finish_previous", settings=settings)
+        return {"project": self.project, "entity": self.entity, "group": (self.group or dataset)[:NAME_LENGTH],
+                "name": run.name[-NAME_LENGTH:], "id": run_id(run.name), "job_type": job_type(description.science),
+                "tags": [name[:TAG_LENGTH] for name in dict.fromkeys((dataset, pruner, model)) if name],
+                "config": flat(description.options) | short_names(description.science)}
 
     def guarded(self, what: str, work: Callable[[], T]) -> T | None:
-        """What `work` gives; after an error, of which the first is logged, nothing more is sent."""
+        """Does `work` and returns what it gives; after an error, of which the first is logged, nothing more is sent."""
         try:
             return work()
         except Exception as error:
@@ -111,29 +114,31 @@ class WandbTracker(Tracker):
         self.run = self.open = None
 
     def send(self, what: str, work: Callable[[], Any]) -> None:
-        """Nothing where there is no open run."""
+        """Does `work` as `guarded` does; nothing where there is no open run."""
         if self.run is not None:
             self.guarded(what, work)
 
     def pruning(self) -> None:
-        """What pruning achieved."""
-        if not self.folder.prune_report.exists():
-            return
-        report = read_json(self.folder.prune_report)
-        self.run.summary.update(grouped({name: report[name] for size in SIZES for name in (size, f"{size}_dense")}))
+        """Sends what pruning achieved, where the run has pruned."""
+        if self.folder.prune_report.exists():
+            report = read_json(self.folder.prune_report)
+            self.run.summary.update(grouped({name: report[name] for size in SIZES for name in (size, f"{size}_dense")}))
 
     def lineage(self) -> None:
         """Logs every existing output of a stage as an artifact; each is made from the previous one, which the run used."""
         name = made = None
         model = self.description.options["model"]
         if model["checkpoint"] is not None:
-            name = f"{model['name']}-dense"
+            name = plain_name(f"{model['name']}-dense", NAME_LENGTH)
             made = self.artifact(name, "model", None, None)
-        for stage, kind, path in outputs(self.folder):
+        for stage, kind, path in OUTPUTS:
+            output = getattr(self.folder, path)
+            if not output.exists():
+                continue
             if made is not None and not self.run.offline:   # an offline run can only name what it used
                 self.run.use_artifact(made)
-            previous, name = name, f"{self.run.id}-{stage}"[-128:]      # the service takes no longer names
-            made = self.run.log_artifact(self.artifact(name, kind, path, previous))
+            previous, name = name, plain_name(f"{self.run.id}-{stage}", NAME_LENGTH)
+            made = self.run.log_artifact(self.artifact(name, kind, output, previous))
             if not self.run.offline:
                 made.wait()     # only what the service has can be used
 
@@ -150,15 +155,18 @@ class WandbTracker(Tracker):
         return out
 
 
-def outputs(run: Run) -> list[tuple[str, str, Path]]:
-    """(stage, kind, path) of every stage's output that exists, each made from the previous one."""
-    possible = (("scores", "scores", run.scores), ("pruned", "model", run.pruned), ("finetuned", "model", run.finetuned),
-             ("samples", "images", run.images), ("metrics", "metrics", run.metrics))
-    return [output for output in possible if output[2].exists()]
+def plain_name(name: str, length: int) -> str:
+    """The last `length` letters of `name`, with a dash for what W&B takes in no id and no artifact's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[-length:]
+
+
+def run_id(name: str) -> str:
+    """The id of the W&B run of the run folder `name`, which ends in a hash: no two runs share an id."""
+    return plain_name(name, ID_LENGTH)
 
 
 def describe(run: Any) -> None:
-    """What is drawn over what, and which of a quantity's values a table of runs shows."""
+    """Tells an open W&B run over what each metric is drawn, and which of its values a table of runs shows."""
     run.define_metric("train/step", hidden=True)
     for name, summary in (("train/loss", "min,last"), ("train/lr", "last"), ("train/seconds", "max"), ("train/*", "last")):
         run.define_metric(name, step_metric="train/step", summary=summary)
@@ -166,11 +174,9 @@ def describe(run: Any) -> None:
 
 
 def grouped(values: dict[str, Any]) -> dict[str, Any]:
-    """`achieved/macs_ratio`, `quality/fid`, `speed/speedup`: the final numbers, grouped by subject."""
-    out: dict[str, Any] = {}
-    for name, value in values.items():
-        group = "achieved" if name.removesuffix("_dense") in SIZES else "speed" if name in SPEED else "quality"
-        out[f"{group}/{name}"] = value
+    """The final numbers, grouped by subject: `achieved/macs_ratio`, `quality/fid`, `speed/speedup`."""
+    groups = dict.fromkeys(SPEED, "speed") | {f"{size}{suffix}": "achieved" for size in SIZES for suffix in ("", "_dense")}
+    out = {f"{groups.get(name, 'quality')}/{name}": value for name, value in values.items()}
     for size in SIZES:
         if values.get(size) and values.get(f"{size}_dense"):
             out[f"achieved/{size}_ratio"] = values[size] / values[f"{size}_dense"]
@@ -184,6 +190,7 @@ def short_names(science: dict[str, Any]) -> dict[str, Any]:
 
 
 def job_type(science: dict[str, Any]) -> str:
+    """What a run with these scientific options does: prune, scratch, train, or nothing (dense)."""
     if prunes(science):
         return "scratch" if science["pruner"]["reinitialise"] else "prune"
     return "train" if science["schedule"]["steps"] else "dense"
@@ -191,21 +198,18 @@ def job_type(science: dict[str, Any]) -> str:
 
 def within(seconds: float, work: Callable[[], Any]) -> None:
     """Does `work` in a thread, which is left behind where it takes longer: TimeoutError. Raises what `work` raises."""
-    errors: list[Exception] = []
+    outcome: Future[None] = Future()
 
     def attempt() -> None:
         try:
-            work()
+            outcome.set_result(work())
         except Exception as error:
-            errors.append(error)
+            outcome.set_exception(error)
 
-    thread = Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
+    Thread(target=attempt, daemon=True).start()
+    if not wait([outcome], seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} s")
-    if errors:
-        raise errors[0]
+    outcome.result()
 
 
 def write_below(folder: Path) -> None:
@@ -217,6 +221,7 @@ def write_below(folder: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -227,7 +232,7 @@ def logged_in() -> bool:
 
 
 def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{`group/option`: value}: one level, so that a dashboard can group and filter by every option."""
+    """{`group/option`: value} of nested options: one level, so that a dashboard can group and filter by every option."""
     values: dict[str, Any] = {}
     for name, value in options.items():
         values |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}

@@ -9,7 +9,7 @@ from typing import Any
 from diffprune.config.schema import evaluations
 from diffprune.report.finished import Finished
 from diffprune.report.tables.configurations import grouped
-from diffprune.report.tables.protocol import parts_of, protocol_differences, protocol_of, sentence
+from diffprune.report.tables.protocol import entries_of, protocol_differences, protocol_of, sentence
 from diffprune.report.tables.published import PUBLISHED_ON, UNKNOWN, Published, numbers
 from diffprune.report.tables.quantities import MAIN, Quantity, quantities
 from diffprune.report.tables.rows import Numbers, Spread, compared, dense
@@ -21,8 +21,8 @@ from experiments.planning.cells import Cell
 from experiments.planning.declarations import Row, Table
 
 FILE = Path(__file__).parents[1] / "published.yaml"
-STDS, SHARE = 3, 0.02       # the tolerance: so many standard deviations over seeds, this share of the published value
-RULE = (f"A number matches where it is within {STDS} standard deviations over its seeds, or within {SHARE:.0%} of the "
+STDS, FRACTION = 3, 0.02    # the tolerance: standard deviations over seeds, and this fraction of the published value
+RULE = (f"A number matches where it is within {STDS} standard deviations over its seeds, or within {FRACTION:.0%} of the "
         "published value, whichever is more; else it differs. Sizes are compared always; quality only under the published "
         "conditions.")
 TOTAL = "total_macs"                        # MACs of an image, all its steps: the axis of some tables
@@ -55,11 +55,10 @@ class Line:
 
     @cached_property
     def numbers(self) -> list[Numbers]:
-        """What was measured of each run."""
-        return [(dense(run) if run.is_dense else compared(run)) | self.total(run) for run in self.runs]
-
-    def total(self, run: Finished) -> Numbers:
-        return {TOTAL: run.metrics.macs * evaluations(run.options["sampler"])} if self.axis == TOTAL else {}
+        """What was measured of each run, with the MACs of all its steps where these are the figure's axis."""
+        return [(dense(run) if run.is_dense else compared(run)) | (
+            {TOTAL: run.metrics.macs * evaluations(run.options["sampler"])} if self.axis == TOTAL else {})
+            for run in self.runs]
 
     @cached_property
     def measured(self) -> Measured:
@@ -96,83 +95,68 @@ class Line:
         """In what our runs were not made as the published number was, or may not have been."""
         differing = {}
         for run in self.runs:
-            under = made_under(run)
+            steps, wanted_steps = run.options["schedule"]["steps"], self.published.get("steps")
+            own = protocol_of(run) | {"images": run.metrics.images, "ratio": run.options["pruner"].get("ratio"),
+                                      "trained": steps}
             for name, wanted in self.conditions.items():
                 allowed = wanted if isinstance(wanted, list) else [wanted]
                 if wanted == UNKNOWN:
                     differing[name] = f"{name} {UNKNOWN}"
-                elif under.get(name) not in allowed:
-                    differing[name] = f"{name} {under.get(name)}, published {' or '.join(map(str, allowed))}"
-            steps = self.published.get("steps")
-            if steps and self.published.get("method") != "dense" and under["trained"] != steps:
-                differing["trained"] = f"trained for {under['trained']} steps, published {steps}"
+                elif own.get(name) not in allowed:
+                    differing[name] = f"{name} {own.get(name)}, published {' or '.join(map(str, allowed))}"
+            if wanted_steps and self.published.get("method") != "dense" and steps != wanted_steps:
+                differing["trained"] = f"trained for {steps} steps, published {wanted_steps}"
         return list(differing.values())
 
     def summary(self, shown: Sequence[Quantity]) -> str:
-        """One status for the row."""
+        """One status for the row: what matches, what differs and by how much, what does not compare."""
         if not self.runs:
             return self.not_run()
         seeds = "" if len(self.runs) == len(self.cells) else f" ({len(self.runs)} of {len(self.cells)} seeds)"
         statuses = {quantity: self.status(quantity) for quantity in shown if self.theirs(quantity) is not None}
-        if not statuses:
-            return f"nothing published{seeds}"
         sentences = [status for status in dict.fromkeys(statuses.values()) if status not in ("matches", "differs")]
         for verdict in ("differs", "matches"):
             if names := [self.named(quantity, verdict) for quantity, status in statuses.items() if status == verdict]:
                 sentences.insert(0, f"{verdict}: {', '.join(names)}")
-        return "; ".join(sentences) + seeds
+        return ("; ".join(sentences) or "nothing published") + seeds
 
     def named(self, quantity: Quantity, verdict: str) -> str:
         """The quantity, and how far ours is off where it differs."""
         name, ours, theirs = quantity.key.removesuffix(f"_{PUBLISHED_ON}"), self.ours(quantity), self.theirs(quantity)
         if verdict == "matches" or ours is None or theirs is None:
             return name
-        off = (ours.mean - theirs) * quantity.scale
-        return f"{name} {off:+.{quantity.decimals}f}"
+        return f"{name} {(ours.mean - theirs) * quantity.scale:+.{quantity.decimals}f}"
 
     def apart(self) -> Iterator["Line"]:
         """A line for each protocol under which its runs were made, so that no mean is over several."""
         differing = list(protocol_differences(self.runs))
-        groups = grouped(self.runs, lambda run: parts_of(run, differing))
+        groups = grouped(self.runs, lambda run: entries_of(run, differing))
         if len(groups) < 2:
             yield self
             return
         for runs in groups:
-            protocol = ", ".join(f"{name} {value}" for name, value in parts_of(runs[0], differing).items())
+            protocol = ", ".join(f"{name} {value}" for name, value in entries_of(runs[0], differing).items())
             cells = [cell for cell in self.cells if cell.folder.resolve() in {run.run.folder.resolve() for run in runs}]
             yield replace(self, row=replace(self.row, title=f"{self.row.title} [{protocol}]"), cells=cells, runs=runs)
 
 
-def made_under(run: Finished) -> dict[str, Any]:
-    """The conditions that a published number may ask for, as they were for this run."""
-    return protocol_of(run) | {"images": run.metrics.images, "ratio": run.options["pruner"].get("ratio"),
-                               "trained": run.options["schedule"]["steps"]}
-
-
 def matches(ours: Spread, theirs: float) -> bool:
-    return abs(ours.mean - theirs) <= max(STDS * (ours.std or 0.0), SHARE * abs(theirs))
+    return abs(ours.mean - theirs) <= max(STDS * (ours.std or 0.0), FRACTION * abs(theirs))
 
 
 def comparable(table: Table, lines: Sequence[Line], mixed_protocols: bool) -> list[Line]:
-    """The lines that may be shown together; with `mixed_protocols`, those of several protocols divided.
-
-    Raises UserError, without `mixed_protocols`, where protocols differ within a row, or between rows in a part that is no
-    axis of the table.
-    """
+    """The lines that may be shown together; with `mixed_protocols`, those of several protocols divided. Raises UserError,
+    without `mixed_protocols`, where protocols differ within a row, or between rows in a part that is no axis of the
+    table."""
     if mixed_protocols:
-        return [part for line in lines for part in line.apart()]
-    for line in lines:
-        if differing := protocol_differences(line.runs):
-            raise UserError(refusal(f"the runs of {line.row.title}", differing))
-    differing = mixed(table, lines)
-    if differing:
-        raise UserError(refusal(f"the runs of {table.name}", differing))
+        return [divided for line in lines for divided in line.apart()]
+    within = {line.row.title: protocol_differences(line.runs) for line in lines}
+    for runs, differing in [*within.items(), (table.name, mixed(table, lines))]:
+        if differing:
+            raise UserError(f"the runs of {runs} were made under different protocols ({sentence(differing)}), so their "
+                            "numbers do not compare: repeat those that differ, or add --mixed-protocols to see each under "
+                            "its own")
     return list(lines)
-
-
-def refusal(whose: str, differing: dict[str, list[Any]]) -> str:
-    return (f"{whose} were made under different protocols ({sentence(differing)}), so their numbers do not compare: repeat "
-            "those that differ, or add --mixed-protocols to see each under its own")
 
 
 def mixed(table: Table, lines: Sequence[Line]) -> dict[str, list[Any]]:
@@ -195,5 +179,5 @@ def beside(lines: Sequence[Line]) -> Shown:
     status = [line.summary(every_quantity) for line in lines]
     records = [record | {f"{one.key}_status": line.status(one) for one in compared_with} | {"status": verdict}
                for line, record, verdict in zip(lines, shown.records, status, strict=True)]
-    return replace(shown, header=[*shown.header, "status"], records=records, numbers=[],
+    return replace(shown, header=[*shown.header, "status"], records=records,
                    body=[[*entries, verdict] for entries, verdict in zip(shown.body, status, strict=True)])

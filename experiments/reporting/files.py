@@ -6,22 +6,23 @@ from pathlib import Path
 
 from diffprune.report.pages.comparison_page import write_comparison
 from diffprune.report.pages.files import write
-from diffprune.report.tables.protocol import protocol_differences, protocol_of, sentence
+from diffprune.report.tables.protocol import collected, protocol_differences, protocol_of, sentence
 from diffprune.report.tables.table import Table as Shown
+from diffprune.runs.metrics import Metrics
 from diffprune.runtime.progress import duration
 from experiments.planning.cells import Plan
 from experiments.planning.declarations import Table
 from experiments.reporting.against_published import RULE, Line, beside, comparable, mixed, published
 from experiments.reporting.table_figure import table_figure
 
+LIBRARIES = ("python", "torch", "diffusers")        # whose versions stand below a table
+
 
 def write_report(plan: Plan, name: str, out: Path, page: bool = True, mixed_protocols: bool = False,
                  options: Sequence[str] = ()) -> str:
-    """Writes `<name>.md`, `.csv`, `.tex`, `.svg`, `.png` into `out`, for a `page` `<name>/index.html`.
-
-    Returns the table and where it is. `options` are those that the runs were asked for with. Raises UserError, before
-    anything is written, for runs that do not compare, unless `mixed_protocols`.
-    """
+    """Writes `<name>.md`, `.csv`, `.tex`, `.svg`, `.png` into `out`, for a `page` `<name>/index.html`. Returns the table and
+    where it is. `options` are those that the runs were asked for with. Raises UserError, before anything is written, for
+    runs that do not compare, unless `mixed_protocols`."""
     table, lines = measured_table(plan, name, mixed_protocols)
     shown = beside(lines)
     write(out, files(table, lines, shown, options))
@@ -29,8 +30,7 @@ def write_report(plan: Plan, name: str, out: Path, page: bool = True, mixed_prot
     if page and finished:
         write_comparison(finished, out / name, bool(protocol_differences(finished)), published=published(),
                          missing=missing(lines), title=f"{table.name}: {table.about}")
-    return (f"{shown.markdown()}\n{out / name}.md"
-            + (f"\n{out / name / 'index.html'}" if page and finished else ""))
+    return f"{shown.markdown()}\n{out / name}.md" + (f"\n{out / name / 'index.html'}" if page and finished else "")
 
 
 def measured_table(plan: Plan, name: str, mixed_protocols: bool = False) -> tuple[Table, list[Line]]:
@@ -56,27 +56,21 @@ def missing(lines: Sequence[Line]) -> list[tuple[str, str]]:
 
 
 def document(table: Table, lines: Sequence[Line], shown: Shown, has_figure: bool, options: Sequence[str]) -> str:
-    """The Markdown file: the table, how its numbers were made, and what its status means."""
+    """The Markdown file: the table, what its status means, and how its numbers were made."""
     paragraphs = [f"# {table.name}: {table.about}", shown.markdown().rstrip()]
     if has_figure:
         paragraphs.append(f"![{table.about}]({table.name}.svg)")
     paragraphs.append(f"Mean ± standard deviation (number of seeds). {RULE}")
     if differing := mixed(table, lines):
         paragraphs.append(f"Not all rows compare, their protocols differ: {sentence(differing)}.")
-    paragraphs += [*protocol(lines), made_by(table, lines, options), *provenance(lines)]
+    runs = [run for line in lines for run in line.runs]
+    if stated := collected(map(protocol_of, runs)):
+        listed = [f"{name.replace('_', ' ')} {' or '.join(map(str, values))}" for name, values in stated.items()]
+        paragraphs.append(f"Protocol: {'; '.join(listed)}.")
+    paragraphs.append(made_by(table, lines, options))
+    if runs:
+        paragraphs.append(provenance([run.metrics for run in runs]))
     return "\n\n".join(paragraphs) + "\n"
-
-
-def protocol(lines: Sequence[Line]) -> list[str]:
-    """What the numbers were made under, each part with its values."""
-    stated: dict[str, dict[str, None]] = {}
-    for line in lines:
-        for run in line.runs:
-            for name, value in protocol_of(run).items():
-                if value is not None:
-                    stated.setdefault(name, {})[str(value)] = None
-    told = "; ".join(f"{name.replace('_', ' ')} {' or '.join(values)}" for name, values in stated.items())
-    return [f"Protocol: {told}."] if told else []
 
 
 def made_by(table: Table, lines: Sequence[Line], options: Sequence[str]) -> str:
@@ -94,12 +88,10 @@ def made_by(table: Table, lines: Sequence[Line], options: Sequence[str]) -> str:
     return f"Made by `python -m experiments run {command}`, then `python -m experiments report {shlex.join(words)}`.{took}"
 
 
-def provenance(lines: Sequence[Line]) -> list[str]:
+def provenance(made: Sequence[Metrics]) -> str:
     """On what and with what the runs were made."""
-    made = [run.metrics for line in lines for run in line.runs]
-    about = {"device": [one.device for one in made], "commit": [one.commit for one in made]} | {
-        name: [one.versions.get(name) for one in made] for name in ("python", "torch", "diffusers")}
-    told = [f"{name} {', '.join(sorted({value for value in values if value is not None}))}"
-            for name, values in about.items() if any(value is not None for value in values)]
+    about = collected({"device": one.device, "commit": one.commit} | {name: one.versions.get(name) for name in LIBRARIES}
+                      for one in made)
+    listed = [f"{name} {', '.join(sorted(values))}" for name, values in about.items()]
     hours = sum(sum(one.seconds.values()) for one in made) / 3600
-    return [f"Runs: {'; '.join([*told, f'{hours:.1f} hours of runs in all'])}."] if made else []
+    return f"Runs: {'; '.join([*listed, f'{hours:.1f} hours of runs in all'])}."

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from diffprune.tracking.wandb_tracker import run_id
 from experiments.__main__ import main
 from experiments.planning.cells import plan
 from experiments.reporting import dashboard
-from experiments.reporting.dashboard import Dashboard, id_of
+from experiments.reporting.dashboard import Dashboard, finished_in
 from tests.report.test_report import DENSE, DENSE_METRICS, make_run
 
 
@@ -27,7 +28,7 @@ def parts(specification: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str,
 
 
 def of(name: str, *overrides: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    return parts(Dashboard.of_cells(name, plan([name], overrides).cells, "diffprune").specification())
+    return parts(Dashboard.of(name, plan([name], overrides).cells, "diffprune").specification())
 
 
 def grouping(runs: dict[str, Any]) -> list[str]:
@@ -39,7 +40,7 @@ def test_runs_are_found_by_their_ids_and_sorted_by_distance() -> None:
     runs, _ = of("table1_digits")
     (selected,) = runs["filters"]["filters"]
     assert (selected["key"], selected["op"]) == ({"section": "run", "name": "name"}, "IN")
-    assert selected["value"] == [id_of(cell.run.name) for cell in cells]
+    assert selected["value"] == [run_id(cell.run.name) for cell in cells]
     (order,) = runs["sort"]["keys"]
     assert (order["key"], order["ascending"]) == ({"section": "summary", "name": "quality/fid"}, True)
 
@@ -85,7 +86,7 @@ def test_panels_show_what_an_ablation_is_read_by() -> None:
 def test_folders_select_their_runs_and_the_dense_one_is_the_baseline(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "pruned")
     make_run(tmp_path / "runs" / "plain", DENSE, **DENSE_METRICS)
-    runs, _ = parts(Dashboard.of_folders([tmp_path / "runs"], "diffprune", "team").specification())
+    runs, _ = parts(Dashboard.of("runs", finished_in([tmp_path / "runs"]), "diffprune", "team").specification())
     (selected,) = runs["filters"]["filters"]
     assert sorted(selected["value"]) == ["plain", "pruned"]
     assert "plain" in base64.b64decode(runs["baselineRunId"]).decode()

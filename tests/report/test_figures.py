@@ -1,10 +1,14 @@
 """What a comparison's figures say, checked on their content before anything is drawn; and published numbers, bold, gaps."""
 
+import csv
+import io
 import json
+import re
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import altair as alt
 import numpy as np
@@ -14,10 +18,10 @@ from PIL import Image, ImageFont
 from diffprune.report.__main__ import main
 from diffprune.report.figures.channels import overlap, width_chart, widths
 from diffprune.report.figures.chart import DENSE, Chart, Dots, Matrix, Panels, Series
+from diffprune.report.figures.losses import loss_per_timestep
 from diffprune.report.figures.palette import LIGHT
 from diffprune.report.figures.quality import quality_charts
-from diffprune.report.figures.render import draw
-from diffprune.report.figures.timesteps import loss_per_timestep
+from diffprune.report.figures.render import draw, file_name
 from diffprune.report.figures.vega_lite import specification
 from diffprune.report.finished import Finished, find, read_all
 from diffprune.report.pages import samples
@@ -184,9 +188,9 @@ def test_samples_are_cut_so_that_rows_share_noise_and_the_dense_model_comes_firs
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", {"pruner": {"name": "random"}})
     (grid,) = samples.sample_grids(configurations(runs_in(tmp_path), []))
-    assert [column.title for column in grid.columns] == ["dense", "diff_pruning", "random"]
-    assert [column.images[3].getpixel((0, 0)) for column in grid.columns] == [50, 100, 100]
-    assert {image.size for column in grid.columns for image in column.images} == {(8, 8)}
+    assert [title for title, _ in grid.columns] == ["dense", "diff_pruning", "random"]
+    assert [images[3].getpixel((0, 0)) for _, images in grid.columns] == [50, 100, 100]
+    assert {image.size for _, images in grid.columns for image in images} == {(8, 8)}
 
 
 def test_another_sampler_is_another_grid_and_a_broken_picture_none(tmp_path: Path) -> None:
@@ -202,15 +206,15 @@ def test_every_grid_has_its_own_title_and_file(tmp_path: Path) -> None:
         make_run(tmp_path / f"{steps}", {"sampler": {"steps": steps}}, protocol={"steps": steps})
     grids = samples.sample_grids(configurations(runs_in(tmp_path), ["steps"]))
     assert {grid.title for grid in grids} == {"ddpm_digits on digits, steps=50", "ddpm_digits on digits, steps=100"}
-    assert {samples.file(grid) for grid in grids} == {"samples-ddpm_digits-digits-steps-50.png",
-                                                      "samples-ddpm_digits-digits-steps-100.png"}
+    assert {grid.file for grid in grids} == {"samples-ddpm_digits-digits-steps-50.png",
+                                          "samples-ddpm_digits-digits-steps-100.png"}
 
 
 @pytest.mark.parametrize("titles", [
     ["dense", "diff_pruning sampler.steps=100"], ["dense", "x" * 60], ["dense"], ["dense", *["taylor a.b=1 " * 12] * 3]])
 def test_images_keep_their_room_in_a_picture_whatever_they_are_called(titles: list[str]) -> None:
     grey = [Image.new("L", (8, 8), 100)] * samples.ROWS
-    picture = samples.picture(samples.Samples("a", [samples.Column(title, grey) for title in titles], 0))
+    picture = Image.open(io.BytesIO(samples.picture(samples.Samples("a", [(title, grey) for title in titles]))))
     pixels = np.asarray(picture.convert("L"))
     assert (pixels == 100).sum() >= len(titles) * samples.ROWS * samples.WIDTH ** 2 > 0.2 * pixels.size
     for edge in (pixels[0], pixels[:, 0], pixels[-1], pixels[:, -1]):
@@ -392,9 +396,73 @@ def test_files_of_the_users_are_kept_and_figures_of_an_earlier_report_are_not(tm
 
 @pytest.mark.parametrize("name", ["table.md", "paired.csv", "figures/widths.png", "index.html"])
 def test_a_folder_is_never_replaced_by_a_file_of_the_report(tmp_path: Path, name: str) -> None:
-    make_run(tmp_path / "runs" / "a")
+    for pruner in ("random", "taylor"):     # two, so that there is a table of differences
+        make_run(tmp_path / "runs" / pruner, {"pruner": {"name": pruner}})
     (tmp_path / "out" / name).mkdir(parents=True)
     with pytest.raises(SystemExit, match=f"{name} is a folder") as ended:
         main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
     assert "\n" not in str(ended.value)
     assert (tmp_path / "out" / name).is_dir()
+
+
+def test_a_file_that_no_report_wrote_is_never_replaced(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.html").write_text("mine")
+    with pytest.raises(SystemExit, match=r"index\.html is not of an earlier report") as ended:
+        main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    assert "\n" not in str(ended.value)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
+    assert (tmp_path / "out" / "index.html").read_text() == "mine"
+
+
+# --- names
+
+HOSTILE = ('"><b>owned</b><form action=//evil.example>', "a\\i\\1", "<!--<script>", "x\n\n| y |", "=cmd|' /C calc'!A0",
+           "n" * 300, "`[l](javascript:x)", "../../up")
+
+
+def test_a_figure_shows_any_name_as_it_is() -> None:
+    series = [Series(name, [1.0 + i], [2.0], [name]) for i, name in enumerate(HOSTILE)]
+    chart = Chart("n", HOSTILE[0], "c", HOSTILE[0], HOSTILE[1], "y", series, [(1.5, HOSTILE[1])])
+    ticks = replace(chart, stops=(), ticks=[(1.0, HOSTILE[0]), (2.0, HOSTILE[1])])
+    for shown in (chart, ticks, Matrix("m", "t", "c", "a", "u", HOSTILE, [[1.0] * len(HOSTILE)] * len(HOSTILE)),
+                  Dots("d", "t", "c", "a", "x", [(name, [1.0], 1.5) for name in HOSTILE])):
+        drawing = draw(shown)
+        assert "<" not in drawing.interactive
+        assert HOSTILE[0] in json.dumps(json.loads(drawing.interactive)).replace('\\"', '"')
+        for svg in (drawing.svg, drawing.inline):
+            assert not {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(svg).iter()} & {"b", "form"}
+
+
+def test_a_report_of_any_names_is_whole(tmp_path: Path) -> None:
+    for i, name in enumerate(HOSTILE):
+        make_run(tmp_path / "runs" / f"pruner-{i}", {"pruner": {"name": name}})
+        own = {"dataset": {"name": name}, "model": {"name": name}, "pruner": {"name": "random"}}
+        make_run(tmp_path / "runs" / f"model-{i}", own, dataset=name, model=name)
+    for i in range(1, len(HOSTILE)):
+        Run(tmp_path / "runs" / f"pruner-{i}").report.touch()
+        Run(tmp_path / "runs" / f"model-{i}").report.touch()
+    out = tmp_path / "out"
+    main([str(tmp_path / "runs"), "--out", str(out)])
+    for page in (out / "index.html", tmp_path / "runs" / "model-0" / "report.html"):
+        text = page.read_text()
+        assert not re.search(r"<(b|form)[ >]", text)
+        assert "base-uri 'none'; form-action 'none'" in text
+        assert text.rstrip().endswith("</html>")
+    for file in out.rglob("*.csv"):
+        assert all(not cell.startswith(("=", "@")) for line in csv.reader(file.open()) for cell in line)
+    for file in out.rglob("*.md"):
+        lines = file.read_text().splitlines()
+        assert len({len(re.findall(r"(?<!\\)\|", line.replace("\\\\", ""))) for line in lines}) == 1
+        assert not re.search(r"(?<!\\)<[a-z/!]|(?<!\\)`|\]\(", file.read_text())
+    for file in out.rglob("*.tex"):
+        assert "\n\n" not in file.read_text()
+    assert all(file.resolve().is_relative_to(out.resolve()) for file in out.rglob("*"))
+
+
+def test_no_two_names_have_one_file() -> None:
+    names = [*HOSTILE, "a/b", "a:b", "a-b", "n" * 301]
+    assert len({file_name(name) for name in names}) == len(names)
+    assert all(len(file_name(name)) <= 120 for name in names)
+    assert file_name("loss-ddpm_digits, steps=50") == "loss-ddpm_digits-steps-50"

@@ -131,9 +131,10 @@ def test_it_stands_beside_the_table_in_every_form(tmp_path: Path) -> None:
 
 def test_one_configuration_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     make(tmp_path, "taylor", {0: 5.0, 1: 5.4})
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "paired.md").write_text("of an earlier report")
+    make(tmp_path, "random", {0: 9.0, 1: 9.5})
     report([tmp_path / "runs"], tmp_path / "out")
+    assert list((tmp_path / "out").glob("paired*"))
+    report(list((tmp_path / "runs").glob("taylor*")), tmp_path / "out")
     assert not list((tmp_path / "out").glob("paired*"))
 
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from diffprune.report import run_table, terminal_table, write_report
 from diffprune.report.__main__ import main, report
-from diffprune.report.figures.timesteps import spans
+from diffprune.report.figures.losses import spans
 from diffprune.report.finished import Finished, find
 from diffprune.report.pages.samples import own_samples
 from diffprune.report.tables.comparison import compare
@@ -292,14 +292,14 @@ def test_a_page_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
 
 def test_samples_come_in_the_order_of_the_table(tmp_path: Path) -> None:
     shown = own_samples(Finished.of(make_run(tmp_path / "run")))
-    assert [column.title for column in shown.columns] == ["dense", "pruned before healing", "pruned and healed"]
-    assert [column.images[0].getpixel((0, 0)) for column in shown.columns] == [50, 150, 100]
-    assert {image.size for column in shown.columns for image in column.images} == {(RESOLUTION, RESOLUTION)}
+    assert [title for title, _ in shown.columns] == ["dense", "pruned before healing", "pruned and healed"]
+    assert [images[0].getpixel((0, 0)) for _, images in shown.columns] == [50, 150, 100]
+    assert {image.size for _, images in shown.columns for image in images} == {(RESOLUTION, RESOLUTION)}
 
 
 def test_a_dense_run_shows_its_images_once(tmp_path: Path) -> None:
     shown = own_samples(Finished.of(make_run(tmp_path / "run", DENSE, **DENSE_METRICS)))
-    assert [column.title for column in shown.columns] == ["dense"]
+    assert [title for title, _ in shown.columns] == ["dense"]
 
 
 def test_a_run_without_scores_training_or_grid_still_has_a_page(tmp_path: Path) -> None:

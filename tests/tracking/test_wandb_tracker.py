@@ -23,7 +23,7 @@ from diffprune.runtime.files import read_json, write_json
 from diffprune.stages.options import description
 from diffprune.stages.prune import track_widths
 from diffprune.tracking.tracker import Tracker
-from diffprune.tracking.wandb_tracker import WandbTracker, flat, job_type, short_names
+from diffprune.tracking.wandb_tracker import WandbTracker, flat, job_type, plain_name, short_names
 
 
 def test_the_configuration_is_flat_enough_to_group_by(config) -> None:
@@ -51,6 +51,17 @@ def test_the_plain_tracker_takes_everything_and_keeps_nothing(config, tmp_path: 
     tracker.summary({"fid": 1.0})
     tracker.finish()
     assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["d" * 200, "a/b:c,d#e?f'g;h%i", "=cmd", "x\n\"y"])
+def test_any_name_is_one_that_the_service_takes(config, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    cfg = config()
+    cfg.dataset.name = cfg.model.name = name
+    labels = WandbTracker("diffprune", None, None).labels(Run(run_folder(cfg)), description(cfg))
+    wandb.Settings(run_id=labels["id"], run_tags=labels["tags"])        # raises for what it does not take
+    assert labels["id"].endswith(run_folder(cfg).name[-8:])
+    assert max(map(len, (labels["name"], labels["group"]))) <= 128
+    wandb.Artifact(plain_name(f"{name}-dense", 128), "model")           # raises as well
 
 
 @pytest.fixture

@@ -1,30 +1,34 @@
 """Which channels were removed: how alike the criteria chose, and how wide every layer became."""
 
+from itertools import groupby
 from statistics import fmean
 from typing import Any
 
 from diffprune.report.figures.chart import DENSE, Absent, Chart, Matrix, Series, counted
-from diffprune.report.figures.layers import block_labels, in_order
 from diffprune.report.finished import Finished
 from diffprune.report.tables.configurations import Named
 
 MOST = 16       # configurations in one figure; more are not told apart
-Removed = dict[str, set[int]]               # {root layer of a group: its channels that went}
+# A block's short name, in the order in which an image passes the blocks.
+BLOCKS = {"conv_in": "in", "time_embedding": "time", "class_embedding": "class", "down_blocks": "down",
+          "mid_block": "mid", "up_blocks": "up", "conv_norm_out": "out", "conv_out": "out"}
+Channels = set[tuple[str, int]]     # (root layer of a group, index of a channel)
 
 
 def overlap(named: Named) -> Matrix | Absent:
-    """The Jaccard index of removed channels, mean over the seeds that both ran with."""
-    eligible = [(title, seeds) for title, runs in named if runs[0].is_pruned and
-             (seeds := {run.options["seed"]: removed(run) for run in runs if any(removed(run).values())})]
+    """The Jaccard index of the channels that two configurations removed, mean over the seeds that both ran with."""
+    pruned = [(title, {run.options["seed"]: removed(run) for run in runs}) for title, runs in named if runs[0].is_pruned]
+    eligible = [(title, seeds) for title, seeds in pruned if any(seeds.values())]
     chosen = eligible[:MOST]
     if len(chosen) < 2:
         return Absent("Overlap of removed channels", "it takes two configurations whose removed channels are known, there "
                       f"{'is one' if chosen else 'is none'}")
     values = [[mean_overlap(one, other) for _, other in chosen] for _, one in chosen]
-    p = fmean(fraction_removed(run) for _, runs in named for run in runs if removed(run))
-    apart = [(value, chosen[i][0], chosen[j][0]) for i, row in enumerate(values) for j, value in enumerate(row)
+    p = fmean(len(removed(run)) / sum(group["before"] for group in run.pruning["groups"])
+              for _, runs in named for run in runs if removed(run))
+    pairs = [(value, chosen[i][0], chosen[j][0]) for i, row in enumerate(values) for j, value in enumerate(row)
              if i < j and value is not None]
-    alt = "; ".join(f"{one} and {other} {value:.2f}" for value, one, other in sorted(apart, reverse=True)[:12])
+    alt = "; ".join(f"{one} and {other} {value:.2f}" for value, one, other in sorted(pairs, reverse=True)[:12])
     return Matrix(
         "overlap", "Overlap of removed channels",
         "Channels that both removed, of those that either did (Jaccard index, all groups together, mean over common "
@@ -34,27 +38,15 @@ def overlap(named: Named) -> Matrix | Absent:
         [title for title, _ in chosen], values)
 
 
-def removed(run: Finished) -> Removed:
-    return {group["root"]: set(group["removed"]) for group in run.pruning.get("groups", []) if "removed" in group}
+def removed(run: Finished) -> Channels:
+    """The channels that pruning removed, as far as the run's report on it lists them."""
+    return {(group["root"], channel) for group in run.pruning.get("groups", []) for channel in group.get("removed", ())}
 
 
-def fraction_removed(run: Finished) -> float:
-    """The fraction of the removable channels that was removed."""
-    groups = run.pruning["groups"]
-    return sum(len(group.get("removed", ())) for group in groups) / max(1, sum(group["before"] for group in groups))
-
-
-def mean_overlap(one: dict[int, Removed], other: dict[int, Removed]) -> float | None:
-    """Mean over common seeds of |A ∩ B| / |A ∪ B|; None without a common seed."""
-    overlaps = [jaccard(one[seed], other[seed]) for seed in one if seed in other]
-    return fmean(overlaps) if overlaps else None
-
-
-def jaccard(one: Removed, other: Removed) -> float:
-    roots = one.keys() | other.keys()
-    both = sum(len(one.get(root, set()) & other.get(root, set())) for root in roots)
-    either = sum(len(one.get(root, set()) | other.get(root, set())) for root in roots)
-    return both / either if either else 1.0
+def mean_overlap(one: dict[int, Channels], other: dict[int, Channels]) -> float | None:
+    """Mean over the common seeds {seed: channels} of |A ∩ B| / |A ∪ B|; None without a common seed."""
+    pairs = [(one[seed], other[seed]) for seed in one if seed in other]
+    return fmean(len(a & b) / len(a | b) if a | b else 1.0 for a, b in pairs) if pairs else None
 
 
 def widths(named: Named) -> Chart | Absent:
@@ -64,11 +56,9 @@ def widths(named: Named) -> Chart | Absent:
 
 
 def width_chart(pruned: list[tuple[str, dict[str, Any]]], whose: str = "") -> Chart | Absent:
-    """Output channels of every convolution and linear layer; configurations of equal widths share a line.
-
-    `pruned` are titles with {layer: its weight's shape `before` and `after`}; models with other layers than the first
-    one's are left out.
-    """
+    """Output channels of every convolution and linear layer; configurations of equal widths share a line. `pruned` are
+    titles with {layer: its weight's shape `before` and `after`}; models with other layers than the first one's are left
+    out."""
     if not pruned:
         return Absent("Width of every layer", "nothing was pruned")
     everyone = [(title, {name: (shape["before"][0], shape["after"][0]) for name, shape in in_order(layers)
@@ -95,3 +85,26 @@ def width_chart(pruned: list[tuple[str, dict[str, Any]]], whose: str = "") -> Ch
 
 def listed(first: str, *more: str) -> str:
     return f"{first} and {len(more)} more" if len(more) > 1 else " and ".join([first, *more])
+
+
+def in_order(layers: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Layers as an image passes them; a UNet registers its middle block last."""
+    place = {block: i for i, block in enumerate(BLOCKS)}
+    return sorted(layers.items(), key=lambda item: place.get(item[0].split(".")[0], len(place)))
+
+
+def block_labels(names: list[str]) -> list[tuple[float, str]]:
+    """(index of its middle layer, short name such as `down 1`) of every block that has room for its name."""
+    labels: list[tuple[float, str]] = []
+    for name, members in groupby(range(len(names)), key=lambda i: block(names[i])):
+        first, *_, last = [*members] * 2
+        middle = (first + last) / 2
+        if not labels or middle - labels[-1][0] > len(names) / 25:
+            labels.append((middle, name))
+    return labels
+
+
+def block(name: str) -> str:
+    """The short name of a layer's block: `down 1`."""
+    first, number, *_ = [*name.split("."), ""]
+    return f"{BLOCKS.get(first, first)} {number if number.isdecimal() else ''}".strip()

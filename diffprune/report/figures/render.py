@@ -1,5 +1,6 @@
 """Figures as files and for pages, rendered by vl-convert from their Vega-Lite specification."""
 
+import hashlib
 import io
 import json
 import re
@@ -15,6 +16,7 @@ from diffprune.report.figures.palette import themed
 from diffprune.report.figures.vega_lite import specification
 
 SCALE = 2       # pixels of the PNG for each of the specification
+LONGEST = 120   # letters of a file's name; file systems take 255 bytes, and endings follow
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ def draw(figure: Figure) -> Drawing:
     # Without the transparency and the loose compression that triple the size of the PNG.
     png = io.BytesIO()
     Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=SCALE))).convert("RGB").save(png, "png")
-    return Drawing(svg, png.getvalue(), themed(inline).replace(
-        "<svg", f'<svg role="img" aria-label="{escape(figure.alt)}"', 1),
-        themed(json.dumps(interactive, allow_nan=False)).replace("</", "<\\/"))
+    named = themed(inline).replace("<svg", f'<svg role="img" aria-label="{escape(figure.alt)}"', 1)
+    # "<!--" and "</" would change how a page reads the script that the JSON lies in.
+    return Drawing(svg, png.getvalue(), named, themed(json.dumps(interactive, allow_nan=False)).replace("<", "\\u003c"))
 
 
 @cache
@@ -53,5 +55,9 @@ def scripts() -> str:
 
 
 def file_name(name: str) -> str:
-    """`name` without the characters that a file's name should not have."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+    """`name` without the characters that a file's name or an element's id should not have, at most LONGEST letters. A name
+    that is cut, or that has unusual characters, ends in a hash of it, so that no two names become one."""
+    clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+    if len(clean) <= LONGEST and re.fullmatch(r"[\w .,=-]*", name, re.ASCII):
+        return clean
+    return f"{clean[:LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

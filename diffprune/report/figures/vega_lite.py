@@ -34,11 +34,8 @@ CONFIG = {"font": "Liberation Sans, Arial, Helvetica, sans-serif", "background":
 
 
 def specification(figure: Figure) -> dict[str, Any]:
-    """The figure in the colours of the light theme.
-
-    It is not validated, which takes longer than drawing: the tests do that. A layer named `hover` holds invisible points
-    that only a page needs; a title, names that a page lists itself.
-    """
+    """The figure in the colours of the light theme. It is not validated, which takes longer than drawing: the tests do that.
+    A layer named `hover` holds invisible points that only a page needs; a title, names that a page lists itself."""
     return declared(figure, choosable=True).configure(**CONFIG).to_dict(validate=False)
 
 
@@ -121,11 +118,9 @@ def legend_of(series: Sequence[Series]) -> dict[str, Any]:
 
 
 def axis(title: str, values: Sequence[float], log: bool, **linear: Any) -> dict[str, Any]:
-    """Title, scale and ticks. A logarithmic axis ends a margin beyond the values, a linear one at round numbers.
-
-    Its ticks are round numbers in plain digits, as many as the span of the values needs; Vega's own where there are fewer
-    than two of them.
-    """
+    """Title, scale and ticks. A logarithmic axis ends a margin beyond the values, a linear one at round numbers. Its ticks
+    are round numbers in plain digits, as many as the span of the values needs; Vega's own where there are fewer than two of
+    them."""
     if not log:
         return {"title": title, "scale": {"zero": False, "padding": 8} | linear, "axis": {"tickCount": 6}}
     margin = (max(values) / min(values)) ** MARGIN * 1.02
@@ -157,12 +152,17 @@ def marks(base: Any, chart: Chart, legend: Any) -> list[Any]:
     labelled = any(series.labels for series in chart.series)
     base = base.encode(tooltip=[
         alt.Tooltip("label:N" if labelled else "series:N", title="title"),
-        alt.Tooltip("series:N", title="configuration") if chart.ticks else alt.Tooltip("x:Q", title=chart.x, format=".4~g"),
-        alt.Tooltip("y:Q", title=chart.y, format=".4~g")])
+        alt.Tooltip("series:N", title="configuration") if chart.ticks else read_off("x:Q", chart.x),
+        read_off("y:Q", chart.y)])
     marked, bare = ([series for series in chart.series if series.marks == shown] for shown in (True, False))
     shape = alt.Shape("series:N", **looks(chart.series, mark, legend))
     return [*([of(base, marked).mark_point().encode(shape=shape)] if marked else []),
             *([of(base, bare).mark_point().encode(opacity=alt.value(0)).properties(name="hover")] if bare else [])]
+
+
+def read_off(field: str, title: str) -> Any:
+    """A number in the tooltip. Vega-Lite writes the title into an expression, in which a backslash begins an escape."""
+    return alt.Tooltip(field, title=title.replace("\\", "\\\\"), format=".4~g")
 
 
 def of(base: Any, series: Sequence[Series]) -> Any:

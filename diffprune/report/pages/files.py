@@ -5,13 +5,13 @@ from pathlib import Path
 
 from diffprune.report.figures.chart import Absent, Figure
 from diffprune.report.figures.render import Drawing, draw, file_name
-from diffprune.report.pages import samples
+from diffprune.report.pages.samples import Samples, picture
 from diffprune.report.tables.table import Table
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, is_folder
 
 Drawings = list[tuple[Figure, Drawing]]
-Contents = Mapping[str, str | bytes | None]     # {file: its content}; None: there is none
+Contents = dict[str, str | bytes]       # {file: its content}
 
 
 def drawings(figures: Iterable[Figure | Absent]) -> Drawings:
@@ -19,28 +19,26 @@ def drawings(figures: Iterable[Figure | Absent]) -> Drawings:
     return [(figure, draw(figure)) for figure in figures if not isinstance(figure, Absent)]
 
 
-def figure_files(shown: Drawings, grids: Sequence[samples.Samples]) -> dict[str, str | bytes]:
+def figure_files(shown: Drawings, grids: Sequence[Samples]) -> Contents:
     """{file: content} of every figure and every grid of samples."""
-    out: dict[str, str | bytes] = {samples.file(grid): samples.png(grid) for grid in grids}
+    out: Contents = {grid.file: picture(grid) for grid in grids}
     for figure, drawing in shown:
         out |= {f"{file_name(figure.name)}.svg": drawing.svg, f"{file_name(figure.name)}.png": drawing.png}
     return out
 
 
-def table_files(tables: Mapping[str, Table | None]) -> dict[str, str | None]:
-    """{file: content} of every table; None for a table that there is not."""
-    out: dict[str, str | None] = {}
+def table_files(tables: Mapping[str, Table | None]) -> Contents:
+    """{file: content} of every table that there is."""
+    out: Contents = {}
     for name, table in tables.items():
-        texts = (table.markdown(bold=True), table.csv(), table.latex()) if table else (None, None, None)
-        out |= zip((f"{name}.md", f"{name}.csv", f"{name}.tex"), texts, strict=True)
+        if table is not None:
+            out |= {f"{name}.md": table.markdown(bold=True), f"{name}.csv": table.csv(), f"{name}.tex": table.latex()}
     return out
 
 
-def write(folder: Path, contents: Contents) -> None:
-    """Writes each file into `folder`, whole or not at all; a file whose content is None is deleted.
-
-    Raises UserError, before anything is written, where a folder has a file's name.
-    """
+def write(folder: Path, contents: Mapping[str, str | bytes | None]) -> None:
+    """Writes each file into `folder`, whole or not at all; a file whose content is None is deleted. Raises UserError, before
+    anything is written, where a folder has a file's name."""
     for name in contents:
         if is_folder(folder / name):
             raise UserError(f"{folder / name} is a folder, and the report has a file of that name: give another place, or "
@@ -54,7 +52,15 @@ def write(folder: Path, contents: Contents) -> None:
 
 
 def write_listed(folder: Path, contents: Contents, manifest: str) -> None:
-    """Writes the files, and their names into the file `manifest`; deletes the files that only an earlier manifest names."""
-    earlier = (folder / manifest).read_text().splitlines() if (folder / manifest).is_file() else []
-    stale = {name: None for name in earlier if name not in contents and Path(name).name == name}
-    write(folder, {**stale, **contents, manifest: "".join(f"{name}\n" for name in contents)})
+    """Writes the files, and their names into the file `manifest`; deletes the files that only an earlier manifest names.
+    Raises UserError, before anything is written, for a file that is there and that no earlier manifest names: it is not of
+    this program."""
+    listed = folder / manifest
+    earlier = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    for name in contents:
+        if name not in earlier and (folder / name).is_file():
+            raise UserError(f"{folder / name} is not of an earlier report: give another place, or move the file away")
+    stale = [name for name in earlier if name not in contents and not {"..", "/"} & set(Path(name).parts)]
+    # The names come first, so that after an interruption the next report knows its own files.
+    write(folder, {manifest: "".join(f"{name}\n" for name in [*contents, *stale]), **contents, **dict.fromkeys(stale)})
+    write(folder, {manifest: "".join(f"{name}\n" for name in contents)})

@@ -14,8 +14,10 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from diffprune.report.figures.palette import DARK, LIGHT, variables
+from diffprune.report.figures.render import file_name
 
-KINDS = {"md": "text/markdown", "csv": "text/csv", "tex": "text/x-tex", "svg": "image/svg+xml", "png": "image/png"}
+KINDS = {"md": "text/markdown", "csv": "text/csv", "tex": "text/x-tex", "svg": "image/svg+xml", "png": "image/png",
+         "jpeg": "image/jpeg"}
 SMALL = 64              # pixels; larger images are stored as JPEG, smaller ones as they are
 QUALITY = 92
 TEMPLATES = Path(__file__).parent / "templates"
@@ -24,7 +26,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def page(template: str, scripts: Sequence[str] = (), **shown: Any) -> str:
     """The page that `template` makes of what is `shown`; its policy lets `page.js` and then `scripts` run, nothing else."""
     scripts = [asset("page.js"), *scripts]
-    policy = ("default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    policy = ("default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; img-src data:; "
               f"script-src {' '.join(map(fingerprint, scripts))}")
     return environment().get_template(template).render(
         policy=policy, scripts=[Markup(script) for script in scripts], css=Markup(asset("page.css")),
@@ -37,7 +39,7 @@ def environment() -> Environment:
     out = Environment(loader=PackageLoader("diffprune.report.pages"), autoescape=True, undefined=StrictUndefined,
                       trim_blocks=True, lstrip_blocks=True)
     out.filters |= {"anchor": anchor, "label": label, "name": name, "percent": quote, "data_url": data_url,
-                    "image_url": image_url, "kept": kept}
+                    "image_url": image_url, "kept": kept, "file_name": file_name}
     return out
 
 
@@ -82,4 +84,4 @@ def image_url(image: Image.Image) -> str:
     kind, options = ("png", {"optimize": True}) if image.width <= SMALL else ("jpeg", {"quality": QUALITY})
     out = io.BytesIO()
     (image if kind == "png" else image.convert("RGB")).save(out, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+    return data_url(out.getvalue(), f".{kind}")

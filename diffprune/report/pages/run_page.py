@@ -5,10 +5,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from diffprune.report.figures.channels import width_chart
-from diffprune.report.figures.layers import in_order
-from diffprune.report.figures.timesteps import scoring_pass
-from diffprune.report.figures.training import training_loss
+from diffprune.report.figures.channels import in_order, width_chart
+from diffprune.report.figures.losses import scoring_pass, training_loss
 from diffprune.report.finished import Finished
 from diffprune.report.pages.files import drawings, figure_files, table_files, write
 from diffprune.report.pages.page import page
@@ -42,11 +40,11 @@ def layers(run: Finished) -> Table | None:
     shapes = [(name, shape["before"], shape["after"]) for name, shape in in_order(run.pruning.get("layers", {}))]
     if not shapes or not run.is_pruned:
         return None
-    counts = [(math.prod(before), math.prod(after)) for _, before, after in shapes]
-    return Table(
-        ["layer", "shape before", "shape after", "weights before", "weights after", "left [%]"],
-        [[name, " × ".join(map(str, before)), " × ".join(map(str, after)), f"{old:,}", f"{new:,}", f"{100 * new / old:.1f}"]
-         for (name, before, after), (old, new) in zip(shapes, counts, strict=True)],
-        [{"layer": name, "before": " ".join(map(str, before)), "after": " ".join(map(str, after))}
-         for name, before, after in shapes],
-        numbers=[[None, old, new, old, new, new / old] for old, new in counts])
+    body = []
+    for name, before, after in shapes:
+        dense_weights, weights = math.prod(before), math.prod(after)
+        body.append([name, " × ".join(map(str, before)), " × ".join(map(str, after)), f"{dense_weights:,}", f"{weights:,}",
+                     f"{100 * weights / dense_weights:.1f}"])
+    return Table(["layer", "shape before", "shape after", "weights before", "weights after", "left [%]"], body,
+                 [{"layer": name, "before": " ".join(map(str, before)), "after": " ".join(map(str, after))}
+                  for name, before, after in shapes])

@@ -19,19 +19,17 @@ def provenance(named: Named) -> Table:
     stages = [stage for stage in STAGES if any(stage in metrics.seconds for _, _, metrics in entries)]
     libraries = list(differences(metrics.versions for _, _, metrics in entries))
     header = ["run", "configuration", "seed", *(f"{stage} [s]" for stage in stages), "on", *libraries, "commit", "command"]
-    body, records, numbers = [], [], []
+    body, records = [], []
     for title, run, metrics in entries:
-        seed, seconds = run.options["seed"], {stage: metrics.seconds.get(stage) for stage in stages}
-        body.append([run.run.name, title, str(seed),
+        seconds = {f"seconds_{stage}": metrics.seconds.get(stage) for stage in stages}
+        body.append([run.run.name, title, str(run.options["seed"]),
                      *(MISSING if elapsed is None else f"{elapsed:.1f}" for elapsed in seconds.values()),
                      metrics.device or MISSING, *(metrics.versions.get(name, MISSING) for name in libraries),
                      (metrics.commit or MISSING)[:10], metrics.command or MISSING])
-        numbers.append([None, None, seed, *seconds.values(), *[None] * (len(libraries) + 3)])
-        records.append({"run": run.run.name, "configuration": title, "seed": seed,
-                        **{f"seconds_{stage}": elapsed for stage, elapsed in seconds.items()},
+        records.append({"run": run.run.name, "configuration": title, "seed": run.options["seed"], **seconds,
                         "device": metrics.device, "commit": metrics.commit, "command": metrics.command,
                         "versions": "; ".join(f"{name} {version}" for name, version in metrics.versions.items())})
-    return Table(header, body, records, numbers=numbers)
+    return Table(header, body, records)
 
 
 def text_table(header: dict[str, str], entries: Sequence[tuple[str, str]]) -> Table | None:

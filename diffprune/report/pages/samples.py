@@ -21,22 +21,15 @@ FONT = 15               # pixels of the names above the columns
 
 
 @dataclass(frozen=True)
-class Column:
-    """A model's images of noise 0, 1, …"""
-    title: str
-    images: list[Image.Image]
-
-
-@dataclass(frozen=True)
 class Samples:
-    """Columns of models that drew from the same noises with the same sampler; `left_out` models found no room."""
+    """`columns` are (model, its images of noise 0, 1, …) of models that drew from the same noises with the same sampler;
+    `left_out` models found no room."""
     title: str
-    columns: list[Column]
-    left_out: int
+    columns: list[tuple[str, list[Image.Image]]]
+    left_out: int = 0
 
-    @property
-    def rows(self) -> int:
-        return max(len(column.images) for column in self.columns)
+    rows = property(lambda self: max(len(images) for _, images in self.columns))        # the number of noises
+    file = property(lambda self: file_name(f"samples-{self.title.replace(' on ', '-')}") + ".png")
 
 
 def sample_grids(named: Named) -> list[Samples]:
@@ -45,7 +38,7 @@ def sample_grids(named: Named) -> list[Samples]:
              if (run := next((run for run in runs if run.run.grid.exists()), None)) is not None]
     groups = grouped(shown, lambda item: start(item[1]))
     telling = list(differences(start(group[0][1]) for group in groups))
-    return [made for group in groups if (made := samples(group, telling)) is not None]
+    return [grid for group in groups if (grid := samples(group, telling)).columns]
 
 
 def start(run: Finished) -> dict[str, Any]:
@@ -53,19 +46,19 @@ def start(run: Finished) -> dict[str, Any]:
     return {"model": run.model, **{name: protocol_of(run).get(name, NOT_STATED) for name in SAMPLER}}
 
 
-def samples(group: list[tuple[str, Finished]], telling: Sequence[str] = ()) -> Samples | None:
-    """The grid of one group, entitled with what is `telling` it from the others; None where no picture can be read."""
-    columns, dense = [], None
+def samples(group: list[tuple[str, Finished]], telling: Sequence[str] = ()) -> Samples:
+    """The grid of one group, its title with what is `telling` it from the others; without columns where no picture can be
+    read."""
+    columns, dense = [], []
     for title, run in group[:COLUMNS]:
-        cut = cut_out(run)
-        dense = dense or cut.get("dense")
-        if run.final in cut and not run.is_dense:
-            columns.append(Column(title, cut[run.final]))
-    if dense:
-        columns.insert(0, Column("dense", dense))
-    run = group[0][1]
-    title = ", ".join([run.model, *(f"{name}={start(run)[name]}" for name in telling if name in SAMPLER)])
-    return Samples(title, columns, max(0, len(group) - COLUMNS)) if columns else None
+        models = cut_out(run)
+        if not dense and "dense" in models:
+            dense = [("dense", models["dense"])]
+        if run.final in models and not run.is_dense:
+            columns.append((title, models[run.final]))
+    first = group[0][1]
+    title = ", ".join([first.model, *(f"{name}={start(first)[name]}" for name in telling if name in SAMPLER)])
+    return Samples(title, dense + columns, max(0, len(group) - COLUMNS))
 
 
 def cut_out(run: Finished) -> dict[str, list[Image.Image]]:
@@ -80,55 +73,45 @@ def cut_out(run: Finished) -> dict[str, list[Image.Image]]:
             count = min(ROWS, (picture.width - 1) // pitch)
             return {title: [picture.crop((j * pitch + 1, i * pitch + 1, (j + 1) * pitch, (i + 1) * pitch))
                             for j in range(count)] for i, title in enumerate(titles)}
-    except OSError:     # cut off in a copy
+    except OSError:     # there is none, or it was cut off in a copy
         return {}
 
 
 def own_samples(run: Finished) -> Samples | None:
     """The models of one run in the order in which they come about; None where there is no grid that can be read."""
-    cut = cut_out(run) if run.run.grid.exists() else {}
+    models = cut_out(run)
     titles = dict.fromkeys(("dense", run.before_healing, run.final))
-    columns = [Column(title, cut[title]) for title in titles if title in cut]
-    return Samples(run.model, columns, 0) if columns else None
+    return Samples(run.model, [(title, models[title]) for title in titles if title in models]) if models else None
 
 
-def file(grid: Samples) -> str:
-    """The name of the picture of the grid."""
-    return file_name(f"samples-{grid.title.replace(' on ', '-')}") + ".png"
-
-
-def png(grid: Samples) -> bytes:
-    out = io.BytesIO()
-    picture(grid).save(out, "png", optimize=True)
-    return out.getvalue()
-
-
-def picture(grid: Samples) -> Image.Image:
-    """The grid as one picture, with the models' names above the columns and the noises' numbers before the rows."""
+def picture(grid: Samples) -> bytes:
+    """The grid as one PNG image, with the models' names above the columns and the noises' numbers before the rows."""
     font = ImageFont.load_default(FONT)
-    names = [wrapped(column.title, font) for column in grid.columns]
+    names = [wrapped(title, font) for title, _ in grid.columns]
     line, left, pitch = FONT + 3, 60, WIDTH + GAP
     top = line * max(map(len, names)) + 2 * GAP
-    height = grid.columns[0].images[0].height * WIDTH // grid.columns[0].images[0].width
+    first = grid.columns[0][1][0]
+    height = first.height * WIDTH // first.width
     out = Image.new("RGB", (left + pitch * len(names), top + (height + GAP) * grid.rows), "white")
     draw = ImageDraw.Draw(out)
     draw.text((left - GAP, top - GAP), "noise", "black", font, anchor="rs")
     for i in range(grid.rows):
         draw.text((left - GAP, top + i * (height + GAP) + height // 2), str(i), "black", font, anchor="rm")
-    for j, (column, name) in enumerate(zip(grid.columns, names, strict=True)):
+    for j, ((_, images), name) in enumerate(zip(grid.columns, names, strict=True)):
         for i, text in enumerate(reversed(name)):
             draw.text((left + j * pitch, top - GAP - i * line), text, "black", font, anchor="ls")
-        for i, image in enumerate(column.images):
-            large = image.convert("RGB").resize((WIDTH, height), Image.Resampling.NEAREST if image.width < WIDTH else
-                                                Image.Resampling.LANCZOS)
-            out.paste(large, (left + j * pitch, top + i * (height + GAP)))
-    return out
+        for i, image in enumerate(images):
+            enlarging = Image.Resampling.NEAREST if image.width < WIDTH else Image.Resampling.LANCZOS
+            out.paste(image.convert("RGB").resize((WIDTH, height), enlarging), (left + j * pitch, top + i * (height + GAP)))
+    content = io.BytesIO()
+    out.save(content, "png", optimize=True)
+    return content.getvalue()
 
 
 def wrapped(name: str, font: Any) -> list[str]:
     """The name in lines as wide as an image, broken after spaces, `.`, `_` and `=`, within a word where it must be."""
     lines = [""]
-    for piece in re.findall(r"[^ ._=]*[ ._=]?", name):
+    for piece in re.findall(r"[^ ._=]*[ ._=]?", " ".join(name.split())):
         if font.getlength((lines[-1] + piece).rstrip()) > WIDTH:
             lines.append("")
         for letter in piece:

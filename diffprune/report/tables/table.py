@@ -2,8 +2,9 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tabulate import tabulate
@@ -13,56 +14,58 @@ from diffprune.report.tables.rows import Row
 
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "±": r"$\pm$", "×": r"$\times$", "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$"})
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "±": r"$\pm$",
+    "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"})
+# In a Markdown cell: what would end the cell, begin a tag, code or a link, or take the next sign's meaning away.
+MARKDOWN = re.compile(r"[\\|`]|<(?=[A-Za-z/!?])|(?<=\])\(")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")      # a spreadsheet calculates a cell of a CSV file that begins with one
 
 
 @dataclass(frozen=True)
 class Table:
-    """`header` and `body` are cells as people read them; `records` hold the numbers behind them at full precision.
-
-    `best` are the (line, column) of cells that are printed in bold; `numbers` are what to sort the lines of `body` by, None
-    where a cell is no number, and empty where their text will do.
-    """
+    """`header` and `body` are cells as people read them; `records` hold the numbers behind them at full precision. `best`
+    are the (line, column) of cells that are printed in bold."""
     header: list[str]
     body: list[list[str]]
     records: list[dict[str, Any]]
     best: frozenset[tuple[int, int]] = frozenset()
-    numbers: list[list[float | None]] = field(default_factory=list)
 
     def text(self) -> str:
-        header = [title.replace(" (", "\n(") for title in self.header]
-        return tabulate(self.body, header, "simple", disable_numparse=True, colalign=self.aligned("left", "right"))
+        """The table for a terminal."""
+        header, *body = self.lines(str)
+        return tabulate(body, [title.replace(" (", "\n(") for title in header], "simple", disable_numparse=True,
+                        colalign=self.aligned("left", "right"))
 
     def markdown(self, bold: bool = False) -> str:
-        """With the best in `bold`, if wanted."""
-        body = self.marked(lambda cell: f"**{cell}**") if bold else self.body
-        lines = [[cell.replace("|", "\\|") for cell in line] for line in (self.header, self.aligned(":--", "--:"), *body)]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        """The table in GitHub's Markdown, with the best cells in `bold` if wanted."""
+        header, *body = self.lines(lambda cell: MARKDOWN.sub(r"\\\g<0>", cell), "**{}**" if bold else "{}")
+        return "".join(f"| {' | '.join(line)} |\n" for line in (header, self.aligned(":--", "--:"), *body))
 
     def latex(self) -> str:
-        """A tabular for the booktabs package, the best in bold."""
-        escaped = [[cell.translate(LATEX) for cell in line] for line in (self.header, *self.body)]
-        lines = replace(self, body=escaped[1:]).marked(lambda cell: rf"\textbf{{{cell}}}")
-        header, *body = (" & ".join(line) + r" \\" for line in (escaped[0], *lines))
+        """The table as a tabular for the booktabs package, the best cells in bold."""
+        lines = self.lines(lambda cell: cell.translate(LATEX), r"\textbf{{{}}}")
+        header, *body = (" & ".join(line) + r" \\" for line in lines)
         sides = "".join(self.aligned("l", "r"))
         return "\n".join([rf"\begin{{tabular}}{{{sides}}}", r"\toprule", header, r"\midrule", *body, r"\bottomrule",
                           r"\end{tabular}", ""])
 
-    def marked(self, bold: Callable[[str], str]) -> list[list[str]]:
-        """The body, with what is best in `bold`."""
-        return [[bold(cell) if (i, j) in self.best else cell for j, cell in enumerate(line)]
-                for i, line in enumerate(self.body)]
+    def lines(self, escaped: Callable[[str], str], bold: str = "{}") -> list[list[str]]:
+        """Header and body, each cell `escaped` and without line breaks, the best cells inserted into `bold`."""
+        header, *body = [[escaped(re.sub(r"\s*[\r\n]\s*", " ", cell)) for cell in line]
+                         for line in (self.header, *self.body)]
+        return [header, *([bold.format(cell) if (i, j) in self.best else cell for j, cell in enumerate(line)]
+                          for i, line in enumerate(body))]
 
     def csv(self) -> str:
-        """One line per record; what was not measured is an empty field."""
+        """One line per record; what was not measured is an empty field. No text is read as a formula by a spreadsheet."""
         out = io.StringIO()
-        writer = csv.DictWriter(out, list(self.records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.records)
+        for line in (self.records[0], *(record.values() for record in self.records)):
+            csv.writer(out, lineterminator="\n").writerow(
+                f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value for value in line)
         return out.getvalue()
 
     def aligned(self, first: str, others: str) -> list[str]:
+        """An alignment for each column: texts in the `first`, numbers in the `others`."""
         return [first] + [others] * (len(self.header) - 1)
 
 
@@ -75,21 +78,16 @@ def transposed(rows: list[Row], level: int = REPORT) -> Table:
 
 
 def listed(rows: list[Row], columns: list[str], level: int = REPORT, published: bool = False) -> Table:
-    """One line per row, with the entries `columns` of what it is about after its title, then the quantities up to `level`.
-
-    The shape for many models; the records hold every quantity. What is only `published` is shown where that is asked for.
-    """
+    """One line per row: its title, its labels of `columns`, then the quantities up to `level`; the shape for many models.
+    The records hold every quantity. `published` shows what others alone have measured too."""
     every_quantity = quantities(rows, published)
     shown = [quantity for one in every_quantity if one.level <= level or any(one.key in row.published for row in rows)
              for quantity in measured_and_published(one, rows)]
-    about = [[row.about.get(name) for name in columns] for row in rows]
-    body = [[row.title, *(MISSING if value is None else str(value) for value in own),
-             *(quantity.cell(row) for quantity in shown)]
-            for row, own in zip(rows, about, strict=True)]
-    numbers = [[None, *(None for _ in columns), *(quantity.number(row) for quantity in shown)] for row in rows]
+    body = [[row.title, *(MISSING if (label := row.labels.get(name)) is None else str(label) for name in columns),
+             *(quantity.cell(row) for quantity in shown)] for row in rows]
     return Table(["configuration", *columns, *(quantity.title for quantity in shown)], body,
                  [record(row, "configuration", every_quantity, rows) for row in rows],
-                 frozenset(() if columns else best_cells(rows, shown)), numbers)
+                 frozenset(() if columns else best_cells(rows, shown)))
 
 
 def measured_and_published(quantity: Quantity, rows: list[Row]) -> list[Quantity]:
@@ -100,10 +98,8 @@ def measured_and_published(quantity: Quantity, rows: list[Row]) -> list[Quantity
 
 
 def best_cells(rows: list[Row], shown: list[Quantity]) -> Iterator[tuple[int, int]]:
-    """(line, column) of the best means among configurations, as printed, where at least two differ.
-
-    The dense model does not compete, and neither do images/s, which depend on what else the machine does.
-    """
+    """(line, column) of the best means among configurations, as printed, where at least two differ. The dense model does not
+    compete, and neither do images/s, which depend on what else the machine does."""
     for column, quantity in enumerate(shown, start=1):
         rivals = {i: mean for i, row in enumerate(rows)
                   if not row.title.startswith("dense") and (mean := row.mean(quantity.key)) is not None}
@@ -116,11 +112,9 @@ def best_cells(rows: list[Row], shown: list[Quantity]) -> Iterator[tuple[int, in
 
 
 def record(row: Row, title: str, shown: list[Quantity], rows: Sequence[Row] = ()) -> dict[str, Any]:
-    """Mean, standard deviation and number of values of every quantity, None and 0 where there are none.
-
-    Published numbers are there for what is published of any of `rows`, since all records have the same names.
-    """
-    numbers: dict[str, Any] = {title: row.title, **row.about}
+    """Mean, standard deviation and number of values of every quantity, None and 0 where there are none. Published numbers
+    are there for what is published of any of `rows`, since all records have the same names."""
+    numbers: dict[str, Any] = {title: row.title, **row.labels}
     for quantity in shown:
         key, spread = quantity.key, row.values.get(quantity.key)
         numbers |= {key: row.mean(key), f"{key}_std": spread and spread.std, f"{key}_n": spread.n if spread else 0}

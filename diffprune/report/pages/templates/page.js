@@ -8,14 +8,14 @@ function sort(table, column, heading) {
   all("th[aria-sort]", table).forEach(other => other.setAttribute("aria-sort", "none"));
   heading.setAttribute("aria-sort", down ? "descending" : "ascending");
   const body = table.tBodies[0];
-  const key = row => row.cells[column].dataset.value;
+  const text = row => row.cells[column].textContent;
+  // The number that a cell begins with, as in "21.95 ± 4.25 (3)", "1,024" and "< 0.001"; NaN where it begins with none.
+  const number = row => Number(text(row).replace(/^< /, "").split(" ")[0].replaceAll(",", "") || "none");
   const rows = [...body.rows].sort((a, b) => {
-    const [x, y] = [key(a), key(b)];
-    if (x === undefined && y === undefined) {
-      return (down ? -1 : 1) * a.cells[column].textContent.localeCompare(b.cells[column].textContent, "en", {numeric: true});
-    }
-    if (x === undefined || y === undefined) return x === undefined ? 1 : -1;
-    return (down ? -1 : 1) * (Number(x) - Number(y));
+    const [x, y] = [number(a), number(b)];
+    if (isNaN(x) && isNaN(y)) return (down ? -1 : 1) * text(a).localeCompare(text(b), "en", {numeric: true});
+    if (isNaN(x) || isNaN(y)) return isNaN(x) ? 1 : -1;
+    return (down ? -1 : 1) * (x - y);
   });
   body.append(...rows);
 }
