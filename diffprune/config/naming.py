@@ -24,8 +24,9 @@ def run_folder(cfg: DictConfig) -> Path:
 def run_name(cfg: DictConfig) -> str:
     """`model-pruner[-T.05]-r.3-schedule-seed-hash`: readable up to the hash, which alone tells runs apart.
 
-    A timestep policy replaces T (`window0_499`), a target replaces r (`macs.5`), and a scope other than local follows it.
-    Several rounds follow the schedule's name (`rounds3`). Raises UserError while an option is still `???`.
+    A timestep policy replaces T (`window0_499`), a target replaces r (`macs.5`); a scope other than local and a compensation
+    (`ridge`) follow it. Several rounds follow the schedule's name (`rounds3`). Raises UserError while an option is still
+    `???`.
     """
     options = science(cfg)
     pruner, schedule = options["pruner"], options["schedule"]
@@ -40,6 +41,8 @@ def run_name(cfg: DictConfig) -> str:
     words += [f"{quantity}{kept:g}" for quantity, kept in pruner["target"].items() if kept is not None]
     if pruner["scope"] != "local":
         words.append(pruner["scope"])
+    if "compensate" in pruner:
+        words.append(pruner["compensate"])
     words.append(schedule["name"])
     if schedule["rounds"] > 1:
         words.append(f"rounds{schedule['rounds']}")
@@ -65,6 +68,9 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
         pruner.pop("ratio", None)
     if pruner.get("scope", "local") == "local":     # the floor holds for the other scopes only
         pruner.pop("floor", None)
+    if pruner.get("compensate", "none") == "none":      # runs from before there was compensation keep their names
+        pruner.pop("compensate", None)
+        pruner.pop("compensation_images", None)
     return options
 
 

@@ -99,6 +99,8 @@ class Pruner:
     ratio: float = option(0, 1)
     calibration_batch: int = option(1)
     reinitialise: bool = option()
+    compensate: str = option(choices=("none", "ridge"))
+    compensation_images: int = option(1)
     selection: str = option(choices=("paper", "torch_pruning"))
     heads: str = option(choices=("equal", "whole"))
     round_to: int | None = option(1)

@@ -56,6 +56,7 @@ def check_effect(cfg: DictConfig, overrides: Sequence[str]) -> None:
         f"model.checkpoint={checkpoint} brings its own, model.checkpoint=null starts from random weights",
         r"pruner\.threshold": pruner.timesteps is not None and "pruner.timesteps says which timesteps count",
         r"pruner\.ratio": any(kept is not None for kept in pruner.target.values()) and "pruner.target finds the ratio",
+        r"pruner\.compensation_images": pruner.compensate == "none" and "pruner.compensate=none uses none",
         r"pruner\.floor": pruner.scope == "local" and "pruner.scope=local has no floor",
         r"schedule\.ema": cfg.schedule.ema_power is not None and "schedule.ema_power replaces it"}
     for text in overrides:
@@ -71,6 +72,9 @@ def check_pruner(pruner: DictConfig) -> None:
         raise UserError(f"{' and '.join(targets)} are two targets: choose one")
     if targets and not pruner.ratio:
         raise UserError(f"pruner={pruner.name} removes nothing (its ratio is 0), {targets[0]} asks it to: leave one out")
+    if pruner.compensate != "none" and (pruner.reinitialise or not pruner.ratio):
+        raise UserError(f"pruner.compensate={pruner.compensate} refits weights to the dense model's outputs, and pruner="
+                        f"{pruner.name} {'draws fresh ones' if pruner.reinitialise else 'removes nothing'}: leave it out")
     first, last = (OmegaConf.select(pruner, f"timesteps.{end}") for end in ("first", "last"))
     if last is not None and last < first:
         raise UserError(f"pruner.timesteps.last={last} lies before pruner.timesteps.first={first}: choose a later one")

@@ -4,26 +4,30 @@ import copy
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from diffprune.config.compose import made
 from diffprune.evaluation.speed import LATENCY_ROUNDS, Latency, latency_share
-from diffprune.models.device import Execution
+from diffprune.models.device import CPU, Execution
+from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
 from diffprune.pruning.allocation import Allocation
+from diffprune.pruning.compensation import NoisedImages, compensate, positions
 from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.scores import Scores, Terms
 from diffprune.pruning.surgery import cut, reinitialise
 from diffprune.pruning.target import distinct_ratios, search, size_kept
+from diffprune.runs.data_record import note_skipped
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
@@ -43,7 +47,8 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
         allocation, about = with_target(cfg, *target, model.unet, criterion, allocation, terms)
     earlier = PruneReport.read(run.previous.prune_report) if run.previous else None
     # Prune, and write the model before the report, whose presence says that this stage is complete.
-    report = cut(model.unet, criterion, allocation, terms, cfg.seed, earlier)
+    dense, kept = (copy.deepcopy(model), positions(model.unet)) if cfg.pruner.compensate != "none" else (None, None)
+    report = cut(model.unet, criterion, allocation, terms, cfg.seed, earlier, kept)
     if allocation.ratio and run.round.last and not any(group["removed"] for group in report.groups):
         roots = [group["root"] for group in report.groups]
         (reason, _), = Counter(entry["reason"] for entry in report.skipped if entry["layer"] in roots).most_common(1)
@@ -51,12 +56,38 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
                         "or pruner=none for the dense model")
     if cfg.pruner.reinitialise:
         reinitialise(model.unet, cfg.seed)
+    if dense is not None and kept is not None:
+        about |= {"compensation": compensation(cfg, run, model, dense, kept)}
     save_model(model, run.pruned)
     write_json(run.prune_report, asdict(report) | about | {"seconds": round(time.monotonic() - start, 3)})
     log.info("pruned %.2f M to %.2f M parameters, %.3f G to %.3f G MACs", report.params_dense / 1e6, report.params / 1e6,
              report.macs_dense / 1e9, report.macs / 1e9)
     if tracker.keeps_images and find_spec("vl_convert") and run.round.last and allocation.ratio:
         track_widths(cfg.pruner.name, asdict(report)["layers"], tracker)
+
+
+def compensation(cfg: DictConfig, run: Run, pruned: DiffusionModel, dense: DiffusionModel,
+                 kept: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Refits, in float32, the layers of `pruned` that lost inputs to the model before the cut; returns what prune.json says
+    of it."""
+    # Draw the images, and encode them for a latent model.
+    start, device, images = time.monotonic(), options.execution(cfg).device, options.load_images(cfg)
+    count = cfg.pruner.compensation_images
+    options.begin_data(cfg, run, images)
+    dense.check_classes(images.labels, images.class_count)
+    x_0, labels = images.calibration(count, cfg.seed), images.calibration_labels(count, cfg.seed)
+    note_skipped(run, images.skipped)
+    pruned.to(device)
+    dense.to(device)
+    x_0, context = dense.to_latent(x_0.to(device)), dense.context(labels)
+    # Refit.
+    errors = compensate(pruned, dense, kept, NoisedImages.draw(dense, x_0, cfg.seed, context))
+    pruned.to(CPU)
+    seconds = time.monotonic() - start
+    mean_error = {when: fmean([layer[when] for layer in errors.values()] or [0.0]) for when in ("before", "after")}
+    log.info("compensated %d layers in %.0f s: mean relative error %.3f, was %.3f", len(errors), seconds,
+             mean_error["after"], mean_error["before"])
+    return {"images": count, "seconds": round(seconds, 3), "layers": errors}
 
 
 def track_widths(title: str, layers: dict[str, Any], tracker: Tracker) -> None:
