@@ -19,7 +19,7 @@ from torch import nn
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import SHIPPED, Family, family_for, predictors
 from diffprune.models.network import Kind, WithoutWeights, from_config
-from diffprune.models.noise_schedule import ddim_scheduler
+from diffprune.models.noise_schedule import as_ddim
 from diffprune.models.weights import WEIGHTS, read_tensors
 from diffprune.models.widths import narrow, narrowing
 from diffprune.runtime.errors import UserError
@@ -129,7 +129,7 @@ def load_scheduler(folder: Path) -> DDIMScheduler:
         raise UserError(f"{file} is missing, and so is {folder / SCHEDULER}: without the noise schedule that it was trained "
                         "with a model can neither be scored nor sampled, copy the file from where the model comes from")
     try:
-        return ddim_scheduler(read_config(file))
+        return as_ddim(read_config(file))
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 
