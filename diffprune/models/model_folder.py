@@ -86,9 +86,9 @@ def network_folder(folder: Path) -> Path:
     if network != folder and (averages := [config.parent for config in folder.glob(f"{network.name}_*/config.json")]):
         raise UserError(f"{folder} holds {network.name} and {', '.join(average.name for average in averages)}: say which is "
                         f"meant with model.checkpoint={network} or model.checkpoint={averages[0]}")
-    models = [index.parent for depth in ("*", "*/*") for index in sorted(folder.glob(f"{depth}/model_index.json"))]
-    if network == folder and models and not (folder / "config.json").exists():
-        raise UserError(f"{folder} is not a model folder, but holds {len(models)}: give for example {models[0]}")
+    if network == folder and not (folder / "config.json").exists() and (
+            inside := sorted([*folder.glob("*/model_index.json"), *folder.glob("*/*/model_index.json")])):
+        raise UserError(f"{folder} is not a model folder, but holds {len(inside)}: give for example {inside[0].parent}")
     return network
 
 
