@@ -19,7 +19,7 @@ from torch import nn
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import SHIPPED, Family, family_for, predictors
 from diffprune.models.network import Kind, WithoutWeights, from_config
-from diffprune.models.noise_schedule import ddim_scheduler
+from diffprune.models.noise_schedule import as_ddim
 from diffprune.models.weights import WEIGHTS, read_tensors
 from diffprune.models.widths import narrow, narrowing
 from diffprune.runtime.errors import UserError
@@ -94,9 +94,9 @@ def network_folder(folder: Path) -> Path:
     if network != folder and (averages := [config.parent for config in folder.glob(f"{network.name}_*/config.json")]):
         raise UserError(f"{folder} holds {network.name} and {', '.join(average.name for average in averages)}: say which is "
                         f"meant with model.checkpoint={network} or model.checkpoint={averages[0]}")
-    models = [index.parent for depth in ("*", "*/*") for index in sorted(folder.glob(f"{depth}/model_index.json"))]
-    if network == folder and models and not (folder / "config.json").exists():
-        raise UserError(f"{folder} is not a model folder, but holds {len(models)}: give for example {models[0]}")
+    if network == folder and not (folder / "config.json").exists() and (
+            inside := sorted([*folder.glob("*/model_index.json"), *folder.glob("*/*/model_index.json")])):
+        raise UserError(f"{folder} is not a model folder, but holds {len(inside)}: give for example {inside[0].parent}")
     return network
 
 
@@ -137,7 +137,7 @@ def load_scheduler(folder: Path) -> DDIMScheduler:
         raise UserError(f"{file} is missing, and so is {folder / SCHEDULER}: without the noise schedule that it was trained "
                         "with a model can neither be scored nor sampled, copy the file from where the model comes from")
     try:
-        return ddim_scheduler(read_config(file))
+        return as_ddim(read_config(file))
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 

@@ -14,7 +14,7 @@ WITH_BETAS = {kind.name for kind in KarrasDiffusionSchedulers} - {"EDMEulerSched
 SUPPORTED = "only predictors of the noise (epsilon) with the betas of a DDPM can be scored, sampled and trained here"
 
 
-def ddim_scheduler(config: dict[str, Any]) -> DDIMScheduler:
+def as_ddim(config: dict[str, Any]) -> DDIMScheduler:
     """The noise schedule in a scheduler's `config` as DDIM without clipping, as the paper samples.
 
     Raises UserError for a scheduler of another process, of which DDIM would use its own default betas.

@@ -19,6 +19,7 @@ NAMES = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>\w+))?(?:-\d+-of-(?
                    r"\.(?P<suffix>safetensors|bin)")
 
 # Attention as diffusers named it before 0.15, which the hub's DDPMs still have.
+OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -59,10 +60,5 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             check_finite(state)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
-    return {current_name(name): tensor for name, tensor in tensors.items()}
-
-
-def current_name(name: str) -> str:
-    """The name that the current version of diffusers gives the tensor `name`."""
-    return re.sub(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.",
-                  lambda match: f"{match[1]}.{OLD_ATTENTION[match[2]]}.", name)
+    return {OLD_NAME.sub(lambda match: f"{match[1]}.{OLD_ATTENTION[match[2]]}.", name): tensor
+            for name, tensor in tensors.items()}

@@ -77,4 +77,4 @@ def check_images(images: Tensor) -> None:
         raise ValueError(f"images lie between {low:g} and {high:g}: give them in [-1, 1], or the scaled latents of a latent "
                          "model")
     if low >= 0:
-        log.warning("images lie between %g and %g: where black is 0 and not -1, the model was trained on others", low, high)
+        log.warning("images lie between %g and %g, and models are trained on images in [-1, 1], black at -1", low, high)

@@ -38,8 +38,8 @@ def draw(model: DiffusionModel, indices: range, options: SamplerOptions, executi
         x_0 = ddim(denoiser, x_T, timesteps, model.alpha_bar, options.eta, noise, options.clip)
         images = model.to_image(x_0)
         if not (x_0.isfinite().all() and images.isfinite().all()):      # NaN would become black
-            raise UserError(f"the model draws images that are NaN or infinite with precision={execution.precision}: its "
-                            "weights overflow, or it cannot be evaluated at one of the timesteps")
+            raise UserError(f"the model draws images that are NaN or infinite with precision={execution.precision}: give "
+                            "precision=no, or a model whose weights do not overflow")
     return to_uint8(images).cpu().numpy()
 
 

@@ -16,6 +16,7 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model
 from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples
+from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.files import atomic_file
 from diffprune.sampling.draw import draw_all
 from diffprune.sampling.grid import grid
@@ -72,4 +73,5 @@ def draw_sets(cfg: DictConfig, run: Run, how: Execution, **options: Any) -> dict
 def join_in(index: int, options: dict[str, Any], folder: Path) -> None:
     """What the `index`-th local process does: it draws too, shows no progress, and ends with its parent."""
     cfg = OmegaConf.create(options)
-    draw_sets(cfg, Run(folder), execution(cfg).of_process(index), quiet=True, attend=leave_with_parent)
+    with one_sentence():
+        draw_sets(cfg, Run(folder), execution(cfg).of_process(index), quiet=True, attend=leave_with_parent)

@@ -17,7 +17,7 @@ from diffusers import (
 
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
-from diffprune.models.noise_schedule import ddim_scheduler
+from diffprune.models.noise_schedule import as_ddim
 from diffprune.runtime.errors import UserError
 from diffprune.stages.options import load_dense
 from tests.conftest import tiny_unet
@@ -27,13 +27,13 @@ from tests.conftest import tiny_unet
 @pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler, PNDMScheduler, EulerDiscreteScheduler])
 def test_the_betas_are_those_of_the_training(kind: type, beta_schedule: str) -> None:
     training = DDPMScheduler(num_train_timesteps=20, beta_schedule=beta_schedule, beta_end=0.05)
-    scheduler = ddim_scheduler({**training.config, "_class_name": kind.__name__})
+    scheduler = as_ddim({**training.config, "_class_name": kind.__name__})
     assert torch.equal(scheduler.alphas_cumprod, training.alphas_cumprod)
     assert not scheduler.config.clip_sample
 
 
 def test_sigmoid_betas_outlast_the_folder_of_a_pruned_model(tmp_path: Path) -> None:
-    scheduler = ddim_scheduler(dict(DDPMScheduler(num_train_timesteps=20, beta_schedule="sigmoid").config))
+    scheduler = as_ddim(dict(DDPMScheduler(num_train_timesteps=20, beta_schedule="sigmoid").config))
     save_model(DiffusionModel(tiny_unet(), scheduler), tmp_path / "model")
     assert torch.equal(load_model(tmp_path / "model").alpha_bar, scheduler.alphas_cumprod)
 
@@ -49,7 +49,7 @@ SIGMAS = {"num_train_timesteps": 20, "sigma_min": 0.01, "sigma_max": 80.0}
     ({}, "no scheduler"), ({"num_train_timesteps": 20}, "no scheduler")])
 def test_another_process_than_a_ddpm_is_refused_by_name(config: dict, named: str) -> None:
     with pytest.raises(UserError, match=f"the noise schedule is of {named}.*with the betas of a DDPM"):
-        ddim_scheduler(config)
+        as_ddim(config)
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -62,7 +62,7 @@ def test_another_process_than_a_ddpm_is_refused_by_name(config: dict, named: str
     ({"beta_end": -1, "beta_schedule": "scaled_linear"}, "no noise schedule can be made")])
 def test_a_schedule_that_cannot_be_followed_is_refused(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        ddim_scheduler({"_class_name": "DDPMScheduler", "num_train_timesteps": 20, "beta_start": 1e-4, "beta_end": 0.02,
+        as_ddim({"_class_name": "DDPMScheduler", "num_train_timesteps": 20, "beta_start": 1e-4, "beta_end": 0.02,
                         **options})
 
 

@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config.naming import masked, run_folder
+from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
 from diffprune.runs.run import Run
@@ -173,3 +174,12 @@ def test_without_a_number_there_is_a_process_for_every_core_and_at_most_eight(co
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
         assert how.process_count(None) == expected
     assert how.process_count(5) == 5
+
+
+def test_a_mistake_that_a_helping_process_meets_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise UserError("the model draws images that are NaN")
+    monkeypatch.setattr(sample, "draw_sets", fails)
+    monkeypatch.setattr(sample, "execution", lambda cfg: Execution())
+    with pytest.raises(SystemExit, match=r"^error: the model draws images that are NaN$"):
+        sample.join_in(1, {}, tmp_path)

@@ -134,7 +134,4 @@ def scheduler_arguments(model: Section) -> dict[str, Any]:
         "beta_end": model.get("linear_end", 0.0195),
         "beta_schedule": "scaled_linear",
         "clip_sample": False,
-        "set_alpha_to_one": True,
-        "timestep_spacing": "leading",
-        "prediction_type": "epsilon",
     }
