@@ -8,8 +8,10 @@ import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 
+from diffprune.models.dense import SHIPPED
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import load_model
 from diffprune.sampling import draw as module
 from diffprune.sampling.draw import draw, draw_all, draw_shards
 from diffprune.sampling.grid import grid
@@ -28,6 +30,22 @@ def test_an_image_does_not_depend_on_its_batch(model: DiffusionModel) -> None:
     assert together.shape == (6, 8, 8, 1)
     assert np.abs(together[4:].astype(int) - alone).max() <= 1
     assert not np.array_equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_another_batch_agrees_to_the_tolerance_that_the_readme_states(monkeypatch: pytest.MonkeyPatch, eta: float) -> None:
+    shipped, options = load_model(SHIPPED / "ddpm_digits"), SamplerOptions(20, eta=eta)
+
+    def drawn(size: int) -> np.ndarray:
+        return np.concatenate([draw(shipped, range(i, min(i + size, 28)), options) for i in range(0, 28, size)])
+
+    for size in (1, 7):
+        assert np.abs(drawn(size).astype(int) - drawn(28)).max() <= 1
+        assert (drawn(size) != drawn(28)).mean() <= 1e-3
+    assert np.array_equal(drawn(7), drawn(7))
+    monkeypatch.setattr(module, "to_uint8", lambda images: images)
+    for size in (1, 7):
+        assert np.abs(drawn(size) - drawn(28)).max() <= 5e-5
 
 
 def test_the_memory_format_is_drawn_with_and_has_images_of_its_own(model: DiffusionModel) -> None:
