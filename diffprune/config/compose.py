@@ -79,18 +79,21 @@ def read_foreign_run(config: Path, trusted: Sequence[Path] = ()) -> DictConfig:
     return cfg
 
 
-def made(options: Any) -> Any:
-    """What the class or function under `_target_` gives for the other `options`.
+def made(options: Any, kind: type = object) -> Any:
+    """The object of a `kind` that the class or function under `_target_` gives for the other `options`.
 
-    Raises UserError where it does not exist or does not take the options; errors of other kinds pass as they are.
+    Raises UserError where it does not exist, does not take the options or gives something else; errors of other kinds pass.
     """
     try:
-        return instantiate(options, _convert_="all")
+        result = instantiate(options, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
         if not isinstance(cause, InstantiationException | ImportError | TypeError | ValueError | NotImplementedError):
             raise cause from None
         raise UserError(f"_target_={options['_target_']} cannot be used: {' '.join(str(cause).split())}") from error
+    if not isinstance(result, kind):
+        raise UserError(f"_target_={options['_target_']} cannot be used: it gives no {kind.__name__}")
+    return result
 
 
 def checked_name(cfg: DictConfig) -> str:

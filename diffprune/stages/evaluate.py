@@ -54,7 +54,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
 
 def further_metrics(cfg: DictConfig) -> dict[str, SetMetric]:
     """{name: the metric} of those that the run computes besides the package's own."""
-    return {str(name): made(metric) for name, metric in cfg.evaluate.metrics.items()}
+    return {str(name): made(metric, SetMetric) for name, metric in cfg.evaluate.metrics.items()}
 
 
 def reference_of(cfg: DictConfig, run: Run, extractor: Extractor) -> tuple[FeatureStatistics, dict[str, Any]]:

@@ -30,6 +30,10 @@ CONF = Path(__file__).parents[2] / "conf"
     (["model.checkpoint=null", "+model.unet.bogus=1"], "unexpected keyword argument 'bogus'"),
     (["model.checkpoint=null", "model.scheduler.beta_schedule=no"], "no is not implemented"),
     (["pruner=magnitude", "pruner/timesteps=window"], "pruner=magnitude takes none"),
+    (["pruner.criterion._target_=torch.nn.ReLU"], "_target_=torch.nn.ReLU cannot be used: it gives no Criterion"),
+    (["logger._target_=torch.nn.ReLU"], "it gives no Tracker"),
+    (["until=score", "dataset.channels=3", "model.checkpoint=null", "model.unet.in_channels=3", "model.unet.out_channels=3"],
+     r"dataset=digits has images of shape \(1, 8, 8\), its options say \(3, 8, 8\)"),
     (["pruner.criterion._target_=no.such.Criterion"], "_target_=no.such.Criterion cannot be used")])
 def test_a_mistake_is_said_before_anything_is_scored(config, words: list[str], sentence: str) -> None:
     cfg = config("device=cpu", *words)
