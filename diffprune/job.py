@@ -137,5 +137,7 @@ def main() -> None:
             failed = failed or [first]
             title = f"{len(failed)} {'job' if len(failed) == 1 else 'jobs'} of the sweep failed:"
             raise UserError("\n  ".join([title, *map(str, failed)])) from None
+        except (FileExistsError, NotADirectoryError) as error:   # a sweep's folder is made before its jobs are checked
+            raise UserError(f"{error.filename} is to be a folder and cannot be one: give another paths.runs") from error
         disconnect()
 

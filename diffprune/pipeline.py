@@ -87,7 +87,7 @@ class Stages:
             extractor.check(options.image_shape(self.cfg))
             if self.cfg.evaluate.reference is not None:
                 file_statistics(Path(self.cfg.evaluate.reference), extractor)
-        tracker = made(self.cfg.logger)
+        tracker = made(self.cfg.logger, Tracker)
         tracker.start(self.run, options.description(self.cfg))
         return tracker
 

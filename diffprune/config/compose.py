@@ -1,7 +1,7 @@
 """What Hydra is told about the configuration, how a run's options are composed, and what their `_target_`s make."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,38 +69,32 @@ def read_foreign_run(config: Path, trusted: Sequence[Path] = ()) -> DictConfig:
     `_target_` that neither this package's configurations name nor those in the folders `trusted`, and where an
     interpolation would read something of this machine."""
     cfg = read_run(config)
+    content = OmegaConf.to_yaml(cfg)
     files = [file for folder in (CONF, *trusted) for file in folder.rglob("*.yaml")]
     named = {name for file in files for name in re.findall(r"_target_: *([\w.]+)", file.read_text())}
-    for key, value in leaves(OmegaConf.to_container(cfg)):
-        if key == "_target_" and value not in named:
-            raise UserError(f"{config} names {value} under _target_, which no configuration here names: it is not called; "
-                            "give the folder of configurations that names it with --config-dir")
-        if "${" in str(value):
-            raise UserError(f"{config} holds {value}, which a run's own configuration never does: somebody changed the file")
+    if foreign := set(re.findall(r"_target_\W*: *(.*)", content)) - named:
+        raise UserError(f"{config} names {', '.join(sorted(foreign))} under _target_, which no configuration here names: it "
+                        "is not called; give the folder of configurations that names it with --config-dir")
+    if "${" in content:
+        raise UserError(f"{config} holds ${{…}}, which a run's own configuration never does: somebody changed the file")
     return cfg
 
 
-def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, value) of every value below `node` that is neither a dict nor a list."""
-    if isinstance(node, dict | list):
-        for name, value in node.items() if isinstance(node, dict) else ((key, value) for value in node):
-            yield from leaves(value, str(name))
-    else:
-        yield key, node
+def made(options: Any, kind: type = object) -> Any:
+    """The object of a `kind` that the class or function under `_target_` gives for the other `options`.
 
-
-def made(options: Any) -> Any:
-    """What the class or function under `_target_` gives for the other `options`.
-
-    Raises UserError where it does not exist or does not take the options; errors of other kinds pass as they are.
+    Raises UserError where it does not exist, does not take the options or gives something else; errors of other kinds pass.
     """
     try:
-        return instantiate(options, _convert_="all")
+        result = instantiate(options, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
         if not isinstance(cause, InstantiationException | ImportError | TypeError | ValueError | NotImplementedError):
             raise cause from None
         raise UserError(f"_target_={options['_target_']} cannot be used: {' '.join(str(cause).split())}") from error
+    if not isinstance(result, kind):
+        raise UserError(f"_target_={options['_target_']} cannot be used: it gives no {kind.__name__}")
+    return result
 
 
 def checked_name(cfg: DictConfig) -> str:

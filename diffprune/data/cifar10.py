@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 HUB = "uoft-cs/cifar10"
 
 
-def load(path: str | None, flip: bool, split: str = "train", resolution: int = 32, workers: int = 0,
-         on_error: str = "stop", **_: Any) -> ImageSet:
+def load(path: str | None, flip: bool, split: str = "train", resolution: int = 32, channels: int = 3,
+         workers: int = 0, on_error: str = "stop", **_: Any) -> ImageSet:
     """The images of `split` (train: 50 000, test: 10 000) as [N, 3, 32, 32] with their classes, always in memory.
 
     `path` is a folder of Parquet files, the folder or archive of the authors' batches (for Python or binary), a name on
@@ -29,6 +29,8 @@ def load(path: str | None, flip: bool, split: str = "train", resolution: int = 3
     """
     if resolution != 32:
         raise UserError(f"dataset.resolution={resolution} does not fit CIFAR-10, whose images are 32x32: leave it out")
+    if channels != 3:
+        raise UserError(f"dataset.channels={channels} does not fit CIFAR-10, whose images are in colour: leave it out")
     place = Path(path or HUB).expanduser()
     if path is not None and (batches := cifar10_batches.find(place)):
         pixels, labels = cifar10_batches.read(batches, split)

@@ -65,7 +65,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
 
 def further_metrics(cfg: DictConfig) -> dict[str, SetMetric]:
     """{name: the metric} of those that the run computes besides the package's own."""
-    return {str(name): made(metric) for name, metric in cfg.evaluate.metrics.items()}
+    return {str(name): made(metric, SetMetric) for name, metric in cfg.evaluate.metrics.items()}
 
 
 def reference_of(cfg: DictConfig, run: Run, extractor: Extractor) -> tuple[FeatureStatistics, dict[str, Any]]:
@@ -125,10 +125,9 @@ def statistics(cfg: DictConfig, extractor: Extractor, images: np.ndarray, name: 
 
 
 def sha256_of(images: np.ndarray) -> str:
-    """Hex digest of an array of images, read batch by batch."""
+    """Hex digest of an array of images; one that is mapped from a file is not read into memory."""
     digest = hashlib.sha256(str(images.shape).encode())
-    for batch in batches(images, 256):
-        digest.update(np.ascontiguousarray(batch).data)
+    digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ from diffprune.config.compose import made
 from diffprune.config.model_source import by_hand, origin
 from diffprune.config.naming import masked, science
 from diffprune.data import load_images as load_data_set
-from diffprune.data.loading.images import ImageSet
+from diffprune.data.loading.images import Images, ImageSet
 from diffprune.data.loading.record import recall_key
 from diffprune.models.dense import DenseModel, check_fit
 from diffprune.models.device import Execution
@@ -82,6 +82,9 @@ def load_start(cfg: DictConfig, run: Run) -> DiffusionModel:
 def load_images(cfg: DictConfig) -> ImageSet:
     """The training images of the data set; UserError where they cannot be read."""
     images = load_data_set(plain(cfg.dataset))
+    if isinstance(images, Images) and (shape := tuple(images.pixels.shape[1:])) != image_shape(cfg):
+        raise UserError(f"dataset={cfg.dataset.name} has images of shape {shape}, its options say {image_shape(cfg)}: give "
+                        f"dataset.channels={shape[0]} dataset.resolution={shape[1]}")
     recall_key(images, cache(cfg))
     return images
 
@@ -95,7 +98,11 @@ def timestep_policy(cfg: DictConfig, criterion: Criterion) -> Policy:
     """The policy `pruner.timesteps`, or the paper's at `pruner.threshold`; UserError for values that a policy refuses."""
     if cfg.pruner.timesteps is None:
         return Threshold(cfg.pruner.get("threshold", 0.0), criterion.inclusive)
-    return made(cfg.pruner.timesteps)
+    return made(cfg.pruner.timesteps, Policy)
+
+
+def criterion(cfg: DictConfig) -> Criterion:
+    return made(cfg.pruner.criterion, Criterion)
 
 
 def allocation(cfg: DictConfig, ratio: float | None = None) -> Allocation:

@@ -15,7 +15,6 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from diffprune.config.compose import made
 from diffprune.evaluation.speed import LATENCY_ROUNDS, Latency, latency_share
 from diffprune.models.device import CPU, Execution
 from diffprune.models.diffusion_model import DiffusionModel
@@ -41,7 +40,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `pruned/` and then `prune.json`, which compares with the dense model also in later rounds. With a target it
     says what was reached."""
     start, model, terms = time.monotonic(), options.load_start(cfg, run), Scores.read(run.scores).terms
-    criterion, about = made(cfg.pruner.criterion), {}
+    criterion, about = options.criterion(cfg), {}
     allocation = options.allocation(cfg, run.round.ratio(cfg.pruner.ratio))
     if target := options.pruning_target(cfg):
         allocation, about = with_target(cfg, *target, model.unet, criterion, allocation, terms)

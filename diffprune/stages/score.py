@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from diffprune.config.compose import made
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.identity import computation
 from diffprune.pruning.criteria import Criterion
@@ -23,7 +22,7 @@ from diffprune.tracking.tracker import Tracker
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `scores.safetensors`."""
-    start, criterion, model = time.monotonic(), made(cfg.pruner.criterion), options.load_start(cfg, run)
+    start, criterion, model = time.monotonic(), options.criterion(cfg), options.load_start(cfg, run)
     if not criterion.gradient and cfg.pruner.timesteps is not None:
         raise UserError(f"pruner.timesteps says which timesteps' gradients count, and pruner={cfg.pruner.name} takes none: "
                         "leave it out")

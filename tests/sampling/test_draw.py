@@ -10,6 +10,7 @@ from PIL import Image
 
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.model_folder import ASSETS, load_model
 from diffprune.runtime.errors import UserError
 from diffprune.sampling import draw as module
 from diffprune.sampling.draw import draw, draw_all, draw_shards
@@ -43,6 +44,22 @@ def test_latents_that_are_not_finite_are_not_decoded(model: DiffusionModel, monk
     model.unet.conv_in.weight.data *= 1e38
     with pytest.raises(UserError, match="NaN or infinite"):
         draw(model, range(2), SamplerOptions(3))
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_another_batch_agrees_to_the_tolerance_that_the_readme_states(monkeypatch: pytest.MonkeyPatch, eta: float) -> None:
+    shipped, options = load_model(ASSETS / "ddpm_digits"), SamplerOptions(20, eta=eta)
+
+    def drawn(size: int) -> np.ndarray:
+        return np.concatenate([draw(shipped, range(i, min(i + size, 28)), options) for i in range(0, 28, size)])
+
+    for size in (1, 7):
+        assert np.abs(drawn(size).astype(int) - drawn(28)).max() <= 1
+        assert (drawn(size) != drawn(28)).mean() <= 1e-3
+    assert np.array_equal(drawn(7), drawn(7))
+    monkeypatch.setattr(module, "to_uint8", lambda images: images)
+    for size in (1, 7):
+        assert np.abs(drawn(size) - drawn(28)).max() <= 5e-5
 
 
 def test_the_memory_format_is_drawn_with_and_has_images_of_its_own(model: DiffusionModel) -> None:
