@@ -12,12 +12,13 @@ from diffprune.config.naming import masked
 from diffprune.config.schema import STAGES
 from diffprune.runs.cache import Cache, locked
 from diffprune.runs.data_record import data_moved
+from diffprune.runs.provenance import note_commit
 from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples
-from diffprune.runs.status import keep_status
+from diffprune.runs.status import RunStatus, keep_status
 from diffprune.runtime.distributed import Ranks, current_ranks
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import disk_full
+from diffprune.runtime.files import refusals_as_user_errors
 from diffprune.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def image_files(cfg: DictConfig, run: Run) -> list[Path]:
     """samples.json and, while they are still to be evaluated, the sets of images that it lists."""
     if run.metrics.exists() or not run.samples_report.exists():
         return [run.samples_report]
-    return [run.samples_report, *Samples.read(run).files(run, Cache(Path(cfg.paths.cache))).values()]
+    return [run.samples_report, *Samples.read(run).checked_files(run, Cache(Path(cfg.paths.cache))).values()]
 
 
 class Stages:
@@ -65,6 +66,7 @@ class Stages:
             self.tracker = self.begin()
         if self.ranks.is_rank0:
             log.info("%s%s …", name, run.round)
+            note_commit(run, f"{name}{run.round}")
             modules = {"score": score, "prune": prune, "finetune": finetune, "sample": sample, "evaluate": evaluate}
             modules[name].stage(self.cfg, run, self.tracker)
         elif shared := {"finetune": finetune, "sample": sample}.get(name):
@@ -91,22 +93,22 @@ def stages(cfg: DictConfig, run: Run) -> Generator[Stages]:
     ranks = current_ranks()
     with ExitStack() as held:
         if ranks.is_rank0:
-            held.enter_context(locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name))
+            try:
+                held.enter_context(locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name))
+            except UserError:       # a finished run needs no writing, which a read-only archive forbids
+                if RunStatus.of(run, cfg.until).state != "done":
+                    raise
             if data_moved(run, cfg.dataset.path):   # checked for a finished run too: its numbers belong to its data
                 from diffprune.stages.options import begin_data, load_images
                 begin_data(cfg, run, load_images(cfg))
             held.enter_context(keep_status(run, cfg.until))
+            held.enter_context(refusals_as_user_errors(run.folder))     # inside, so that the status tells the sentence
             run.open(OmegaConf.to_yaml(masked(cfg), resolve=True))
         ranks.barrier()
         stage, failed = Stages(cfg, run, ranks), True
         try:
             yield stage
             failed = False
-        except OSError as error:
-            if disk_full(error):
-                raise UserError(f"the disk of {run.folder} is full: make room and repeat the command, which goes on from "
-                                "what is finished") from error
-            raise
         finally:
             if stage.tracker is not None:
                 stage.tracker.finish(failed)

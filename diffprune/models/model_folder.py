@@ -25,7 +25,8 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import SHIPPED, Family, family_for, predictors
 from diffprune.models.network import Kind, from_config
 from diffprune.models.widths import narrow, narrowing
-from diffprune.runtime.errors import UserError
+from diffprune.runtime.checksums import compared_with_list
+from diffprune.runtime.errors import Damaged, UserError
 from diffprune.runtime.files import atomic_folder, read_json, write_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -63,6 +64,7 @@ def save_model(model: DiffusionModel, folder: Path) -> None:
         write_json(unet / WIDTHS, {"sha256": sha256(unet / WEIGHTS)} | named | narrowing(model.unet))
 
 
+@compared_with_list
 def load_model(folder: Path) -> DiffusionModel:
     """Reads a model folder in diffusers' layout, its UNet under `unet/` or at the root.
 
@@ -144,7 +146,7 @@ def read_config(file: Path) -> dict[str, Any]:
         return read_json(file)
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing: this is not a complete model folder") from error
-    except ValueError as error:
+    except Damaged as error:
         raise UserError(f"{file} is not readable JSON: the model folder is damaged, copy it again") from error
 
 

@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+
+from diffprune.runs.run import Run
+from diffprune.runtime.files import read_json, write_json
 
 LIBRARIES = ("diffusers", "hydra-core", "numpy", "pytorch-fid", "pytorch-msssim", "scipy", "torch", "torch-fidelity",
              "torch-pruning")
@@ -15,14 +19,31 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: version(name) for name in LIBRARIES}
 
 
-def provenance() -> dict[str, str | None]:
-    """The command that makes this run anywhere, and the commit of the source where it lies in a git checkout."""
+@cache
+def commit() -> str | None:
+    """The commit of the source, where it lies in a git checkout."""
     try:
         git = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=Path(__file__).parent,
                              capture_output=True, text=True)
-        commit = git.stdout.strip() if git.returncode == 0 else None
+        return git.stdout.strip() if git.returncode == 0 else None
     except FileNotFoundError:       # no git on this machine
-        commit = None
+        return None
+
+
+def note_commit(run: Run, stage: str) -> None:
+    """Adds the commit to those under which the `stage` of the run was done, in provenance.json; several resumed it."""
+    done = commits(run)
+    if commit() not in [None, *done.get(stage, [])[-1:]]:
+        write_json(run.provenance, done | {stage: [*done.get(stage, []), commit()]}, checksum=True)
+
+
+def commits(run: Run) -> dict[str, list[str]]:
+    """{stage: the commits under which it was done, in order}."""
+    return read_json(run.provenance) if run.provenance.exists() else {}
+
+
+def provenance() -> dict[str, str | None]:
+    """The command that makes this run anywhere, and the commit of the source."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     wanted = [override for override in overrides if not override.startswith("paths.")]
-    return {"command": " ".join(["python -m diffprune", *wanted]), "commit": commit}
+    return {"command": " ".join(["python -m diffprune", *wanted]), "commit": commit()}

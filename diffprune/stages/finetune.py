@@ -35,7 +35,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     ranks, previous_steps = current_ranks(), run.round.steps_before(cfg.schedule.steps)
     recipe = replace(options.recipe(cfg), steps=run.round.steps(cfg.schedule.steps))
     trainer = Trainer(load_model(run.pruned), recipe, options.execution(cfg), cfg.seed, ranks, previous_steps,
-                      options.load_teacher(cfg))
+                      options.load_teacher(cfg, run))
     checkpoints = Checkpoints(cfg.schedule, run, trainer)
     checkpoints.resume()
     # Rank 0 compares the data with those that the run was begun with, before any rank trains on them.
@@ -68,7 +68,7 @@ def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Che
     """Trains from `trainer.step` to the last step; a step depends on the state before and on (seed, global step) alone."""
     schedule, ranks, steps = cfg.schedule, trainer.ranks, trainer.recipe.steps
     preview = Preview(options.sampler_options(cfg), trainer.execution,
-                      None if cfg.model.checkpoint is None else partial(options.load_dense, cfg))
+                      None if cfg.model.checkpoint is None else partial(options.load_dense, cfg, checkpoints.run))
     batches = images.batches(trainer.global_step, trainer.previous_steps + steps, trainer.recipe.batch, cfg.seed,
                              (ranks.rank, ranks.world_size))
     if ranks.is_rank0:

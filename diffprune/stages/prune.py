@@ -44,7 +44,8 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     if cfg.pruner.reinitialise:
         reinitialise(model.unet, cfg.seed)
     save_model(model, run.pruned)
-    write_json(run.prune_report, asdict(report) | about | {"seconds": round(time.monotonic() - start, 3)})
+    write_json(run.prune_report, asdict(report) | about | {"seconds": round(time.monotonic() - start, 3)},
+               checksum=True)
     log.info("pruned %.2f M to %.2f M parameters, %.3f G to %.3f G MACs", report.params_dense / 1e6, report.params / 1e6,
              report.macs_dense / 1e9, report.macs / 1e9)
     if tracker.keeps_images and run.round.last and allocation.ratio:

@@ -12,13 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffprune.runtime.errors import Damaged
 from diffprune.runtime.files import atomic_file
 
 log = logging.getLogger(__name__)
-
-
-class Damaged(Exception):
-    """A file is unreadable, or not what was written."""
 
 
 def write_state(path: Path, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:

@@ -98,7 +98,7 @@ def digests(folder: Path) -> dict[str, str]:
     """{file: digest} of all that the only run in `folder` made, without times of day and durations."""
     (run,) = (folder / "runs").glob("*/*/")
     return {str(file.relative_to(run)): hashlib.sha256(content(file)).hexdigest()
-            for file in run.rglob("*") if file.is_file() and file.name not in UNLIKE}
+            for file in run.rglob("*") if file.is_file() and file.name not in UNLIKE and file.suffix != ".sha256"}
 
 
 def content(file: Path) -> bytes:

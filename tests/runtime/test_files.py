@@ -23,7 +23,8 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
             partial.mkdir()
             (partial / content).write_text(content)
             assert not (tmp_path / "folder" / "new").exists()
-    assert [f.name for f in (tmp_path / "folder").iterdir()] == ["new"]
+    assert sorted(f.name for f in (tmp_path / "folder").iterdir()) == ["checksums.sha256", "new"]
+    assert [f.name for f in tmp_path.iterdir()] == ["folder"]
 
 
 def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_complete_set_is_in_order_and_nothing_else_is_left(tmp_path: Path) -
     shards.remove()
     assert np.load(tmp_path / "set.npy")[:, 0, 0, 0].tolist() == list(range(7))
     assert (shards.missing(), shards.path.exists()) == ([], True)
-    assert [file.name for file in tmp_path.iterdir()] == ["set.npy"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".set.npy.sha256", "set.npy"]
 
 
 def test_who_comes_when_the_set_is_complete_draws_nothing(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_who_comes_when_the_set_is_complete_draws_nothing(tmp_path: Path) -> Non
     with late.claimed(late.all[0]) as claimed:
         assert not claimed
     late.remove()
-    assert [file.name for file in tmp_path.iterdir()] == ["set.npy"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".set.npy.sha256", "set.npy"]
 
 
 def test_a_shard_that_was_torn_is_missing_and_goes(tmp_path: Path) -> None:
