@@ -49,12 +49,14 @@ def rename(source: Path, path: Path, checksum: bool) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Generator[Path]:
+def atomic_folder(path: Path, mark: str | None = None) -> Generator[Path]:
     """Yields a temporary sibling of the folder `path`, which the caller makes; on success it gets a list of checksums and
     takes that name. Raises UserError, before the caller writes anything, for what may not be replaced."""
-    check_replaceable(path)
+    check_replaceable(path, mark)
     with temporary_sibling(path) as temporary:
         yield temporary
+        if not (path / LIST).exists() and (others := names_below(path) - names_below(temporary)):
+            raise UserError(f"{path} holds {min(others)}, which would be lost: move it away")
         write_list(temporary)
         fsync_below(temporary)
         # The former folder is renamed first: deleting it takes long, and may fail halfway.
@@ -65,10 +67,13 @@ def atomic_folder(path: Path) -> Generator[Path]:
         remove_tree(former)
 
 
-def check_replaceable(folder: Path) -> None:
-    """Raises UserError where `folder` is a file, or holds a file that is not as this project has written it there."""
+def check_replaceable(folder: Path, mark: str | None = None) -> None:
+    """Raises UserError where `folder` is a file, or holds a file that is not as this project has written it there. Without a
+    list of checksums, as of an earlier version, it must hold the file `mark`, which only this project writes."""
     if is_file(folder):
         raise UserError(f"{folder} is a file, and a folder is to be written there: give another name, or move the file away")
+    if mark is not None and (folder / mark).exists() and not (folder / LIST).exists():
+        return
     digests = listed(folder / LIST)
     for name in sorted(names_below(folder)):
         if digests.get(name) != sha256(folder / name):

@@ -15,7 +15,7 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model
 from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples, read_images
-from diffprune.runtime.checksums import intact
+from diffprune.runtime.checksums import check, intact
 from diffprune.runtime.files import atomic_file
 from diffprune.sampling.draw import draw_all
 from diffprune.sampling.grid import grid
@@ -61,7 +61,9 @@ def draw_sets(cfg: DictConfig, run: Run, how: Execution, **options: Any) -> dict
         model = load()
         shared = cache(cfg).path("images", plan.key(model), ".npy")
         files[name] = file = run.images if name == "final" else shared
-        if intact(shared) and not file.exists():        # images of the same model that another run has drawn
+        drawn = intact(shared)      # by another run, with the same model
+        check(file)
+        if drawn and not file.exists():
             with atomic_file(file, checksum=True) as partial_file:
                 shutil.copyfile(shared, partial_file)
         if not file.exists():
