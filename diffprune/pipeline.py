@@ -41,7 +41,7 @@ def image_files(cfg: DictConfig, run: Run) -> list[Path]:
     """samples.json and, while they are still to be evaluated, the sets of images that it lists."""
     if run.metrics.exists() or not run.samples_report.exists():
         return [run.samples_report]
-    return [run.samples_report, *Samples.read(run).checked_files(run, Cache(Path(cfg.paths.cache))).values()]
+    return [run.samples_report, *Samples.read(run).files(run, Cache(Path(cfg.paths.cache))).values()]
 
 
 class Stages:

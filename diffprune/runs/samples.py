@@ -32,17 +32,13 @@ class Samples:
         return read_record(cls, run.samples_report)
 
     def files(self, run: Run, cache: Cache) -> dict[str, Path]:
-        """{"final", "dense", "before_healing": the array file}, of the sets that were drawn."""
-        return {"final": run.images} | {name: cache.folder / file for name, file in self.sets.items()}
-
-    def checked_files(self, run: Run, cache: Cache) -> dict[str, Path]:
-        """The same, after comparing them with their checksums: damaged ones of the cache are deleted, to be drawn anew.
-        Raises Damaged for the run's own."""
-        files = self.files(run, cache)
+        """{"final", "dense", "before_healing": the array file}, of the sets that were drawn. Damaged ones of the cache are
+        deleted, to be drawn anew; raises Damaged for the run's own."""
+        shared = {name: cache.folder / file for name, file in self.sets.items()}
         check(run.images)
-        for name in self.sets:
-            intact(files[name])
-        return files
+        for file in shared.values():
+            intact(file)
+        return {"final": run.images} | shared
 
 
 def read_images(file: Path) -> np.ndarray:

@@ -47,7 +47,7 @@ class ScoreHeader:
                 stored = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in ("loss", "alpha") if name in file.keys()}     # noqa: SIM118
             metadata = json.loads(stored[METADATA])
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{path} is no readable scores file ({error}): delete it and repeat the command") from error
         if stored.get(DIGEST, own := digest(stored[METADATA], arrays)) != own:
             raise Damaged(f"{path} differs from its checksum: it is damaged, delete it and repeat the command")
