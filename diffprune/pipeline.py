@@ -1,6 +1,7 @@
 """What a run is: five stages, each a file in the run folder, done by one process or by many together."""
 
 import logging
+import os
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -93,17 +94,19 @@ def stages(cfg: DictConfig, run: Run) -> Generator[Stages]:
     ranks = current_ranks()
     with ExitStack() as held:
         if ranks.is_rank0:
+            done = RunStatus.of(run, cfg.until).state == "done"     # needs no writing, which a read-only archive forbids
             try:
                 held.enter_context(locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name))
-            except UserError:       # a finished run needs no writing, which a read-only archive forbids
-                if RunStatus.of(run, cfg.until).state != "done":
+            except UserError:
+                if not done:
                     raise
             if data_moved(run, cfg.dataset.path):   # checked for a finished run too: its numbers belong to its data
                 from diffprune.stages.options import begin_data, load_images
                 begin_data(cfg, run, load_images(cfg))
             held.enter_context(keep_status(run, cfg.until))
             held.enter_context(refusals_as_user_errors(run.folder))     # inside, so that the status tells the sentence
-            run.open(OmegaConf.to_yaml(masked(cfg), resolve=True))
+            if not done or os.access(run.folder, os.W_OK):
+                run.open(OmegaConf.to_yaml(masked(cfg), resolve=True))
         ranks.barrier()
         stage, failed = Stages(cfg, run, ranks), True
         try:

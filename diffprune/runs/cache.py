@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from diffprune.config.naming import fingerprint
 from diffprune.runtime.checksums import check_list, checksum_file, intact, write_checksum
 from diffprune.runtime.errors import Damaged, UserError
-from diffprune.runtime.files import remove_tree
+from diffprune.runtime.files import disk_full, remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ def acquired(lock: FileLock) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return False
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError) or disk_full(error):
+            raise
         raise UserError(f"{path} cannot be locked ({error.strerror}): give another place, on a disk that you may write to "
                         "and that has file locks") from error
     return True

@@ -42,12 +42,13 @@ class ScoreHeader:
     def read(cls, path: Path) -> "ScoreHeader":
         """Reads the metadata and the losses, which are small and have a checksum of their own; no other tensor. Raises
         Damaged."""
+        path.open("rb").close()     # so that the system's own error is raised where it refuses to read
         try:
             with safe_open(path, "numpy") as file:
                 stored = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in ("loss", "alpha") if name in file.keys()}     # noqa: SIM118
             metadata = json.loads(stored[METADATA])
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{path} is no readable scores file ({error}): delete it and repeat the command") from error
         if stored.get(DIGEST, own := digest(stored[METADATA], arrays)) != own:
             raise Damaged(f"{path} differs from its checksum: it is damaged, delete it and repeat the command")
