@@ -4,6 +4,7 @@ that names the file. Every call that deletes or replaces files is listed, with t
 import ast
 import ctypes
 import json
+import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from tests.conftest import ROOT, tiny_unet
 
+SEED = 0        # of the place of a flipped bit in each file
 UNLIKE = {"seconds", "commits"}      # of metrics.json: durations, and what a provenance.json that was deleted had said
 TINY = ("experiment=smoke", "device=cpu", "evaluate.speed=false", "evaluate.images=24", "sampler.steps=2", "sampler.batch=8",
         "schedule.steps=2", "schedule.preview_every=2", "pruner.calibration_batch=2", "evaluate.reference=null")
@@ -91,7 +93,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     if content:
-        content[int(len(content) * .7)] ^= 1
+        place = random.Random(f"{SEED} {file.name}").randrange(8 * len(content))
+        content[place // 8] ^= 1 << place % 8
         file.write_bytes(content)
 
 
@@ -189,6 +192,20 @@ def test_damage_to_any_file_changes_nothing_or_is_named(tree: Tree, damage: Call
 def test_damage_to_some_files_changes_nothing_or_is_named(tree: Tree) -> None:
     for first, damage in enumerate(DAMAGES):
         assert wrong(tree, tree.files()[9 * first::50], damage) == {}
+
+
+def test_a_finished_run_in_a_read_only_archive_is_shown(tree: Tree) -> None:
+    tree.copy()
+    files = [tree.folder / name for name in ("runs", "cache")]
+    files += [file for top in files for file in top.rglob("*")]
+    modes = {file: file.stat().st_mode for file in files}
+    try:
+        for file in files:
+            file.chmod(0o555 if file.is_dir() else 0o444)
+        assert outcome(tree) == ""
+    finally:
+        for file, mode in modes.items():
+            file.chmod(mode)
 
 
 # Every call that deletes or replaces something, by module and function, and why nothing of a user's is lost by it.

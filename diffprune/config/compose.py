@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffprune.config import schema
 from diffprune.config.naming import run_name
 from diffprune.config.validation import check
+from diffprune.runtime import checksums
 
 CONF = Path(__file__).parents[2] / "conf"
 # Options that only one choice of a group has are types of their own: that choice names its type in its defaults.
@@ -38,6 +39,7 @@ def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
 
 def read_run(config: Path) -> DictConfig:
     """The configuration of a run, from the file that its folder keeps; it is resolved already."""
+    checksums.check(config)
     cfg = OmegaConf.load(config)
     assert isinstance(cfg, DictConfig)
     return cfg

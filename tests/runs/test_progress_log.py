@@ -7,6 +7,7 @@ import pytest
 
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runtime.checksums import checksum_file
+from diffprune.runtime.errors import Damaged
 
 
 def write(path: Path, *steps: int, resumed_at: int = 0, **how) -> None:
@@ -51,3 +52,17 @@ def test_steps_of_earlier_rounds_count_for_the_tracker_alone(tmp_path: Path) -> 
           track=lambda numbers, step: tracked.append((step, sorted(numbers))))
     assert tracked == [(12, ["loss", "lr", "seconds"])]
     assert ProgressLog.read(tmp_path / "progress.jsonl")[0]["step"] == 2
+
+
+def test_a_log_that_lost_or_changed_a_line_after_the_training_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    write(path, 2, 4)
+    lines = path.read_text().splitlines(keepends=True)
+    for damaged in (lines[0], "", "".join(lines).replace('"step": 4', '"step": 5')):
+        path.write_text(damaged)
+        with pytest.raises(Damaged, match=r"progress\.jsonl differs from its checksum"):
+            ProgressLog.read(path)
+    checksum_file(path).unlink()
+    path.write_text('{"step" 2}\n')
+    with pytest.raises(Damaged, match=r"progress\.jsonl is damaged"):
+        ProgressLog.read(path)
