@@ -44,10 +44,10 @@ def acquired(lock: FileLock) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-    except Timeout:
+    except (Timeout, FileNotFoundError):    # the folder of shards is deleted when another process completes the set
         return False
     except OSError as error:
-        if isinstance(error, FileNotFoundError) or disk_full(error):
+        if disk_full(error):
             raise
         raise UserError(f"{path} cannot be locked ({error.strerror}): give another place, on a disk that you may write to "
                         "and that has file locks") from error

@@ -89,3 +89,24 @@ def test_joining_holds_one_shard_in_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert (tmp_path / "set.npy").stat().st_size > 64 * MEGABYTE
     assert peak < 3 * MEGABYTE
+
+
+def test_a_damaged_shard_is_missing_again(tmp_path: Path) -> None:
+    shards = Shards(tmp_path / "set.npy", 4, 2, {})
+    fill(shards)
+    content = bytearray(shards.file(shards.all[1]).read_bytes())
+    content[-1] ^= 1
+    shards.file(shards.all[1]).write_bytes(content)
+    shards.join()
+    assert shards.missing() == [shards.all[1]]
+    assert not shards.path.exists()
+    fill(shards)
+    shards.join()
+    assert np.load(shards.path)[:, 0, 0, 0].tolist() == list(range(4))
+
+
+def test_a_folder_that_another_process_deletes_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards(tmp_path / "set.npy", 2, 2, {})
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    with shards.claimed(shards.all[0]) as claimed:
+        assert not claimed
