@@ -232,7 +232,7 @@ DELETES = {
     "sampling.shards.remove shutil.rmtree": "shards of a set that is complete, in a folder named after their key",
     "sampling.shards.concatenate rename": "the complete set takes its name",
     "models.fetch.fetch_file remove": "a partial download in the cache, or its tag",
-    "models.fetch.fetch_file replace": "a complete download takes its name in the cache",
+    "models.fetch.fetch_file rename": "a complete download takes its name in the cache",
     "models.fetch.receive remove": "the tag of a partial download",
     "models.dense.fetch_original remove": "a download in the cache that was converted",
     "report.pages.files.write unlink": "a file of an earlier report at this place, by the report's own manifest",

@@ -14,7 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from diffprune.models.families import Family
 from diffprune.models.model_folder import SCHEDULER, TORCH_WEIGHTS, WEIGHTS, read_config
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import remove, write_json
+from diffprune.runtime.files import remove, rename, write_json
 from diffprune.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def fetch_file(url: str, target: Path, origin: str, by_hand: str) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     write_json(target.with_name(f"{target.name}.json"), {"url": url, "bytes": partial.stat().st_size, "sha256": digest})
     remove(tag_of(partial))
-    partial.replace(target)
+    rename(partial, target, checksum=True)
 
 
 def receive(url: str, partial: Path) -> None:
