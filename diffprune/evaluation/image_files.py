@@ -13,6 +13,7 @@ from diffprune.data.loading.decoding import BadImage, decoded
 from diffprune.data.sources.folder import image_paths
 from diffprune.diffusion.pixels import batches
 from diffprune.runs.run import Run
+from diffprune.runtime.checksums import check
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import exists, is_folder
 
@@ -48,6 +49,7 @@ def open_images(path: Path, channels: int = 3) -> ImageFiles:
 def read_array(path: Path) -> np.ndarray:
     """The images of a `.npy` file, uint8 [N, H, W, C], mapped into memory; raises UserError for other content."""
     try:
+        check(path)
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is no readable array file: copy it again") from error
