@@ -7,6 +7,7 @@ from pathlib import Path
 from diffprune.models.formats.read import FORMATS, read_model
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import check_replaceable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,6 +47,7 @@ def check_out(out: Path, original: Path, overwrite: bool) -> None:
         raise UserError(f"OUT {out} is not empty, give another folder or add --overwrite")
     if not (out / "model_index.json").exists() or out.resolve() in original.resolve().parents:
         raise UserError(f"OUT {out} holds more than a model folder, --overwrite would delete it; give another folder")
+    check_replaceable(out, mark="unet/widths.json")
 
 
 if __name__ == "__main__":

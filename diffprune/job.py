@@ -24,6 +24,7 @@ from diffprune.runtime.addresses import hide_secrets
 from diffprune.runtime.command_line import MISTAKES, extras_named, one_sentence, sentence
 from diffprune.runtime.distributed import current_ranks, disconnect
 from diffprune.runtime.errors import JobFailed, UserError
+from diffprune.runtime.files import refusals_as_user_errors
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 
 log = logging.getLogger("diffprune")
@@ -51,9 +52,11 @@ def job(cfg: DictConfig) -> None:
 def one(cfg: DictConfig, healed: Callable[[], None] = lambda: None) -> None:
     """Does the run of `cfg` and shows its table; calls `healed` when the model is fine-tuned."""
     check(cfg, HydraConfig.get().overrides.task)
-    reproduce(cfg, run := Run(run_folder(cfg)), healed)
-    if current_ranks().is_rank0:
-        show(run)
+    run = Run(run_folder(cfg))
+    with refusals_as_user_errors(run.folder):
+        reproduce(cfg, run, healed)
+        if current_ranks().is_rank0:
+            show(run)
 
 
 def silence() -> None:
@@ -102,13 +105,15 @@ def hydra_job(overrides: Sequence[str], task: Callable[[DictConfig], Any]) -> An
 
 
 def show(run: Run) -> None:
-    """Prints the table of a finished run and the path of its report, which is written first where it is missing or old."""
+    """Prints the table of a finished run and the path of its report, which is written first where it is missing or old, and
+    where the folder is no read-only archive."""
     if run.metrics.exists():
         from diffprune.report import terminal_table, write_report
         log.info("\n%s\n", terminal_table(run.folder))
         try:
             with extras_named():
-                if not run.report.exists() or run.report.stat().st_mtime < run.metrics.stat().st_mtime:
+                recent = run.report.exists() and run.report.stat().st_mtime >= run.metrics.stat().st_mtime
+                if not recent and os.access(run.folder, os.W_OK):
                     write_report(run.folder)
             log.info("report: %s", run.report)
         except UserError as error:

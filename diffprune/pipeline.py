@@ -1,6 +1,7 @@
 """What a run is: five stages, each a file in the run folder, done by one process or by many together."""
 
 import logging
+import os
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,12 +13,13 @@ from diffprune.config.naming import masked
 from diffprune.config.schema import STAGES
 from diffprune.runs.cache import Cache, locked
 from diffprune.runs.data_record import data_moved
+from diffprune.runs.provenance import note_commit
 from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples
-from diffprune.runs.status import keep_status
+from diffprune.runs.status import RunStatus, keep_status
 from diffprune.runtime.distributed import Ranks, current_ranks
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import disk_full
+from diffprune.runtime.files import refusals_as_user_errors
 from diffprune.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Stages:
             self.tracker = self.begin()
         if self.ranks.is_rank0:
             log.info("%s%s …", name, run.round)
+            note_commit(run, f"{name}{run.round}")
             modules = {"score": score, "prune": prune, "finetune": finetune, "sample": sample, "evaluate": evaluate}
             modules[name].stage(self.cfg, run, self.tracker)
         elif shared := {"finetune": finetune, "sample": sample}.get(name):
@@ -98,22 +101,24 @@ def stages(cfg: DictConfig, run: Run) -> Generator[Stages]:
     ranks = current_ranks()
     with ExitStack() as held:
         if ranks.is_rank0:
-            held.enter_context(locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name))
+            done = RunStatus.of(run, cfg.until).state == "done"     # needs no writing, which a read-only archive forbids
+            try:
+                held.enter_context(locked(Cache(Path(cfg.paths.cache)).lock(run.name), run.name))
+            except UserError:
+                if not done:
+                    raise
             if data_moved(run, cfg.dataset.path):   # checked for a finished run too: its numbers belong to its data
                 from diffprune.stages.options import begin_data, load_images
                 begin_data(cfg, run, load_images(cfg))
             held.enter_context(keep_status(run, cfg.until))
-            run.open(OmegaConf.to_yaml(masked(cfg), resolve=True))
+            held.enter_context(refusals_as_user_errors(run.folder))     # inside, so that the status tells the sentence
+            if not done or os.access(run.folder, os.W_OK):
+                run.open(OmegaConf.to_yaml(masked(cfg), resolve=True))
         ranks.barrier()
         stage, failed = Stages(cfg, run, ranks), True
         try:
             yield stage
             failed = False
-        except OSError as error:
-            if disk_full(error):
-                raise UserError(f"the disk of {run.folder} is full: make room and repeat the command, which goes on from "
-                                "what is finished") from error
-            raise
         finally:
             if stage.tracker is not None:
                 stage.tracker.finish(failed)

@@ -75,7 +75,7 @@ def contents(folder: Path) -> dict[str, str]:
     skipped = ("config.yaml", "diffprune.log", "metrics.json", "report.html", "prune.json", "scores.safetensors",
                "samples.json", "progress.jsonl", "status.json")
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
-            for f in sorted(folder.rglob("*")) if f.is_file() and f.name not in skipped}
+            for f in sorted(folder.rglob("*")) if f.is_file() and f.name not in skipped and f.suffix != ".sha256"}
 
 
 def numbers(folder: Path) -> dict:
@@ -132,13 +132,17 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
 @pytest.mark.slow
 def test_the_run_folder_holds_what_the_design_lists(smoke: tuple) -> None:
     run = only_run(smoke[0])
-    assert {f.name for f in run.iterdir()} == {
-        ".hydra", "data.json", "scores.safetensors", "prune.json", "pruned", "finetune", "finetuned", "samples",
-        "metrics.json", "report.html", "status.json", "diffprune.log"}
-    assert {f.name for f in (run / ".hydra").iterdir()} == {"config.yaml"}
-    assert {f.name for f in (run / "finetune").iterdir()} == {
-        "progress.jsonl", "preview-000003.png", "preview-000006.png"}
-    assert {f.name for f in (run / "samples").iterdir()} == {"images.npy", "grid.png", "samples.json"}
+    checksums = {str(file.relative_to(run)) for file in run.rglob(".*.sha256")}
+    assert checksums == {".data.json.sha256", ".model.json.sha256", ".scores.safetensors.sha256", ".prune.json.sha256",
+                         ".provenance.json.sha256", ".metrics.json.sha256", ".hydra/.config.yaml.sha256",
+                         "finetune/.progress.jsonl.sha256", "samples/.images.npy.sha256", "samples/.samples.json.sha256"}
+    names = {str(file.relative_to(run)) for file in run.rglob("*")} - checksums
+    assert {name for name in names if "/" not in name} == {
+        ".hydra", "data.json", "model.json", "scores.safetensors", "prune.json", "pruned", "finetune", "finetuned",
+        "samples", "metrics.json", "provenance.json", "report.html", "status.json", "diffprune.log"}
+    assert {name for name in names if name.startswith((".hydra/", "finetune/", "samples/"))} == {
+        ".hydra/config.yaml", "finetune/progress.jsonl", "finetune/preview-000003.png", "finetune/preview-000006.png",
+        "samples/images.npy", "samples/grid.png", "samples/samples.json"}
     for model in ("pruned", "finetuned"):
         assert {f.name for f in (run / model / "unet").iterdir()} == {
             "config.json", "diffusion_pytorch_model.safetensors", "widths.json"}
@@ -245,7 +249,8 @@ def test_a_sweep_does_every_job_although_one_fails(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_until_stops_early_and_a_repeat_goes_on(diffprune: Command, tmp_path: Path) -> None:
     def there() -> set[str]:
-        return {f.name for f in only_run(tmp_path).iterdir()} - {".hydra", "data.json", "diffprune.log", "status.json"}
+        return {f.name for f in only_run(tmp_path).iterdir() if f.suffix != ".sha256"} - {
+            ".hydra", "data.json", "model.json", "provenance.json", "diffprune.log", "status.json"}
     assert diffprune("experiment=smoke", "logger=none", "until=score").returncode == 0
     assert there() == {"scores.safetensors"}
     assert diffprune("experiment=smoke", "logger=none", "until=prune").returncode == 0

@@ -16,7 +16,9 @@ from diffprune import measure
 from diffprune.evaluation.feature_statistics import SUBSET_RULE
 from diffprune.evaluation.features import load_extractor
 from diffprune.evaluation.image_files import open_images
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_file
 from tests.conftest import ROOT
 
 HUB_NAME = "pt_inception-2015-12-05-6726825d.pth"
@@ -230,3 +232,15 @@ def test_statistics_are_not_saved_in_the_place_of_a_folder(tmp_path: Path) -> No
     assert done.returncode == 1
     assert done.stderr == f"error: --save {tmp_path}/thesis is a folder: give a file name ending in .npz\n"
     assert (tmp_path / "thesis" / "chapter").read_text() == "years of work"
+
+
+def test_damaged_images_of_a_run_are_not_measured(tmp_path: Path) -> None:
+    images = Run(tmp_path / "run").images
+    with atomic_file(images, checksum=True) as partial, partial.open("wb") as file:
+        np.save(file, np.zeros((4, 8, 8, 1), np.uint8))
+    assert len(open_images(tmp_path / "run")) == 4
+    content = bytearray(images.read_bytes())
+    content[-1] ^= 1
+    images.write_bytes(content)
+    with pytest.raises(UserError, match=r"images\.npy differs from its checksum"):
+        open_images(tmp_path / "run")

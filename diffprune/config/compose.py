@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffprune.config import schema
 from diffprune.config.naming import run_name
 from diffprune.config.validation import check
+from diffprune.runtime import checksums
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import shipped_folder
 
@@ -59,6 +60,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 def read_run(config: Path) -> DictConfig:
     """The configuration of a run, from the file that its folder keeps; it is resolved already."""
+    checksums.check(config)
     cfg = OmegaConf.load(config)
     assert isinstance(cfg, DictConfig)
     return cfg

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffprune.evaluation.features.extractor import Extractor
-from diffprune.evaluation.frechet import Gaussian, Moments
+from diffprune.evaluation.frechet import Gaussian, Moments, statistics_file
 from diffprune.evaluation.inception_score import InceptionScore
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file
@@ -73,7 +73,7 @@ class FeatureStatistics:
     def read(cls, path: Path) -> "FeatureStatistics":
         """From a file that `save` or pytorch-fid wrote; raises UserError for another."""
         gaussian = Gaussian.read(path)
-        with np.load(path, allow_pickle=False) as stored:
+        with statistics_file(path) as stored:
             entries: dict[str, Any] = {"count": None} | {name: stored[name].item() for name in NUMBERS if name in stored}
             entries |= {name: json.loads(str(stored[name])) for name in NOTES if name in stored}
             return cls(gaussian=gaussian, features=stored.get("features"), **entries)

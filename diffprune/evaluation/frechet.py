@@ -1,5 +1,8 @@
 """The Fréchet distance between two Gaussians fitted to features."""
 
+import zlib
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -27,17 +30,24 @@ class Gaussian:
     @classmethod
     def read(cls, path: Path) -> "Gaussian":
         """From a `.npz` file with `mu` and `sigma`, as pytorch-fid writes and reads it; raises UserError for another."""
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                gaussian = cls(stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64))
-        except PermissionError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}): mend that, or give another file") from error
-        except (OSError, KeyError, ValueError, EOFError, BadZipFile, AttributeError) as error:
-            raise UserError(f"{path} holds no statistics (mu and sigma in a .npz file): make them anew") from error
+        with statistics_file(path) as stored:
+            gaussian = cls(stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64))
         if gaussian.mu.ndim != 1 or gaussian.sigma.shape != (len(gaussian.mu),) * 2:
             raise UserError(f"{path} holds a mean of shape {gaussian.mu.shape} and a covariance of shape "
                             f"{gaussian.sigma.shape}, which do not belong together: make them anew")
         return gaussian
+
+
+@contextmanager
+def statistics_file(path: Path) -> Generator[Mapping[str, np.ndarray]]:
+    """The arrays of a `.npz` file, which are read when they are used; UserError where they cannot be."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            yield stored
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend that, or give another file") from error
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile, AttributeError, zlib.error) as error:
+        raise UserError(f"{path} holds no statistics (mu and sigma in a .npz file): make them anew") from error
 
 
 class Moments:

@@ -16,6 +16,7 @@ from diffprune.data.loading.decoding import BadImage, decoded
 from diffprune.data.sources.folder import image_paths
 from diffprune.diffusion.pixels import batches
 from diffprune.runs.run import Run
+from diffprune.runtime.checksums import check
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import exists, is_folder
 
@@ -56,6 +57,7 @@ def words(path: str | Path) -> tuple[str | int, ...]:
 def read_array(path: Path) -> np.ndarray:
     """The images of a `.npy` file, uint8 [N, H, W, C], mapped into memory; raises UserError for other content."""
     try:
+        check(path)
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is no readable array file: copy it again") from error

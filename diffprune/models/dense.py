@@ -17,6 +17,7 @@ from diffprune.models.model_folder import load_model, local_folder, save_model
 from diffprune.models.network import config_of
 from diffprune.runs.cache import Cache
 from diffprune.runtime.addresses import without_secrets
+from diffprune.runtime.checksums import intact
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import remove
 
@@ -89,7 +90,7 @@ class DenseModel:
         with self.cache.entry("models", {"url": shown, **self.architecture}, "") as folder:
             if not folder.exists():
                 original = folder.with_name(folder.name + (".safetensors" if url.endswith(".safetensors") else ".ckpt"))
-                if not original.exists():
+                if not intact(original):
                     fetch_file(url, original, self.origin, self.by_hand)
                 try:
                     save_model(fill_model(model, original), folder)

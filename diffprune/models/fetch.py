@@ -18,7 +18,7 @@ from diffprune.models.model_folder import SCHEDULER, read_config
 from diffprune.models.weights import weight_files
 from diffprune.runtime.addresses import MASK, complete_address, without_secrets
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import remove, write_json
+from diffprune.runtime.files import remove, rename, write_json
 from diffprune.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def fetch_file(url: str, target: Path, origin: str, by_hand: str) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     write_json(target.with_name(f"{target.name}.json"), {"url": shown, "bytes": partial.stat().st_size, "sha256": digest})
     remove(tag_of(partial))
-    partial.replace(target)
+    rename(partial, target, checksum=True)
 
 
 def reason(error: Exception) -> str:

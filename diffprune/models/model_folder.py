@@ -22,7 +22,8 @@ from diffprune.models.network import Kind, WithoutWeights, from_config
 from diffprune.models.noise_schedule import as_ddim
 from diffprune.models.weights import WEIGHTS, read_tensors
 from diffprune.models.widths import narrow, narrowing
-from diffprune.runtime.errors import UserError
+from diffprune.runtime.checksums import compared_with_list
+from diffprune.runtime.errors import Damaged, UserError
 from diffprune.runtime.files import atomic_folder, is_file, is_folder, read_json, write_json
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -54,7 +55,7 @@ def save_model(model: DiffusionModel, folder: Path) -> None:
     """Writes the model folder by rename; saving what was loaded gives the same bytes."""
     kind = type(model.family)
     named = {} if kind in (*SHIPPED, Family) else {"family": f"{kind.__module__}.{kind.__qualname__}"}
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder, mark=f"{kind.folder}/{WIDTHS}") as partial:
         pipeline_of(model).save_pretrained(partial)
         for name, network in model.family.networks.items():
             if isinstance(network, ModelMixin) and not (partial / name).exists():     # unknown to the pipeline
@@ -63,6 +64,7 @@ def save_model(model: DiffusionModel, folder: Path) -> None:
         write_json(unet / WIDTHS, {"sha256": sha256(unet / WEIGHTS)} | named | narrowing(model.unet))
 
 
+@compared_with_list
 def load_model(folder: Path) -> DiffusionModel:
     """Reads a model folder in diffusers' layout, its UNet under `unet/` or at the root.
 
@@ -189,7 +191,7 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is missing: this is not a complete model folder") from error
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except Damaged as error:
         raise UserError(f"{file} is not readable JSON: the model folder is damaged, copy it again") from error
     if not isinstance(config, dict):
         raise UserError(f"{file} holds no options: the model folder is damaged, copy it again")

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffprune.pruning.gradients import EMPTY, GradientSum, ScoringPass, begins_with, trimmed
 from diffprune.pruning.timesteps import Policy
+from diffprune.runtime.checksums import discard, intact
 from diffprune.runtime.files import atomic_file, remove, sweep_partials
 
 log = logging.getLogger(__name__)
@@ -35,30 +36,36 @@ class GradientCache:
         policies = [policy, *self.later]
         # One pass over all timesteps gives the losses, and the sums of all policies of one kind.
         file = self.folder / "loss.safetensors"
-        if not file.exists():
+        if not intact(file):
             alike = [p for p in policies if type(p) is type(policy) and not p.needs_all_losses]
             loss = scoring_pass.run(alike, self.keep)
-            with atomic_file(file) as partial:
+            with atomic_file(file, checksum=True) as partial:
                 save_file({"loss": loss}, partial)
         loss = load_file(file)["loss"]
         # Sums that are still missing continue from kept ones; the shorter first, since a longer one may continue from it.
         needed = [trimmed(policy.weights(loss)) for policy in policies]
         for alpha in sorted(needed, key=len):
-            if not len(alpha) or self.path(alpha).exists():
+            if not len(alpha) or intact(self.path(alpha)):
                 continue
             starts = [kept for kept in self.kept().values() if scoring_pass.can_continue(kept, alpha)]
-            longest = max(starts, key=len, default=EMPTY.alpha)
+            longest = next((kept for kept in sorted(starts, key=len, reverse=True) if intact(self.path(kept))), EMPTY.alpha)
             log.info("continuing from the gradients of %d timesteps, up to t = %d", len(longest), len(alpha) - 1)
             self.keep(scoring_pass.accumulate(alpha, self.read(longest)))
         self.evict(needed)
         return loss, self.read(needed[0])
 
     def kept(self) -> dict[Path, Tensor]:
-        """The weights of every sum that is kept, by file; no gradient is read."""
+        """The weights of every sum that is kept, by file; no gradient is read, and a file of other weights is discarded."""
         weights = {}
         for path in sorted(self.folder.glob("sum-*.safetensors")):
-            with safe_open(path, "pt") as file:
-                weights[path] = file.get_tensor("alpha")
+            try:
+                with safe_open(path, "pt") as file:
+                    weights[path] = file.get_tensor("alpha")
+            except (SafetensorError, OSError):
+                weights[path] = EMPTY.alpha
+            if self.path(weights[path]) != path:
+                del weights[path]
+                discard(path)
         return weights
 
     def path(self, alpha: Tensor) -> Path:
@@ -75,7 +82,7 @@ class GradientCache:
     def keep(self, total: GradientSum) -> None:
         if len(total.alpha) and not self.path(total.alpha).exists():
             gradients = {f"gradient/{layer}": g.contiguous() for layer, g in total.gradients.items()}
-            with atomic_file(self.path(total.alpha)) as partial:
+            with atomic_file(self.path(total.alpha), checksum=True) as partial:
                 save_file({"alpha": total.alpha.contiguous()} | gradients, partial)
 
     def evict(self, needed: Sequence[Tensor]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffprune.runs import score_file
 from diffprune.runs.score_file import ScoreHeader
+from diffprune.runtime.checksums import check
 from diffprune.runtime.files import atomic_file
 
 Terms = dict[str, dict[str, Tensor]]    # {term: {layer: [O, I] or [C]}}
@@ -26,16 +27,17 @@ class Scores(ScoreHeader):
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         tensors |= {f"{score_file.TERMS}{term}/{layer}": tensor.contiguous()
                     for term, layers in self.terms.items() for layer, tensor in layers.items()}
-        with atomic_file(path) as partial:
+        with atomic_file(path, checksum=True) as partial:
             save_file(tensors, partial, metadata)
 
     @classmethod
     def read(cls, path: Path) -> "Scores":
-        """Reads all that `write` wrote."""
-        terms: Terms = {}
+        """Reads all that `write` wrote; raises Damaged."""
+        check(path)
+        header, terms = ScoreHeader.read(path), {}
         with safe_open(path, "pt") as file:
             for key in file.keys():     # noqa: SIM118  (a safetensors handle is no mapping)
                 if key.startswith(score_file.TERMS):
                     term, layer = key.removeprefix(score_file.TERMS).split("/", 1)
                     terms.setdefault(term, {})[layer] = file.get_tensor(key)
-        return cls(**vars(ScoreHeader.read(path)), terms=terms)
+        return cls(**vars(header), terms=terms)

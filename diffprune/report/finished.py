@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError
 
 from diffprune.config.naming import prunes, scientific
 from diffprune.runs.metrics import Metrics
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runs.score_file import ScoreHeader, TimestepLosses
-from diffprune.runtime.errors import UserError
+from diffprune.runtime.checksums import check
+from diffprune.runtime.errors import Damaged, UserError
 from diffprune.runtime.files import read_json
 
-# What is raised for a folder whose files are cut off, or are not those that a run writes.
-UNREADABLE = (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, SafetensorError)
+# What is raised for files without a checksum whose content is not what a run writes.
+FOREIGN = (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,24 @@ class Finished:
 
     @classmethod
     def of(cls, folder: Path) -> "Finished":
-        """Reads the run in `folder`; raises UserError when there is none or it is not finished."""
+        """Reads the run in `folder`; raises UserError when there is none, it is not finished, or a file is damaged."""
         run = Run(Path(folder))
         for file in (run.metrics, run.config):
             if not file.exists():
                 raise UserError(f"{run.folder} is no finished run, it has no {file.relative_to(run.folder)}: "
                                 "repeat the run's command to finish it")
-        # The file has no interpolations, and libyaml reads it in a twentieth of the time that OmegaConf takes.
-        options = yaml.load(run.config.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        timed = bool(options["evaluate"].get("speed"))      # before `scientific` takes it out
-        pruning = read_json(run.prune_report) if run.prune_report.exists() else {}
-        scoring = ScoreHeader.read(run.scores).losses if run.scores.exists() else None
-        progress = ProgressLog.read(run.progress)
-        return cls(run, scientific(options), Metrics.read(run.metrics), pruning, scoring, progress, timed)
+        try:
+            # The file has no interpolations, and libyaml reads it in a twentieth of the time that OmegaConf takes.
+            check(run.config)
+            options = yaml.load(run.config.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            timed = bool(options["evaluate"].get("speed"))      # before `scientific` takes it out
+            pruning = read_json(run.prune_report) if run.prune_report.exists() else {}
+            scoring = ScoreHeader.read(run.scores).losses if run.scores.exists() else None
+            progress = ProgressLog.read(run.progress)
+            return cls(run, scientific(options), Metrics.read(run.metrics), pruning, scoring, progress, timed)
+        except FOREIGN as error:
+            raise Damaged(f"{run.folder} has a file whose content no run writes ({type(error).__name__}: "
+                          f"{str(error).partition(chr(10))[0]}): repeat the run's command in another folder") from error
 
     has_dense = property(lambda self: self.options["model"]["checkpoint"] is not None)
     is_pruned = property(lambda self: prunes(self.options))
@@ -83,8 +88,8 @@ def read_all(folders: Iterable[Path]) -> tuple[list[Finished], list[tuple[Path, 
     for folder in folders:
         try:
             runs.append(Finished.of(folder))
-        except UNREADABLE as error:
-            unreadable.append((folder, f"its files cannot be read: {str(error).splitlines()[0] or type(error).__name__}"))
+        except (UserError, OSError) as error:
+            unreadable.append((folder, f"its files cannot be read: {error}"))
     return runs, unreadable
 
 
@@ -93,7 +98,10 @@ def progress_of(folder: Path) -> str:
     run = Run(folder)
     done = [name for name, file in (("scored", run.scores), ("pruned", run.prune_report), ("fine-tuned", run.finetuned),
                                     ("sampled", run.samples_report)) if file.exists()]
-    training = ProgressLog.read(run.progress)
+    try:
+        training = ProgressLog.read(run.progress)
+    except Damaged as error:
+        return f"not finished, {error}"
     at = f", in training at step {training[-1]['step']:g}" if training and not run.finetuned.exists() else ""
     return f"not finished, it has no metrics.json ({', '.join(done) or 'no stage is done'}{at})"
 

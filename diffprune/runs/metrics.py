@@ -19,7 +19,7 @@ class Metrics:
     `scores` has the metrics of the three models that a run compares: "dense", "before_healing" (pruned, not fine-tuned yet)
     and "final". `features` names the network on whose features distances were computed; only numbers of one `protocol`
     compare. `speed` is empty where it was not timed; `seconds` is the wall-clock time of each stage. `measures` has the
-    title and arrow of each metric that `evaluate.metrics` added.
+    title and arrow of each metric that `evaluate.metrics` added. `commits` has those of the source at each stage.
     """
     name: str
     dataset: str
@@ -41,6 +41,7 @@ class Metrics:
     device: str | None = None
     command: str | None = None
     commit: str | None = None
+    commits: Mapping[str, list[str]] = field(default_factory=dict)
     measures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, float | None]:
@@ -54,7 +55,7 @@ class Metrics:
         content = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("scores", "speed")}
         if not self.measures:
             del content["measures"]
-        write_json(path, content | self.numbers())
+        write_json(path, content | self.numbers(), checksum=True)
 
     @classmethod
     def read(cls, path: Path) -> "Metrics":

@@ -3,8 +3,11 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from diffprune.runtime.checksums import check, checksum_file, write_checksum
+from diffprune.runtime.errors import Damaged
 from diffprune.runtime.files import atomic_file
 
 
@@ -20,14 +23,19 @@ class ProgressLog:
         self.path, self.track, self.previous_steps = path, track, previous_steps
         lines = [line for line in self.read(path) if line["step"] <= step]
         self.previous_seconds = lines[-1]["seconds"] if lines else 0.0
+        checksum_file(path).unlink(missing_ok=True)
         with atomic_file(path) as partial:
             partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
     @staticmethod
     def read(path: Path) -> list[dict[str, float]]:
-        """The logged steps, without a last line that is still being written; none where there is no file."""
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        """The logged steps, without a last line that is still being written; none where there is no file. Raises Damaged."""
+        check(path)
+        try:
+            lines = path.read_text().splitlines() if path.exists() else []
+            return [json.loads(line) for line in lines if line.endswith("}")]
+        except ValueError as error:
+            raise Damaged(f"{path} is damaged ({error}): delete it and repeat the command") from error
 
     def __enter__(self) -> "ProgressLog":
         self.file, self.start = self.path.open("a", buffering=1), time.monotonic()
@@ -35,6 +43,8 @@ class ProgressLog:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+        with suppress(OSError):     # for instance a full disk, which has ended the training already
+            write_checksum(self.path, self.path)
 
     def write(self, step: int, loss: float, lr: float) -> None:
         """`loss`: summed over pixels, mean over the batch. Adds the `seconds` of training so far, restarts included."""

@@ -3,10 +3,14 @@
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+
+from diffprune.runs.run import Run
+from diffprune.runtime.files import read_json, write_json
 
 LIBRARIES = ("diffusers", "hydra-core", "numpy", "pytorch-fid", "pytorch-msssim", "scipy", "torch", "torch-fidelity",
              "torch-pruning")
@@ -21,14 +25,34 @@ def versions() -> dict[str, str]:
     return installed
 
 
+@cache
+def commit() -> str | None:
+    """The commit of the source where it is a git checkout of its own."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():    # installed below another project's checkout, that one's commit says nothing
+        return None
+    try:
+        git = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=checkout, capture_output=True,
+                             text=True)
+        return git.stdout.strip() if git.returncode == 0 else None
+    except FileNotFoundError:       # no git on this machine
+        return None
+
+
+def note_commit(run: Run, stage: str) -> None:
+    """Adds the commit to those under which the `stage` of the run was done, in provenance.json; several resumed it."""
+    done = commits(run)
+    if commit() not in [None, *done.get(stage, [])[-1:]]:
+        write_json(run.provenance, done | {stage: [*done.get(stage, []), commit()]}, checksum=True)
+
+
+def commits(run: Run) -> dict[str, list[str]]:
+    """{stage: the commits under which it was done, in order}."""
+    return read_json(run.provenance) if run.provenance.exists() else {}
+
+
 def provenance() -> dict[str, str | None]:
-    """The command that makes this run anywhere, and the commit of the source where it is a git checkout of its own."""
-    checkout, commit = Path(__file__).parents[2], None
-    if (checkout / ".git").exists():        # installed below another project's checkout, that one's commit says nothing
-        with suppress(FileNotFoundError):   # no git on this machine
-            git = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=checkout,
-                                 capture_output=True, text=True)
-            commit = git.stdout.strip() if git.returncode == 0 else None
+    """The command that makes this run anywhere, and the commit of the source."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     wanted = [override for override in overrides if not override.startswith("paths.")]
-    return {"command": " ".join(["python -m diffprune", *wanted]), "commit": commit}
+    return {"command": " ".join(["python -m diffprune", *wanted]), "commit": commit()}

@@ -61,6 +61,8 @@ class Run:
     report = property(lambda self: self.folder / "report.html")
     status = property(lambda self: self.folder / "status.json")
     data = property(lambda self: self.whole / "data.json")
+    model = property(lambda self: self.whole / "model.json")
+    provenance = property(lambda self: self.whole / "provenance.json")
     skipped = property(lambda self: self.whole / "skipped.txt")
 
     @property
@@ -96,8 +98,8 @@ class Run:
         """Writes the run's `config` (YAML) where it is new, and deletes what a killed process left: half-written files, and
         training states of a fine-tuning that is over.
         """
-        if not self.config.exists() or self.config.read_text() != config:
-            with atomic_file(self.config) as partial:
+        if not self.config.exists() or self.config.read_bytes() != config.encode():
+            with atomic_file(self.config, checksum=True) as partial:
                 partial.write_text(config)
         for run in (*self.earlier, self):
             for folder in (run.folder, run.finetune, run.samples):
@@ -116,6 +118,6 @@ class Run:
     def own_seconds(self) -> dict[str, float]:
         """Those of scoring, pruning and fine-tuning in this folder."""
         seconds = {"score": ScoreHeader.read(self.scores).seconds, "prune": read_json(self.prune_report)["seconds"]}
-        if self.progress.exists():
-            seconds["finetune"] = ProgressLog.read(self.progress)[-1]["seconds"]
+        if lines := ProgressLog.read(self.progress):
+            seconds["finetune"] = lines[-1]["seconds"]
         return seconds

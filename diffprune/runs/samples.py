@@ -4,9 +4,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffprune.runs.cache import Cache
 from diffprune.runs.run import Run
-from diffprune.runtime.files import read_json, write_json
+from diffprune.runtime.checksums import check, intact
+from diffprune.runtime.errors import Damaged
+from diffprune.runtime.files import read_record, write_json
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,25 @@ class Samples:
     seconds: float
 
     def write(self, run: Run) -> None:
-        write_json(run.samples_report, asdict(self))
+        write_json(run.samples_report, asdict(self), checksum=True)
 
     @classmethod
     def read(cls, run: Run) -> "Samples":
-        return cls(**read_json(run.samples_report))
+        return read_record(cls, run.samples_report)
 
     def files(self, run: Run, cache: Cache) -> dict[str, Path]:
-        """{"final", "dense", "before_healing": the array file}, of the sets that were drawn."""
-        return {"final": run.images} | {name: cache.folder / file for name, file in self.sets.items()}
+        """{"final", "dense", "before_healing": the array file}, of the sets that were drawn. Damaged ones of the cache are
+        deleted, to be drawn anew; raises Damaged for the run's own."""
+        shared = {name: cache.folder / file for name, file in self.sets.items()}
+        check(run.images)
+        for file in shared.values():
+            intact(file)
+        return {"final": run.images} | shared
+
+
+def read_images(file: Path) -> np.ndarray:
+    """The images of an array file, uint8 [N, H, W, C], mapped; raises Damaged."""
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise Damaged(f"{file} is no array file ({error}): it is damaged, delete it and repeat the command") from error

@@ -6,16 +6,15 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from diffprune.config.schema import STAGES
 from diffprune.runs.run import Run
-from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import read_json, write_json
+from diffprune.runtime.errors import Damaged, UserError
+from diffprune.runtime.files import read_record, write_json
 from diffprune.runtime.interrupt import CTRL_C, RESUME
 from diffprune.runtime.memory import peak_resident
 
@@ -45,10 +44,10 @@ class RunStatus:
         """What `run`'s folder says of the stages up to `until`. Asks no process on another machine and takes no lock."""
         finished = run.metrics.exists()
         try:
-            beat, status = run.status.stat().st_mtime, cls(**read_json(run.status))
+            beat, status = run.status.stat().st_mtime, read_record(cls, run.status)
         except (FileNotFoundError, NotADirectoryError):
             return cls("done" if finished else "waiting", until)
-        except (JSONDecodeError, TypeError) as error:
+        except (Damaged, OSError) as error:
             return cls("failed", until, reason=f"{run.status.name} cannot be read ({error}): delete it")
         if status.state == "running" and status.gone(beat):
             return replace(status, state="stopped", reason=f"its process on {status.host} is gone")
@@ -92,8 +91,10 @@ def keep_status(run: Run, until: str) -> Generator[None]:
 
 
 def note(run: Run, until: str, error: BaseException, since: float | None = None) -> None:
-    """Writes down that the run ended with `error`: as stopped where that only asks to go on later, else as failed."""
-    put(run, ended("stopped" if resumable(error) else "failed", until, since or time.time(), last_line(error)))
+    """Writes down that the run ended with `error`: as stopped where that only asks to go on later, else as failed. On a disk
+    that cannot be written it is not written down: the error itself says more."""
+    with suppress(OSError, UserError):
+        put(run, ended("stopped" if resumable(error) else "failed", until, since or time.time(), last_line(error)))
 
 
 def resumable(error: BaseException) -> bool:

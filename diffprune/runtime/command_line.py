@@ -9,6 +9,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import refusals_as_user_errors
 from diffprune.runtime.interrupt import CTRL_C, Interrupt, Interrupted
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)      # in options or files; all else is a defect
@@ -23,7 +24,7 @@ WRAPPED = "UserError raised while resolving interpolation: "
 def one_sentence() -> Generator[None]:
     """Ends the process with `error: …` on a mistake in options or files, and without a traceback on a request to stop."""
     try:
-        with Interrupt(), extras_named():
+        with Interrupt(), extras_named(), refusals_as_user_errors():
             yield
     except MISTAKES as error:
         sys.exit(f"error: {sentence(error)}")

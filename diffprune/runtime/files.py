@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is written beside its name, then renamed."""
+"""Atomic writes: a file or folder is written beside its name, then renamed. Only this project's own is ever replaced."""
 
 import errno
 import json
@@ -11,16 +11,24 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from diffprune.runtime.errors import UserError
+from diffprune.runtime.checksums import LIST, check, checksum_file, listed, names_below, sha256, write_checksum, write_list
+from diffprune.runtime.errors import Damaged, UserError
+
+Record = TypeVar("Record")
+
+# What the system refuses, other than for a full disk: its owner, its mode or its state is in the way.
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP,
+           errno.ENAMETOOLONG, errno.EIO, errno.ESTALE)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Generator[Path]:
-    """Yields a temporary sibling of the file `path`; on success it takes that name, after an error it is deleted.
+def atomic_file(path: Path, checksum: bool = False) -> Generator[Path]:
+    """Yields a temporary sibling of the file `path`; on success it takes that name, after an error it is deleted. With
+    `checksum`, for a file that is read again, its checksum is kept beside it.
 
     Raises UserError, before the caller writes anything, where a folder of that name exists: it is never replaced. What the
     system refuses is an OSError whoever writes (safetensors raises an exception of its own for a full disk).
@@ -30,34 +38,62 @@ def atomic_file(path: Path) -> Generator[Path]:
     with temporary_sibling(path) as temporary:
         yield temporary
         fsync_below(temporary)
-        os.replace(temporary, path)
+        rename(temporary, path, checksum)
+
+
+def rename(source: Path, path: Path, checksum: bool) -> None:
+    """Gives the file `source` the name `path`, on the same disk, and writes its checksum first."""
+    if checksum:
+        write_checksum(path, source)
+    os.replace(source, path)
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Generator[Path]:
-    """Yields a temporary sibling of the folder `path`, which the caller makes; on success it takes that name. An older
-    folder of that name is replaced. Raises UserError, before the caller writes anything, where a file has the name."""
-    if is_file(path):
-        raise UserError(f"{path} is a file, and a folder is to be written there: give another name, or move the file away")
+def atomic_folder(path: Path, mark: str | None = None) -> Generator[Path]:
+    """Yields a temporary sibling of the folder `path`, which the caller makes; on success it gets a list of checksums and
+    takes that name. Raises UserError, before the caller writes anything, for what may not be replaced."""
+    check_replaceable(path, mark)
     with temporary_sibling(path) as temporary:
         yield temporary
+        if not (path / LIST).exists() and (others := names_below(path) - names_below(temporary)):
+            raise UserError(f"{path} holds {min(others)}, which would be lost: move it away")
+        write_list(temporary)
         fsync_below(temporary)
-        if path.is_dir():
-            shutil.rmtree(path)
+        # The former folder is renamed first: deleting it takes long, and may fail halfway.
+        former = temporary.with_suffix(".former.partial")
+        if path.exists():
+            os.replace(path, former)
         os.replace(temporary, path)
+        remove_tree(former)
+
+
+def check_replaceable(folder: Path, mark: str | None = None) -> None:
+    """Raises UserError where `folder` is a file, or holds a file that is not as this project has written it there. Without a
+    list of checksums, as of an earlier version, it must hold the file `mark`, which only this project writes."""
+    if is_file(folder):
+        raise UserError(f"{folder} is a file, and a folder is to be written there: give another name, or move the file away")
+    if mark is not None and (folder / mark).exists() and not (folder / LIST).exists():
+        return
+    digests = listed(folder / LIST)
+    for name in sorted(names_below(folder)):
+        if digests.get(name) != sha256(folder / name):
+            raise UserError(f"{folder / name} is not as this project wrote it there, and the folder is to be replaced: move "
+                            "the folder away")
 
 
 @contextmanager
 def temporary_sibling(path: Path) -> Generator[Path]:
     """Yields an unused hidden name beside `path`; after an error nothing of that name is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
     except BaseException as error:
-        remove(temporary)
+        remove_tree(temporary)
         if isinstance(error, SafetensorError) and (refused := re.search(r"os error (\d+)", str(error))):
             raise OSError(int(refused[1]), os.strerror(int(refused[1])), str(path)) from error
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary), temporary):
+            error.filename = str(path)      # what a person knows
         raise
 
 
@@ -72,9 +108,15 @@ def fsync_below(path: Path) -> None:
             os.fsync(handle.fileno())
 
 
-def remove(path: Path) -> None:
-    """Deletes a file or a folder; a missing one is fine."""
-    if path.is_dir():
+def remove(file: Path) -> None:
+    """Deletes a file with its checksum; a missing one is fine, a folder is an OSError."""
+    file.unlink(missing_ok=True)
+    checksum_file(file).unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Deletes a file, or a folder with all that is in it; a missing one is fine."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -99,20 +141,50 @@ def disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+@contextmanager
+def refusals_as_user_errors(place: Path | None = None) -> Generator[None]:
+    """Raises UserError, with the name of the file or else of the `place` of the work, where the disk is full or the system
+    refuses to read or write; other OSErrors pass."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or place
+        if disk_full(error) and name:
+            raise UserError(f"the disk of {name} is full: make room and repeat the command, which goes on from what is "
+                            "finished") from error
+        if error.errno in REFUSED and name:
+            raise UserError(f"{name} cannot be read or written ({error.strerror}): mend that and repeat the "
+                            "command") from error
+        raise
+
+
 def sweep_partials(folder: Path) -> None:
     """Deletes what killed processes left half written directly in `folder`."""
     for file in folder.glob(".*.partial"):
-        remove(file)
+        remove_tree(file)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes `content` as indented JSON, by rename; NaN is refused."""
-    with atomic_file(path) as temporary:
+def read_record(kind: type[Record], path: Path) -> Record:
+    """The dataclass `kind` whose fields a JSON file holds; raises Damaged where it holds others."""
+    try:
+        return kind(**read_json(path))
+    except TypeError as error:
+        raise Damaged(f"{path} does not hold what belongs there ({error}): delete it and repeat the command") from error
+
+
+def write_json(path: Path, content: Any, checksum: bool = False) -> None:
+    """Writes `content` as indented JSON, by rename, with its `checksum` beside it where it is read again; NaN is refused."""
+    with atomic_file(path, checksum) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    """The content of a JSON file; raises Damaged where it differs from its checksum or is no JSON."""
+    check(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(f"{path} is not readable JSON ({error}): it is damaged, delete it and repeat the command") from error
 
 
 def shipped_folder(name: str) -> Path:

@@ -1,6 +1,5 @@
 """One set of images in shards: files that any number of processes, here or on other machines, make together."""
 
-import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from diffprune.config.naming import fingerprint
-from diffprune.runs.cache import sweep_partials_of
-from diffprune.runtime.files import atomic_file
+from diffprune.runs.cache import acquired, file_lock, sweep_partials_of
+from diffprune.runtime.checksums import intact
+from diffprune.runtime.files import atomic_file, rename
 
 COMPLETE = "complete.npy"
 
@@ -47,15 +46,9 @@ class Shards:
     @contextmanager
     def locked(self, file: Path) -> Generator[bool]:
         """Whether this process alone has `file`, of a set that is not complete, while the context lasts; never waits."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file.with_suffix(".lock"), timeout=0)
+        lock = file_lock(file.with_suffix(".lock"))
         try:
-            lock.acquire()
-        except (Timeout, FileNotFoundError):    # the folder is deleted when another process completes the set
-            yield False
-            return
-        try:
-            yield not self.path.exists()
+            yield acquired(lock) and not self.path.exists()
         finally:
             lock.release()
 
@@ -63,19 +56,21 @@ class Shards:
         """Writes the images of a shard that this process has claimed, uint8 [len(shard), H, W, C]."""
         sweep_partials_of(self.file(shard))
         try:
-            with atomic_file(self.file(shard)) as partial, partial.open("wb") as file:
+            with atomic_file(self.file(shard), checksum=True) as partial, partial.open("wb") as file:
                 np.save(file, images)
         except FileNotFoundError:   # a process of another key completed the set and deleted the folder
             if not self.path.exists():
                 raise
 
     def join(self) -> None:
-        """Writes the complete set to `path` from all of its shards, unless another process does.
+        """Writes the complete set to `path` from all of its shards, unless another process does or a shard is damaged,
+        which then is missing again.
 
         One shard is in memory at a time; the disk holds the shards and one copy.
         """
         with self.locked(self.folder / COMPLETE) as locked:
-            if locked:
+            files = [self.file(shard) for shard in self.all]
+            if locked and all(intact(file) for file in files if file.exists()):
                 self.concatenate()
 
     def concatenate(self) -> None:
@@ -90,7 +85,7 @@ class Shards:
                 if images.shape != (len(shard), *shape):
                     raise ValueError(f"{self.file(shard)} has the shape {images.shape}, not {(len(shard), *shape)}")
                 images.tofile(complete)
-        os.replace(self.folder / COMPLETE, self.path)
+        rename(self.folder / COMPLETE, self.path, checksum=True)
 
     def remove(self) -> None:
         """Deletes the shards, those of other keys too, once the set is complete."""

@@ -24,9 +24,9 @@ from diffprune.models.identity import computation
 from diffprune.models.model_folder import load_model
 from diffprune.runs.data_record import note_skipped
 from diffprune.runs.metrics import Metrics, MetricValues
-from diffprune.runs.provenance import provenance, versions
+from diffprune.runs.provenance import commits, provenance, versions
 from diffprune.runs.run import Run
-from diffprune.runs.samples import Samples
+from diffprune.runs.samples import Samples, read_images
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
 from diffprune.stages.options import (
@@ -58,7 +58,8 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
         features=extractor.name, images=len(sets["final"]), scores=scores, speed=timed,
         measures={name: {"title": metric.title, "arrow": metric.arrow} for name, metric in further.items()},
         protocol=protocol(cfg, reference.count) | about, versions=versions(), device=hardware(how.device),
-        seconds=run.seconds() | {"evaluate": round(time.monotonic() - start, 3)}, **provenance())
+        seconds=run.seconds() | {"evaluate": round(time.monotonic() - start, 3)}, commits=commits(run),
+        **provenance())
     metrics.write(run.metrics)
     tracker.summary(metrics.numbers())
 
@@ -83,7 +84,7 @@ def reference_of(cfg: DictConfig, run: Run, extractor: Extractor) -> tuple[Featu
 def image_sets(cfg: DictConfig, run: Run) -> dict[str, np.ndarray]:
     """{"dense", "final", "before_healing": its images, mapped}, of the sets that were drawn. UserError with both counts
     where a set does not hold exactly as many images as asked for."""
-    sets = {name: np.load(file, mmap_mode="r") for name, file in Samples.read(run).files(run, cache(cfg)).items()}
+    sets = {name: read_images(file) for name, file in Samples.read(run).files(run, cache(cfg)).items()}
     for images in sets.values():
         if len(images) != cfg.evaluate.images:
             raise UserError(f"{run.images} holds {len(images)} images, evaluate.images asks for {cfg.evaluate.images}: "
@@ -133,7 +134,7 @@ def sha256_of(images: np.ndarray) -> str:
 
 def time_models(cfg: DictConfig, run: Run, how: Execution) -> dict[str, float]:
     """Images per second of the dense and the final model on the run's device, and the speed-up."""
-    dense, final = (how.place(model).unet for model in (load_dense(cfg), load_model(run.final(trains(cfg)))))
+    dense, final = (how.place(model).unet for model in (load_dense(cfg, run), load_model(run.final(trains(cfg)))))
     return speed(dense, final, min(64, cfg.sampler.batch), evaluations(cfg.sampler))
 
 

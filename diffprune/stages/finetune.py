@@ -35,7 +35,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     ranks, previous_steps = current_ranks(), run.round.steps_before(cfg.schedule.steps)
     recipe = replace(options.recipe(cfg), steps=run.round.steps(cfg.schedule.steps))
     trainer = Trainer(load_model(run.pruned), recipe, options.execution(cfg), cfg.seed, ranks, previous_steps,
-                      options.load_teacher(cfg))
+                      options.load_teacher(cfg, run))
     checkpoints = Checkpoints(cfg.schedule, run, trainer)
     checkpoints.resume()
     # Rank 0 compares the data with those that the run was begun with, before any rank trains on them.
@@ -112,7 +112,7 @@ class Previews:
     def __init__(self, cfg: DictConfig, run: Run, trainer: Trainer, tracker: Tracker) -> None:
         self.every, self.run, self.trainer, self.tracker = cfg.schedule.preview_every, run, trainer, tracker
         self.preview = Preview(options.sampler_options(cfg), trainer.execution,
-                               None if cfg.model.checkpoint is None else partial(options.load_dense, cfg))
+                               None if cfg.model.checkpoint is None else partial(options.load_dense, cfg, run))
 
     def due(self) -> bool:
         return self.every > 0 and self.trainer.step > 0 and self.trainer.step % self.every == 0

@@ -22,7 +22,7 @@ from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.selection import SELECTIONS
 from diffprune.pruning.timesteps import Policy, Threshold
 from diffprune.runs.cache import Cache
-from diffprune.runs.data_record import DataRecord
+from diffprune.runs.data_record import DataRecord, ModelRecord
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.protocol import Drawing, SamplerOptions
@@ -67,16 +67,19 @@ def dense_model(cfg: DictConfig) -> DenseModel:
     return DenseModel(cfg.model.name, cfg.model.checkpoint, networks, cfg.seed, cache(cfg), published, by_hand(cfg.model))
 
 
-def load_dense(cfg: DictConfig) -> DiffusionModel:
-    """The model before pruning, on the CPU, in evaluation mode; UserError where it cannot be had or does not fit."""
+def load_dense(cfg: DictConfig, run: Run | None = None) -> DiffusionModel:
+    """The model before pruning, on the CPU, in evaluation mode; UserError where it cannot be had or does not fit, or where
+    the `run` was started with another."""
     model = dense_model(cfg).load()
     check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), cfg.sampler)
+    if run is not None:
+        ModelRecord(model.key, cfg.model.checkpoint).keep(run)
     return model
 
 
 def load_start(cfg: DictConfig, run: Run) -> DiffusionModel:
     """What a round scores and prunes: the dense model, or what the previous round has fine-tuned. On the CPU."""
-    return load_dense(cfg) if run.previous is None else load_model(run.previous.finetuned)
+    return load_dense(cfg, run) if run.previous is None else load_model(run.previous.finetuned)
 
 
 def load_images(cfg: DictConfig) -> ImageSet:
@@ -135,12 +138,12 @@ def recipe(cfg: DictConfig) -> Recipe:
     return Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
 
 
-def load_teacher(cfg: DictConfig) -> DiffusionModel | None:
+def load_teacher(cfg: DictConfig, run: Run | None = None) -> DiffusionModel | None:
     """The dense model, where the loss learns from it, on the CPU; UserError where there is none, or none that fits."""
     loss, objective = cfg.schedule.loss, recipe(cfg).loss
     if not objective.needs_teacher:
         return None
-    teacher = load_dense(cfg)
+    teacher = load_dense(cfg, run)
     if objective.needs_blocks and not hasattr(teacher.unet, "down_blocks"):
         raise UserError(f"schedule.loss={loss} compares a UNet's blocks, and model={cfg.model.name} has none: "
                         "give schedule.loss=distill")

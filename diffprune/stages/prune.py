@@ -58,7 +58,8 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     if dense is not None and kept is not None:
         about |= {"compensation": compensation(cfg, run, model, dense, kept)}
     save_model(model, run.pruned)
-    write_json(run.prune_report, asdict(report) | about | {"seconds": round(time.monotonic() - start, 3)})
+    write_json(run.prune_report, asdict(report) | about | {"seconds": round(time.monotonic() - start, 3)},
+               checksum=True)
     log.info("pruned %.2f M to %.2f M parameters, %.3f G to %.3f G MACs", report.params_dense / 1e6, report.params / 1e6,
              report.macs_dense / 1e9, report.macs / 1e9)
     if tracker.keeps_images and find_spec("vl_convert") and run.round.last and allocation.ratio:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config.naming import masked
@@ -15,7 +14,8 @@ from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model
 from diffprune.runs.run import Run
-from diffprune.runs.samples import Samples
+from diffprune.runs.samples import Samples, read_images
+from diffprune.runtime.checksums import check, intact
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.files import atomic_file
 from diffprune.sampling.draw import draw_all
@@ -34,7 +34,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     options = plain(masked(cfg))
     with Workers(how.process_count(cfg.sampler.processes) - 1, join_in, options, run.folder) as workers:
         files = draw_sets(cfg, run, how, attend=workers.attend)
-    grid([np.load(file, mmap_mode="r")[:COLUMNS] for file in files.values()], run.grid)
+    grid([read_images(file)[:COLUMNS] for file in files.values()], run.grid)
     tracker.image("samples", run.grid)
     shared = {name: str(file.relative_to(cache(cfg).folder)) for name, file in files.items() if name != "final"}
     Samples(cfg.evaluate.images, sampler_options(cfg).protocol(), shared, round(time.monotonic() - start, 3)).write(run)
@@ -49,7 +49,7 @@ def image_sets(cfg: DictConfig, run: Run) -> dict[str, Callable[[], DiffusionMod
     """How the model of each set that the run needs is loaded, in the order of the grid's rows."""
     sets = {"final": partial(load_model, run.final(trains(cfg)))}
     if cfg.model.checkpoint is not None:
-        sets = {"dense": partial(load_dense, cfg)} | sets
+        sets = {"dense": partial(load_dense, cfg, run)} | sets
     if cfg.evaluate.before_healing and trains(cfg):
         sets["before_healing"] = partial(load_model, run.pruned)
     return sets
@@ -62,8 +62,10 @@ def draw_sets(cfg: DictConfig, run: Run, how: Execution, **options: Any) -> dict
         model = load()
         shared = cache(cfg).path("images", plan.key(model), ".npy")
         files[name] = file = run.images if name == "final" else shared
-        if not file.exists() and shared.exists():       # images of the same model that another run has drawn
-            with atomic_file(file) as partial_file:
+        drawn = intact(shared)      # by another run, with the same model
+        check(file)
+        if drawn and not file.exists():
+            with atomic_file(file, checksum=True) as partial_file:
                 shutil.copyfile(shared, partial_file)
         if not file.exists():
             draw_all(how.place(model), plan, file, TITLES[name], **options)

@@ -22,6 +22,7 @@ from diffprune.job import attempt, hydra_job, one
 from diffprune.runs.cache import Cache, locked
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus, last_line, note
+from diffprune.runtime.checksums import check
 from diffprune.runtime.command_line import MISTAKES, sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, atomic_folder
@@ -121,7 +122,7 @@ def other_with_model(cell: Cell) -> Run | None:
 def adopt(donor: Run, run: Run) -> None:
     """Gives `run` the files of `donor`'s stages up to fine-tuning, as hard links where the disk allows it."""
     log.info("takes the model of %s", donor.folder)
-    for name in ("scores", "prune_report", "pruned", "progress", "finetuned", "data"):
+    for name in ("scores", "prune_report", "pruned", "progress", "finetuned", "data", "model"):
         source, target = getattr(donor, name), getattr(run, name)
         if target.exists() or not source.exists():
             continue
@@ -129,7 +130,8 @@ def adopt(donor: Run, run: Run) -> None:
             with atomic_folder(target) as partial_folder:
                 shutil.copytree(source, partial_folder, copy_function=link_or_copy)
         else:
-            with atomic_file(target) as partial_file:
+            check(source)
+            with atomic_file(target, checksum=True) as partial_file:
                 link_or_copy(source, partial_file)
 
 

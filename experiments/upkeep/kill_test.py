@@ -167,7 +167,7 @@ def digests(folder: Path) -> dict[str, str]:
     (config,) = (folder / "runs").glob("*/*/.hydra")
     run = config.parent
     return {str(file.relative_to(run)): hashlib.sha256(content(file)).hexdigest()
-            for file in run.rglob("*") if file.is_file() and file.name not in UNLIKE}
+            for file in run.rglob("*") if file.is_file() and file.name not in UNLIKE and file.suffix != ".sha256"}
 
 
 def content(file: Path) -> bytes:

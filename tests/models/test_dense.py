@@ -301,7 +301,8 @@ def test_a_file_comes_whole_with_its_digest(server, tmp_path: Path, caplog: pyte
     record = json.loads((tmp_path / "model.ckpt.json").read_text())
     assert record == {"url": f"{server.url}/model.ckpt", "bytes": len(server.content),
                       "sha256": hashlib.sha256(server.content).hexdigest()}
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.ckpt", "model.ckpt.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        ".model.ckpt.sha256", "model.ckpt", "model.ckpt.json"]
     assert "(from CompVis, about 5 MB, licence MIT); model.checkpoint=<folder> uses a local copy" in caplog.text
 
 

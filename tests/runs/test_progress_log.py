@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from diffprune.runs.progress_log import ProgressLog
+from diffprune.runtime.checksums import checksum_file
+from diffprune.runtime.errors import Damaged
 
 
 def write(path: Path, *steps: int, resumed_at: int = 0, **how) -> None:
@@ -36,6 +38,7 @@ def test_a_restart_repeats_and_loses_no_line_and_goes_on_with_the_seconds(tmp_pa
 def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
     write(path, 2)
+    checksum_file(path).unlink()        # as it is until the training ends
     with path.open("a") as file:
         file.write('{"step": 4, "lo')
     assert [line["step"] for line in ProgressLog.read(path)] == [2]
@@ -49,3 +52,17 @@ def test_steps_of_earlier_rounds_count_for_the_tracker_alone(tmp_path: Path) -> 
           track=lambda numbers, step: tracked.append((step, sorted(numbers))))
     assert tracked == [(12, ["loss", "lr", "seconds"])]
     assert ProgressLog.read(tmp_path / "progress.jsonl")[0]["step"] == 2
+
+
+def test_a_log_that_lost_or_changed_a_line_after_the_training_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    write(path, 2, 4)
+    lines = path.read_text().splitlines(keepends=True)
+    for damaged in (lines[0], "", "".join(lines).replace('"step": 4', '"step": 5')):
+        path.write_text(damaged)
+        with pytest.raises(Damaged, match=r"progress\.jsonl differs from its checksum"):
+            ProgressLog.read(path)
+    checksum_file(path).unlink()
+    path.write_text('{"step" 2}\n')
+    with pytest.raises(Damaged, match=r"progress\.jsonl is damaged"):
+        ProgressLog.read(path)

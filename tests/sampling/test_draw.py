@@ -77,7 +77,7 @@ def test_the_memory_format_is_drawn_with_and_has_images_of_its_own(model: Diffus
 def test_exactly_as_many_images_as_asked(model: DiffusionModel, tmp_path: Path, count: int) -> None:
     draw_all(model, Drawing(count, SamplerOptions(2), 4), tmp_path / "images.npy", "test")
     assert np.load(tmp_path / "images.npy").shape == (count, 8, 8, 1)
-    assert [f.name for f in tmp_path.iterdir()] == ["images.npy"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == [".images.npy.sha256", "images.npy"]
 
 
 def test_a_killed_call_goes_on_without_drawing_a_batch_twice(model: DiffusionModel, tmp_path: Path,
@@ -123,7 +123,8 @@ def test_two_callers_of_one_path_share_the_work(model: DiffusionModel, tmp_path:
     assert sorted(shard.start for shard in shown) == [0, 2, 4, 6]     # the other's as well
     assert list(other) == []
     assert np.array_equal(np.load(path), np.load(tmp_path / "alone.npy"))
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["alone.npy", "together.npy"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == [
+        ".alone.npy.sha256", ".together.npy.sha256", "alone.npy", "together.npy"]
 
 
 def test_shards_of_another_batch_size_are_not_mixed_in(model: DiffusionModel, tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def test_one_process_starts_no_other(prepared: tuple, monkeypatch: pytest.Monkey
                         lambda self: pytest.fail("started") if self.count else None)
     sample.stage(cfg, run, Tracker())
     assert np.load(run.images).shape == (IMAGES, 8, 8, 1)
-    assert {file.name for file in run.samples.iterdir()} == {"images.npy", "grid.png", "samples.json"}
+    assert {file.name for file in run.samples.iterdir()} == {
+        "images.npy", "grid.png", "samples.json", ".images.npy.sha256", ".samples.json.sha256"}
 
 
 def test_a_model_left_whole_is_drawn_once(config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +92,8 @@ def test_several_processes_draw_the_same_set(prepared: tuple, tmp_path: Path, mo
     monkeypatch.setattr(draw, "draw_one", lambda *_: False)     # all is left to the others
     sample.stage(cfg, run, Tracker())
     assert np.array_equal(np.load(run.images), expected)
-    assert {file.name for file in run.samples.iterdir()} == {"images.npy", "grid.png", "samples.json"}
+    assert {file.name for file in run.samples.iterdir()} == {
+        "images.npy", "grid.png", "samples.json", ".images.npy.sha256", ".samples.json.sha256"}
 
 
 @pytest.mark.slow
@@ -140,7 +142,7 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(prepared: tuple, tmp_pa
         kept = parts
     assert joining(run).wait() == 0
     assert np.array_equal(np.load(run.images), expected)
-    assert [file.name for file in run.samples.iterdir()] == ["images.npy"]
+    assert sorted(file.name for file in run.samples.iterdir()) == [".images.npy.sha256", "images.npy"]
 
 
 def written(run: Run) -> dict[str, int]:
@@ -155,7 +157,7 @@ def test_processes_of_other_machines_join_in(prepared: tuple, tmp_path: Path) ->
     processes = [joining(run) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert np.array_equal(np.load(run.images), expected)
-    assert [file.name for file in run.samples.iterdir()] == ["images.npy"]
+    assert sorted(file.name for file in run.samples.iterdir()) == [".images.npy.sha256", "images.npy"]
 
 
 def test_joining_in_needs_a_run_with_a_model(prepared: tuple, tmp_path: Path) -> None:

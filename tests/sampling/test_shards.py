@@ -43,7 +43,7 @@ def test_the_complete_set_is_in_order_and_nothing_else_is_left(tmp_path: Path) -
     shards.remove()
     assert np.load(tmp_path / "set.npy")[:, 0, 0, 0].tolist() == list(range(7))
     assert (shards.missing(), shards.path.exists()) == ([], True)
-    assert [file.name for file in tmp_path.iterdir()] == ["set.npy"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".set.npy.sha256", "set.npy"]
 
 
 def test_who_comes_when_the_set_is_complete_draws_nothing(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_who_comes_when_the_set_is_complete_draws_nothing(tmp_path: Path) -> Non
     with late.claimed(late.all[0]) as claimed:
         assert not claimed
     late.remove()
-    assert [file.name for file in tmp_path.iterdir()] == ["set.npy"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".set.npy.sha256", "set.npy"]
 
 
 def test_a_shard_that_was_torn_is_missing_and_goes(tmp_path: Path) -> None:
@@ -89,3 +89,24 @@ def test_joining_holds_one_shard_in_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert (tmp_path / "set.npy").stat().st_size > 64 * MEGABYTE
     assert peak < 3 * MEGABYTE
+
+
+def test_a_damaged_shard_is_missing_again(tmp_path: Path) -> None:
+    shards = Shards(tmp_path / "set.npy", 4, 2, {})
+    fill(shards)
+    content = bytearray(shards.file(shards.all[1]).read_bytes())
+    content[-1] ^= 1
+    shards.file(shards.all[1]).write_bytes(content)
+    shards.join()
+    assert shards.missing() == [shards.all[1]]
+    assert not shards.path.exists()
+    fill(shards)
+    shards.join()
+    assert np.load(shards.path)[:, 0, 0, 0].tolist() == list(range(4))
+
+
+def test_a_folder_that_another_process_deletes_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards(tmp_path / "set.npy", 2, 2, {})
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    with shards.claimed(shards.all[0]) as claimed:
+        assert not claimed
