@@ -1,5 +1,7 @@
 """Requests to stop (SIGTERM, SIGUSR1, Ctrl-C): a run keeps what it has finished, and the same command goes on later."""
 
+import atexit
+import os
 import signal
 import sys
 import threading
@@ -104,15 +106,21 @@ def in_destructor(frame: FrameType | None) -> bool:
 
 @contextmanager
 def stoppable() -> Generator[None]:
-    """A whole command, from before its slow imports: a request to stop ends it with one line and its status. What comes
-    later, while Python exits, is ignored."""
+    """A whole command, from before its slow imports: a request to stop ends the process with one line and its status. What
+    comes later, while Python exits, is ignored."""
     try:
         with Interrupt() as interrupt:
             interrupt.former |= dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), signal.SIG_IGN)
             yield
-    except Interrupted as stop:
-        print("stopped: the same command goes on from what is finished", file=sys.stderr)
-        sys.exit(stop.code)
+    except (Interrupted, SystemExit) as stop:
+        if stop.code not in (RESUME, CTRL_C):
+            raise
+        if isinstance(stop, Interrupted):
+            print("stopped: the same command goes on from what is finished", file=sys.stderr)
+        # Python itself would take apart thousands of modules, which takes seconds.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(stop.code)
 
 
 @contextmanager

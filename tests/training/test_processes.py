@@ -173,7 +173,7 @@ def test_a_request_to_one_of_two_processes_stops_both_outside_the_training_too(t
     assert (code, other_code) == (75, 75), said + other_said
     assert "stopped by SIGUSR1" in said
     assert other_said == ""
-    assert time.monotonic() < start + 10
+    assert time.monotonic() < start + 30
 
 
 @pytest.mark.parametrize("rank", [0, 1])
