@@ -12,6 +12,7 @@ from diffprune.report.figures.render import file_name
 from diffprune.report.finished import Finished
 from diffprune.report.tables.configurations import Named, grouped
 from diffprune.report.tables.protocol import differences, protocol_of
+from diffprune.report.tables.table import printable
 
 ROWS, COLUMNS = 8, 24   # noises and models in one grid
 SAMPLER = ("sampler", "spacing", "steps", "eta", "clip", "seed", "guidance", "precision")
@@ -37,8 +38,8 @@ def sample_grids(named: Named) -> list[Samples]:
     shown = [(title, run) for title, runs in named
              if (run := next((run for run in runs if run.run.grid.exists()), None)) is not None]
     groups = grouped(shown, lambda item: start(item[1]))
-    telling = list(differences(start(group[0][1]) for group in groups))
-    return [grid for group in groups if (grid := samples(group, telling)).columns]
+    differing = list(differences(start(group[0][1]) for group in groups))
+    return [grid for group in groups if (grid := samples(group, differing)).columns]
 
 
 def start(run: Finished) -> dict[str, Any]:
@@ -46,9 +47,9 @@ def start(run: Finished) -> dict[str, Any]:
     return {"model": run.model, **{name: protocol_of(run).get(name, NOT_STATED) for name in SAMPLER}}
 
 
-def samples(group: list[tuple[str, Finished]], telling: Sequence[str] = ()) -> Samples:
-    """The grid of one group, its title with what is `telling` it from the others; without columns where no picture can be
-    read."""
+def samples(group: list[tuple[str, Finished]], differing: Sequence[str] = ()) -> Samples:
+    """The grid of one group, its title with what tells it from the others (`differing`); without columns where no picture
+    can be read."""
     columns, dense = [], []
     for title, run in group[:COLUMNS]:
         models = cut_out(run)
@@ -57,7 +58,7 @@ def samples(group: list[tuple[str, Finished]], telling: Sequence[str] = ()) -> S
         if run.final in models and not run.is_dense:
             columns.append((title, models[run.final]))
     first = group[0][1]
-    title = ", ".join([first.model, *(f"{name}={start(first)[name]}" for name in telling if name in SAMPLER)])
+    title = ", ".join([first.model, *(f"{name}={start(first)[name]}" for name in differing if name in SAMPLER)])
     return Samples(title, dense + columns, max(0, len(group) - COLUMNS))
 
 
@@ -111,7 +112,7 @@ def picture(grid: Samples) -> bytes:
 def wrapped(name: str, font: Any) -> list[str]:
     """The name in lines as wide as an image, broken after spaces, `.`, `_` and `=`, within a word where it must be."""
     lines = [""]
-    for piece in re.findall(r"[^ ._=]*[ ._=]?", " ".join(name.split())):
+    for piece in re.findall(r"[^ ._=]*[ ._=]?", printable(name)):
         if font.getlength((lines[-1] + piece).rstrip()) > WIDTH:
             lines.append("")
         for letter in piece:
