@@ -154,7 +154,7 @@ def reading(path: Path) -> Generator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         reason = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
-        raise UserError(f"{path} cannot be read as images in Parquet ({reason}): copy it again") from error
+        raise UserError(f"{path} cannot be read as images in Parquet ({reason}): mend or copy it again") from error
 
 
 def image_bytes(data: bytes | None) -> bytes:
