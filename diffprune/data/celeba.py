@@ -1,19 +1,19 @@
 """CelebA's training images: faces cut out of the aligned photographs."""
 
 import os
-import re
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diffprune.data.image_folder import tree
 from diffprune.data.loading.held import gather
 from diffprune.data.loading.images import ImageSet
 from diffprune.data.loading.transforms import Face
-from diffprune.data.sources import names
 from diffprune.data.sources.archive import ZipSource
 from diffprune.data.sources.folder import FolderSource
+from diffprune.data.sources.names import rows, unpacked
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import exists, is_file
 
@@ -29,9 +29,7 @@ def load(path: str, resolution: int, flip: bool, channels: int = 3, **options: A
     it or in a folder above. Raises UserError for a missing file, and for one that is not an aligned photograph.
     """
     place = photographs(Path(path).expanduser())
-    wanted = training(partition(place))
-    source = archived(place, wanted) if is_file(place) else unpacked(place, wanted)
-    return gather(source, Face(resolution, channels), flip, **options)
+    return gather(chosen(place, training(partition(place))), Face(resolution, channels), flip, **options)
 
 
 def photographs(path: Path) -> Path:
@@ -55,36 +53,18 @@ def partition(place: Path) -> Path:
 
 def training(file: Path) -> list[str]:
     """Sorted names of the photographs in partition 0; lines are `000001.jpg 0`, or with a comma and a heading."""
-    try:
-        rows = [re.split(r"[,\s]+", line.strip()) for line in file.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read ({getattr(error, 'strerror', error)}): copy it again") from error
-    wanted = sorted(row[0] for row in rows if len(row) == 2 and row[1] == TRAINING)
+    wanted = sorted(row[0] for row in rows(file, str(file)) if len(row) == 2 and row[1] == TRAINING)
     if not wanted:
         raise UserError(f"{file} names no training image (lines like 000001.jpg 0): copy it again")
     return wanted
 
 
-def unpacked(folder: Path, wanted: list[str]) -> FolderSource:
-    """The `wanted` files of `folder`; UserError where one is missing."""
-    try:
-        complete(folder, wanted, set(os.listdir(folder)))
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be listed ({error.strerror}): mend it") from error
-    return FolderSource(folder, names.packed(map(os.fsencode, wanted)))
-
-
-def archived(archive: Path, wanted: list[str]) -> ZipSource:
-    """The `wanted` members of `archive`, in any folder; UserError where one is missing."""
-    source = ZipSource.of(archive)
-    places = {name.decode().rpartition("/")[2]: place for place, name in enumerate(names.unpacked(source.names))}
-    complete(archive, wanted, set(places))
-    return source.chosen(np.array([places[name] for name in wanted]))
-
-
-def complete(place: Path, wanted: list[str], present: set[str]) -> None:
-    """Raises UserError where a `wanted` name is not `present`."""
-    missing = [name for name in wanted if name not in present]
+def chosen(place: Path, wanted: list[str]) -> FolderSource | ZipSource:
+    """The images `wanted` in the folder or archive `place`, at any depth; UserError where one is missing."""
+    source = tree(str(place))
+    places = {os.path.basename(name): index for index, name in enumerate(unpacked(source.names))}
+    missing = [name for name in wanted if os.fsencode(name) not in places]
     if missing:
         raise UserError(f"{place} lacks {len(missing)} of the {len(wanted)} training images, the first is {missing[0]}: "
                         f"give the complete {PHOTOGRAPHS}")
+    return source.chosen(np.array([places[os.fsencode(name)] for name in wanted]))

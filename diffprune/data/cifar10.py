@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyarrow import parquet
 
 from diffprune.data.loading.held import HeldImages
 from diffprune.data.loading.images import Images, ImageSet
@@ -48,6 +49,8 @@ def stored(folder: Path, split: str) -> tuple[TableSource, torch.Tensor | None]:
         raise UserError(f"dataset.path={folder} holds no {split}*.parquet and no batches of CIFAR-10: give a folder with "
                         f"one of them, or {' or '.join(cifar10_batches.ARCHIVES)}")
     table = TableSource.of(files)
+    if "fine_label" in parquet.read_schema(files[0]).names:
+        raise UserError(f"{files[0]} holds CIFAR-100: give CIFAR-10")
     return table, table.labels()
 
 

@@ -30,8 +30,7 @@ def tree(path: str) -> FolderSource | ZipSource:
     place = Path(path).expanduser()
     if place.suffix.lower() == ".zip" and is_file(place):
         return ZipSource.of(place)
-    if exists(place) and not is_folder(place):
-        raise UserError(f"dataset.path={path} is a file: give a folder with images, or a zip archive of them")
-    if not exists(place):
-        raise UserError(f"dataset.path={path} does not exist: give a folder with images, or a zip archive of them")
+    if not is_folder(place):
+        fault = "is a file" if exists(place) else "does not exist"
+        raise UserError(f"dataset.path={path} {fault}: give a folder with images, or a zip archive of them")
     return FolderSource.of(place)

@@ -13,7 +13,7 @@ from diffprune.data.loading.images import ImageSet
 from diffprune.data.loading.transforms import ShorterSide
 from diffprune.data.sources import Source
 from diffprune.data.sources.devkit import classes_of_kit
-from diffprune.data.sources.names import classes, unpacked
+from diffprune.data.sources.names import classes, rows, unpacked
 from diffprune.data.sources.table import TableSource, complete
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import is_folder
@@ -60,20 +60,18 @@ def assigned(images: Source, file: Path) -> tuple[torch.Tensor, int | None]:
     (`n03995372`): all synsets in the file, sorted, are then the classes 0, 1, …, and their number is returned too. The
     development kit's bare list of numbers is taken together with its meta.mat.
     """
-    try:
-        rows = [re.split(r"[,\s]+", line.strip()) for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"dataset.labels={file} cannot be read ({getattr(error, 'strerror', error)}): "
-                        "give a text file with a name and a class per line") from error
+    listing = rows(file, f"dataset.labels={file}")
     if not hasattr(images, "names"):
         raise UserError(f"dataset.labels={file} has no use with Parquet files, which have a column for it: leave it out")
-    if rows and all(len(row) == 1 and row[0].isdigit() for row in rows):
-        return classes_of_kit(images.names, [int(row[0]) for row in rows], file)
-    listed = {os.path.splitext(row[0])[0]: row[1] for row in rows if len(row) > 1 and re.fullmatch(r"\d+|n\d{8}", row[1])}
+    if listing and all(len(row) == 1 and row[0].isdigit() for row in listing):
+        return classes_of_kit(images.names, [int(row[0]) for row in listing], file)
+    listed = {os.path.splitext(row[0])[0]: row[1] for row in listing
+              if len(row) > 1 and re.fullmatch(r"\d+|n\d{8}", row[1])}
     numbers = all(name.isdigit() for name in listed.values())
     places = {name: int(name) if numbers else place for place, name in enumerate(sorted(set(listed.values())))}
-    chosen = [listed.get(os.path.splitext(os.path.basename(os.fsdecode(name)))[0]) for name in unpacked(images.names)]
-    if None in chosen:
-        raise UserError(f"dataset.labels={file} names no class for {images.name(chosen.index(None))}: "
+    labels = [places.get(listed.get(os.path.splitext(os.path.basename(os.fsdecode(name)))[0], ""))
+              for name in unpacked(images.names)]
+    if None in labels:
+        raise UserError(f"dataset.labels={file} names no class for {images.name(labels.index(None))}: "
                         "give lines like ILSVRC2012_val_00000001.JPEG 65")
-    return torch.tensor([places[name] for name in chosen]), None if numbers else len(places)
+    return torch.tensor(labels), None if numbers else len(places)

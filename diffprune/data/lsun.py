@@ -27,6 +27,8 @@ def source(path: Path, category: str) -> Source:
     """Where the images are, most official first."""
     for folder in (path, path / f"{category}_train_lmdb"):
         if is_file(folder / "data.mdb"):
+            if folder.name.endswith("_lmdb") and folder.name != f"{category}_train_lmdb":
+                raise UserError(f"dataset.path={folder} is not LSUN's {category}_train_lmdb: give that, or another dataset=")
             return DatabaseSource.of(folder)
     if path.name == f"{category}_train_lmdb.zip":
         raise UserError(f"dataset.path={path} is a packed database, which cannot be read in place: unpack it")

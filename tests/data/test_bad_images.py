@@ -179,9 +179,15 @@ def test_a_corrupt_or_missing_image_in_parquet_is_named_by_its_row(tmp_path: Pat
 
 
 def test_a_parquet_file_without_images_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
     made.table(tmp_path / "train.parquet", 3, image="text")
     with pytest.raises(UserError, match=r"train\.parquet has no column image or img"):
         imagenet.load(str(tmp_path), 8, flip=True)
+    for column in (pa.array([[1, 2, 3]]), pa.array([{"path": "a.png"}]), pa.array(["a.png"])):
+        parquet.write_table(pa.table({"image": column}), tmp_path / "train.parquet")
+        with pytest.raises(UserError, match=r"train\.parquet has .* in its column image, images are encoded files"):
+            imagenet.load(str(tmp_path), 8, flip=True)
     made.table(tmp_path / "train.parquet", 0)
     with pytest.raises(UserError, match=r"train\.parquet holds no image"):
         imagenet.load(str(tmp_path), 8, flip=True)

@@ -41,6 +41,9 @@ asks = {
     "parquet": lambda place: imagenet.load(place + ".parquet", 8, flip=False),
     "parquet of cifar10": lambda place: cifar10.load(place + ".parquet", flip=False),
     "statistics": lambda place: FeatureStatistics.read(Path(place + ".npz")),
+    "archive": lambda place: image_folder.load(place + ".zip", 8, 3, flip=False),
+    "batches": lambda place: cifar10.load(place + ".tar.gz", flip=False),
+    "labels": lambda place: imagenet.load(str(Path(place).parent / "images"), 8, flip=False, labels=place + ".txt"),
     "partition": lambda place: celeba.training(Path(place + ".txt")),
 }
 if os.getuid() == 0:
@@ -65,7 +68,8 @@ def locked() -> Iterator[Path]:
         folder = Path(name) / "locked"
         folder.mkdir()
         made.table(folder.with_suffix(".parquet")).chmod(0)
-        for suffix in (".txt", ".npz"):
+        made.folder(folder.parent / "images")
+        for suffix in (".txt", ".npz", ".zip", ".tar.gz"):
             folder.with_suffix(suffix).write_text("000001.jpg 0")
             folder.with_suffix(suffix).chmod(0)
         folder.chmod(0)
@@ -77,7 +81,7 @@ def test_no_permission_is_one_sentence_that_names_the_place(locked: Path) -> Non
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(locked), str(NOBODY)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert len(said) == 11
+    assert len(said) == 14
     for name, sentence in said.items():
         assert str(locked) in sentence, (name, sentence)
         assert "Permission denied" in sentence, (name, sentence)

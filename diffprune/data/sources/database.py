@@ -36,7 +36,7 @@ class DatabaseSource(Source):
             with environment(str(path)).begin(buffers=True) as transaction:
                 names = packed(keys(transaction))
         except (lmdb.Error, OSError) as error:
-            raise UserError(f"{path} cannot be read as an LMDB database ({error}): copy it again") from error
+            raise UserError(f"{path} cannot be read as an LMDB database ({error}): mend or copy it again") from error
         if not len(names):
             raise UserError(f"{path} holds no image: copy it again")
         return cls(path, names, np.array(sizes, np.int64))

@@ -31,6 +31,10 @@ class FolderSource(Source):
             raise UserError(f"dataset.path={root} holds no image ({', '.join(SUFFIXES)})")
         return cls(root, names)
 
+    def chosen(self, places: np.ndarray) -> "FolderSource":
+        """Only the files at `places`."""
+        return FolderSource(self.root, self.names.take(pa.array(places)))
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -94,7 +94,7 @@ class TableSource(Source):
         for path in self.files:
             yield f"{path.name}\0{path.stat().st_size}\0".encode()
 
-    def at_random(self) -> "CopiedSource":
+    def at_random(self) -> "MappedSource":
         from datasets import Dataset, config
         from datasets.exceptions import DatasetsError
         total = sum(path.stat().st_size for path in self.files)
@@ -106,58 +106,44 @@ class TableSource(Source):
         except (DatasetsError, OSError, pa.ArrowException) as error:
             raise UserError(f"{self.files[0].parent} cannot be copied to {config.HF_DATASETS_CACHE} "
                             f"({type(error).__name__}: {error.__cause__ or error}): make room or copy it again") from error
-        return CopiedSource(rows.with_format("arrow"), image, str(self.files[0].parent), self)
+        return MappedSource(rows.with_format("arrow"), image, str(self.files[0].parent), self)
 
 
 @dataclass
 class MappedSource(Source):
-    """The `column` of a data set of the `datasets` library, whose files are mapped into memory: any row is read quickly."""
+    """The `column` of a data set of the `datasets` library, whose files are mapped into memory: any row is read quickly.
+    `title` names it, or the `original` that it is a copy of."""
     rows: Any
     column: str
     title: str
+    original: TableSource | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def name(self, index: int) -> str:
-        return f"{self.title}, row {index}"
+        return self.original.name(index) if self.original else f"{self.title}, row {index}"
 
     def read(self, index: int) -> bytes:
         return image_bytes(encoded(self.rows[index][self.column])[0].as_py())
 
     def identity(self) -> Iterator[bytes]:
-        yield f"{self.title}\0{len(self)}".encode()
-
-
-@dataclass
-class CopiedSource(MappedSource):
-    """The rows of `original` in an Arrow copy."""
-    original: TableSource
-
-    def name(self, index: int) -> str:
-        return self.original.name(index)
-
-    def identity(self) -> Iterator[bytes]:
-        return self.original.identity()
+        yield from self.original.identity() if self.original else [f"{self.title}\0{len(self)}".encode()]
 
 
 def complete(files: list[Path]) -> list[Path]:
-    """`files`, all those of one split in a folder. UserError where their names (`train-00001-of-00005.parquet`) tell that
-    one is missing, is there twice, or belongs to another split."""
-    shards = [SHARD.fullmatch(file.stem) for file in files]
-    first = next((shard for shard in shards if shard), None)
-    if first is None:
-        return files
-    title, count, numbers = first[1], int(first[3]), set()
-    for file, shard in zip(files, shards, strict=True):
-        if shard is None or (shard[1], int(shard[3])) != (title, count) or int(shard[2]) in numbers:
-            raise UserError(f"{file} is not one of the {count} files {title}-*-of-{first[3]} beside it, or is there twice: "
-                            "move it away, or give one split's folder or file as dataset.path")
-        numbers.add(int(shard[2]))
-    if len(files) < count:
-        number = min(set(range(count)) - numbers)
-        raise UserError(f"{files[0].parent} lacks {count - len(files)} of the {count} files {title}-*-of-{first[3]}, the "
-                        f"first is number {number}: copy them, or give a single file as dataset.path")
+    """`files`, all of one split in a folder. UserError where they have numbers (`train-00001-of-00005.parquet`) of which one
+    is missing or there twice, or where one is of another split."""
+    names = [file.stem for file in files]
+    shard = next(filter(None, map(SHARD.fullmatch, names)), None)
+    expected = [f"{shard[1]}-{number:0{len(shard[2])}}-of-{shard[3]}" for number in range(int(shard[3]))] if shard else names
+    for name in expected:
+        if name not in names:
+            raise UserError(f"{files[0].parent} lacks {name}.parquet: copy it, or give a single file as dataset.path")
+    for file in files:
+        if file.stem not in expected or names.count(file.stem) > 1:
+            raise UserError(f"{file} is not one of the {len(expected)} files from {expected[0]} on, or is there twice: move "
+                            "it away, or give a single file or a folder with one split as dataset.path")
     return files
 
 
@@ -168,7 +154,7 @@ def reading(path: Path) -> Generator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         reason = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
-        raise UserError(f"{path} cannot be read as images in Parquet ({reason}): copy it again") from error
+        raise UserError(f"{path} cannot be read as images in Parquet ({reason}): mend or copy it again") from error
 
 
 def image_bytes(data: bytes | None) -> bytes:
@@ -179,10 +165,15 @@ def image_bytes(data: bytes | None) -> bytes:
 
 
 def columns(path: Path | str, schema: pa.Schema) -> tuple[str, str | None]:
-    """Names of the image column and, if there is one, of the column of classes; UserError without images."""
+    """Names of the image column and, if there is one, of the column of classes; UserError without encoded images."""
     image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     if image is None:
         raise UserError(f"{path} has no column {' or '.join(IMAGE_COLUMNS)}: give Parquet files of images")
+    kind = schema.field(image).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise UserError(f"{path} has {kind} in its column {image}, images are encoded files (PNG, JPEG): give another copy")
     return image, next((name for name in LABEL_COLUMNS if name in schema.names), None)
 
 
