@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from diffprune.config.schema import EVALUATIONS_PER_STEP, evaluations
+from diffprune.runs.metrics import Metrics
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runtime.files import read_json
@@ -64,18 +65,10 @@ class Device:
 class Past:
     """A finished run, as the source of an estimate: bytes of the device (0 where they were not recorded) and of disk, and
     steps of training."""
-    metrics: dict[str, Any]
+    metrics: Metrics
     memory: int
     disk: int
     steps: int
-
-    @classmethod
-    def of(cls, run: Run, metrics: dict[str, Any]) -> "Past":
-        status = read_json(run.status) if run.status.exists() else {}
-        memory = status.get("gpu_memory") or status.get("memory", 0)
-        disk = sum(file.stat().st_size for file in run.folder.rglob("*") if file.is_file())
-        lines = ProgressLog.read(run.progress)
-        return cls(metrics, memory, disk, int(lines[-1]["step"]) if lines else 0)
 
 
 def estimates(cells: Sequence[Cell], device: Device) -> list[Estimate]:
@@ -94,10 +87,15 @@ def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], lis
     """{(folder of a data set's runs, model): some of its finished runs on the same kind of device}."""
     runs: dict[tuple[Path, str], list[Past]] = {}
     for folder in dict.fromkeys(cell.folder.parent for cell in cells):
-        for file in sorted(folder.glob("*/metrics.json"))[:SAMPLE]:
-            metrics = read_json(file)
-            if not (name := metrics.get("device")) or device.gpu != (ON_CPU in name):
-                runs.setdefault((folder, metrics["model"]), []).append(Past.of(Run(file.parent), metrics))
+        for run in [Run(file.parent) for file in sorted(folder.glob("*/metrics.json"))[:SAMPLE]]:
+            metrics = Metrics.read(run.metrics)
+            if metrics.device and device.gpu == (ON_CPU in metrics.device):
+                continue
+            status = read_json(run.status) if run.status.exists() else {}
+            disk = sum(file.stat().st_size for file in run.folder.rglob("*") if file.is_file())
+            lines = ProgressLog.read(run.progress)
+            runs.setdefault((folder, metrics.model), []).append(Past(
+                metrics, status.get("gpu_memory") or status.get("memory", 0), disk, int(lines[-1]["step"]) if lines else 0))
     return runs
 
 
@@ -108,13 +106,13 @@ def measured(cell: Cell, steps: int, past: Sequence[Past], memory: float) -> Est
 
     def typical(stage: str, units: Callable[[Past], float] = lambda run: 1) -> float:
         """Median seconds of a stage per unit of work."""
-        return median([run.metrics["seconds"][stage] / units(run) for run in past
-                       if stage in run.metrics["seconds"] and units(run)] or [0.0])
+        return median([run.metrics.seconds[stage] / units(run) for run in past
+                       if stage in run.metrics.seconds and units(run)] or [0.0])
 
     seconds = (typical("score") + typical("prune") + steps * typical("finetune", lambda run: run.steps)
-               + images * sampling * typical("sample", lambda run: run.metrics["images"] * run.metrics["protocol"]["steps"])
-               + images * typical("evaluate", lambda run: run.metrics["images"]))
-    devices = sorted({run.metrics["device"] for run in past if run.metrics.get("device")})
+               + images * sampling * typical("sample", lambda run: run.metrics.images * run.metrics.protocol["steps"])
+               + images * typical("evaluate", lambda run: run.metrics.images))
+    devices = sorted({run.metrics.device for run in past if run.metrics.device})
     return Estimate(seconds, max(run.memory for run in past) or memory, median(run.disk for run in past),
                     f"{len(past)} finished runs of this model" + (f" on {' and '.join(devices)}" if devices else ""))
 

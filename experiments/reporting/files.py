@@ -32,7 +32,7 @@ def write_report(plan: Plan, name: str, out: Path, page: bool = True, mixed_prot
     if page and finished:
         write_comparison(finished, out / name, bool(protocol_differences(finished)), published=published(),
                          missing=missing(lines), title=f"{table.name}: {table.about}")
-    return "\n".join([shown.markdown(), f"{out / name}.md", *([str(out / name / "index.html")] if page and finished else [])])
+    return f"{shown.markdown()}\n{out / name}.md" + (f"\n{out / name / 'index.html'}" if page and finished else "")
 
 
 def measured_table(plan: Plan, name: str, mixed_protocols: bool = False) -> tuple[Table, list[Line]]:
