@@ -69,11 +69,9 @@ def training_ways(setting: Setting) -> Works:
 
 
 def scoring_ways(setting: Setting, kept: Sequence[int]) -> Works:
-    """Scores and cuts of a grid: 3 criteria x `kept` (how many timesteps each threshold keeps) x 3 ratios.
-
-    The baseline makes a scoring pass for every cell. Its nine cells of one threshold take the same, so it does one of them.
-    In the one shared pass as many timesteps are evaluated together as let each of `kept` end with an evaluation.
-    """
+    """Scores and cuts of a grid: 3 criteria x `kept` (how many timesteps each threshold keeps) x 3 ratios. The baseline
+    makes a scoring pass for every cell. Its nine cells of one threshold take the same, so it does one of them. In the one
+    shared pass as many timesteps are evaluated together as let each of `kept` end with an evaluation."""
     x_0, model = setting.images(setting.batch).to(setting.device), setting.copy_of(setting.dense)
 
     def script() -> None:
@@ -168,10 +166,8 @@ class Bench:
         yield from lines(f"fine-tuning step, batch {batch}", timings, BASELINE, notes)
 
     def overhead(self) -> Iterator[Line]:
-        """One step of fine-tuning, and what it does besides the network's and the optimiser's own work.
-
-        The draws and the average are inside the step as well; a line of the log and a kept state come now and then.
-        """
+        """One step of fine-tuning, and what it does besides the network's and the optimiser's own work. The draws and the
+        average are inside the step as well; a line of the log and a kept state come now and then."""
         setting, every, batch = self.setting, self.setting.every, self.setting.batch
         images, trainer = setting.images(batch), Trainer(setting.copy_of(setting.dense), setting.recipe, seed=SEED)
         with tempfile.TemporaryDirectory() as folder, ProgressLog(Path(folder, "progress.jsonl")) as log:

@@ -16,11 +16,9 @@ COLUMNS = (("", "case", "{}"), ("way", "way", "{}"), ("seconds", "seconds", "{:.
 
 @dataclass(frozen=True)
 class Line:
-    """One way of one case: median `seconds`, and the median over the rounds of the baseline's time divided by this one's.
-
-    Of a compiled way `first_call` has the seconds of the first call, and `pays_from` the number of calls after which it has
-    taken less time than the same way uncompiled. None where it does not apply.
-    """
+    """One way of one case: median `seconds`, and the median over the rounds of the baseline's time divided by this one's. Of
+    a compiled way `first_call` has the seconds of the first call, and `pays_from` the number of calls after which it has
+    taken less time than the same way uncompiled. None where it does not apply."""
     case: str
     way: str
     seconds: float

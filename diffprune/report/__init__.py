@@ -13,11 +13,9 @@ __all__ = ["run_table", "terminal_table", "write_comparison", "write_report"]
 
 
 def run_table(folder: Path, level: int = REPORT) -> Table:
-    """One column per model of the run (dense, pruned before healing, pruned and healed: those that exist).
-
-    `level` MAIN leaves out what is measured beside Fréchet distance, SSIM, sizes and speed.
-    Raises UserError when `folder` holds no finished run.
-    """
+    """One column per model of the run (dense, pruned before healing, pruned and healed: those that exist). `level` MAIN
+    leaves out what is measured beside Fréchet distance, SSIM, sizes and speed. Raises UserError when `folder` holds no
+    finished run."""
     return transposed(states(Finished.of(folder)), level)
 
 

@@ -35,10 +35,8 @@ def parser() -> argparse.ArgumentParser:
 
 def report(paths: list[Path], out: Path, mixed_protocols: bool = False, baseline: str | None = None,
            published: Path | None = None) -> str:
-    """Compares every finished run in or below `paths`, in files below `out`; returns the main tables as text.
-
-    Raises UserError where there is no finished run, where the runs do not compare, or for an unknown `baseline`.
-    """
+    """Compares every finished run in or below `paths`, in files below `out`; returns the main tables as text. Raises
+    UserError where there is no finished run, where the runs do not compare, or for an unknown `baseline`."""
     reference = Published.read(published) if published is not None else None
     finished, unfinished = find(paths)
     runs, skipped = read_all(finished)

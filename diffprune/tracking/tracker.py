@@ -16,10 +16,8 @@ class Description:
 
 
 class Tracker:
-    """Keeps nothing: what a run needs is in its folder anyway. The interface that other trackers implement.
-
-    `keeps_images` says whether an image is worth drawing for it.
-    """
+    """Keeps nothing: what a run needs is in its folder anyway. The interface that other trackers implement. `keeps_images`
+    says whether an image is worth drawing for it."""
     keeps_images = False
 
     def start(self, run: Run, description: Description) -> None:

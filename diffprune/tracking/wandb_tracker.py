@@ -25,12 +25,10 @@ T = TypeVar("T")
 
 
 class WandbTracker(Tracker):
-    """One Weights & Biases run per run folder, under an id made from its name, so that a resumed run goes on there.
-
-    The first failure is logged, and the run continues without W&B; a silent server holds it up `patience` seconds at
-    the start, and as long with the artifacts and with the end itself. `artifacts` uploads models, scores and images too,
-    which are only named otherwise, and needs the patience for that.
-    """
+    """One Weights & Biases run per run folder, under an id made from its name, so that a resumed run goes on there. The
+    first failure is logged, and the run continues without W&B; a silent server holds it up `patience` seconds at the start,
+    and as long with the artifacts and with the end itself. `artifacts` uploads models, scores and images too, which are only
+    named otherwise, and needs the patience for that."""
     keeps_images = True
 
     def __init__(self, project: str, entity: str | None, group: str | None, artifacts: bool = False,

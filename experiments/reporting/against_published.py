@@ -9,7 +9,7 @@ from typing import Any
 from diffprune.config.schema import evaluations
 from diffprune.report.finished import Finished
 from diffprune.report.tables.configurations import grouped
-from diffprune.report.tables.protocol import parts_of, protocol_differences, protocol_of, sentence
+from diffprune.report.tables.protocol import entries_of, protocol_differences, protocol_of, sentence
 from diffprune.report.tables.published import PUBLISHED_ON, UNKNOWN, Published, numbers
 from diffprune.report.tables.quantities import MAIN, Quantity, quantities
 from diffprune.report.tables.rows import Numbers, Spread, compared, dense
@@ -130,12 +130,12 @@ class Line:
     def apart(self) -> Iterator["Line"]:
         """A line for each protocol under which its runs were made, so that no mean is over several."""
         differing = list(protocol_differences(self.runs))
-        groups = grouped(self.runs, lambda run: parts_of(run, differing))
+        groups = grouped(self.runs, lambda run: entries_of(run, differing))
         if len(groups) < 2:
             yield self
             return
         for runs in groups:
-            protocol = ", ".join(f"{name} {value}" for name, value in parts_of(runs[0], differing).items())
+            protocol = ", ".join(f"{name} {value}" for name, value in entries_of(runs[0], differing).items())
             cells = [cell for cell in self.cells if cell.folder.resolve() in {run.run.folder.resolve() for run in runs}]
             yield replace(self, row=replace(self.row, title=f"{self.row.title} [{protocol}]"), cells=cells, runs=runs)
 
@@ -145,11 +145,9 @@ def matches(ours: Spread, theirs: float) -> bool:
 
 
 def comparable(table: Table, lines: Sequence[Line], mixed_protocols: bool) -> list[Line]:
-    """The lines that may be shown together; with `mixed_protocols`, those of several protocols divided.
-
-    Raises UserError, without `mixed_protocols`, where protocols differ within a row, or between rows in a part that is no
-    axis of the table.
-    """
+    """The lines that may be shown together; with `mixed_protocols`, those of several protocols divided. Raises UserError,
+    without `mixed_protocols`, where protocols differ within a row, or between rows in a part that is no axis of the
+    table."""
     if mixed_protocols:
         return [divided for line in lines for divided in line.apart()]
     within = {line.row.title: protocol_differences(line.runs) for line in lines}

@@ -20,11 +20,9 @@ LIBRARIES = ("python", "torch", "diffusers")        # whose versions stand below
 
 def write_report(plan: Plan, name: str, out: Path, page: bool = True, mixed_protocols: bool = False,
                  options: Sequence[str] = ()) -> str:
-    """Writes `<name>.md`, `.csv`, `.tex`, `.svg`, `.png` into `out`, for a `page` `<name>/index.html`.
-
-    Returns the table and where it is. `options` are those that the runs were asked for with. Raises UserError, before
-    anything is written, for runs that do not compare, unless `mixed_protocols`.
-    """
+    """Writes `<name>.md`, `.csv`, `.tex`, `.svg`, `.png` into `out`, for a `page` `<name>/index.html`. Returns the table and
+    where it is. `options` are those that the runs were asked for with. Raises UserError, before anything is written, for
+    runs that do not compare, unless `mixed_protocols`."""
     table, lines = measured_table(plan, name, mixed_protocols)
     shown = beside(lines)
     write(out, files(table, lines, shown, options))

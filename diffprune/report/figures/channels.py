@@ -56,11 +56,9 @@ def widths(named: Named) -> Chart | Absent:
 
 
 def width_chart(pruned: list[tuple[str, dict[str, Any]]], whose: str = "") -> Chart | Absent:
-    """Output channels of every convolution and linear layer; configurations of equal widths share a line.
-
-    `pruned` are titles with {layer: its weight's shape `before` and `after`}; models with other layers than the first
-    one's are left out.
-    """
+    """Output channels of every convolution and linear layer; configurations of equal widths share a line. `pruned` are
+    titles with {layer: its weight's shape `before` and `after`}; models with other layers than the first one's are left
+    out."""
     if not pruned:
         return Absent("Width of every layer", "nothing was pruned")
     everyone = [(title, {name: (shape["before"][0], shape["after"][0]) for name, shape in in_order(layers)

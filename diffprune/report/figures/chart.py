@@ -14,10 +14,8 @@ def counted(number: int, noun: str) -> str:
 
 @dataclass(frozen=True)
 class Series:
-    """Points under one name. `labels` name each point; errors are standard deviations, None where there is none.
-
-    `colour` counts through the palette, whose colours come with a mark and a dash each; `line` joins the points.
-    """
+    """Points under one name. `labels` name each point; errors are standard deviations, None where there is none. `colour`
+    counts through the palette, whose colours come with a mark and a dash each; `line` joins the points."""
     name: str
     x: Sequence[float]
     y: Sequence[float]

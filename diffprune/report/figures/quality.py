@@ -8,7 +8,7 @@ from diffprune.report.figures.chart import DENSE, Absent, Chart, Series
 from diffprune.report.finished import Finished
 from diffprune.report.tables.comparison import dense_rows
 from diffprune.report.tables.configurations import configurations, flat, grouped, titles
-from diffprune.report.tables.protocol import parts_of
+from diffprune.report.tables.protocol import entries_of
 from diffprune.report.tables.quantities import MAIN, Quantity, quality
 from diffprune.report.tables.rows import Row, compared
 
@@ -46,7 +46,7 @@ def quality_charts(runs: list[Finished], differing: list[str]) -> list[Chart | A
 def family(run: Finished, differing: list[str]) -> str:
     """The criterion, and the parts of the protocol that are not everybody's."""
     name = run.metrics.pruner if run.is_pruned else run.final
-    return " ".join([name, *(f"{key}={value}" for key, value in parts_of(run, differing).items() if value is not None)])
+    return " ".join([name, *(f"{key}={value}" for key, value in entries_of(run, differing).items() if value is not None)])
 
 
 def against_cost(points: list[Point], quantity: Quantity, cost: str) -> Chart | Absent:

@@ -34,11 +34,8 @@ CONFIG = {"font": "Liberation Sans, Arial, Helvetica, sans-serif", "background":
 
 
 def specification(figure: Figure) -> dict[str, Any]:
-    """The figure in the colours of the light theme.
-
-    It is not validated, which takes longer than drawing: the tests do that. A layer named `hover` holds invisible points
-    that only a page needs; a title, names that a page lists itself.
-    """
+    """The figure in the colours of the light theme. It is not validated, which takes longer than drawing: the tests do that.
+    A layer named `hover` holds invisible points that only a page needs; a title, names that a page lists itself."""
     return declared(figure, choosable=True).configure(**CONFIG).to_dict(validate=False)
 
 
@@ -121,11 +118,9 @@ def legend_of(series: Sequence[Series]) -> dict[str, Any]:
 
 
 def axis(title: str, values: Sequence[float], log: bool, **linear: Any) -> dict[str, Any]:
-    """Title, scale and ticks. A logarithmic axis ends a margin beyond the values, a linear one at round numbers.
-
-    Its ticks are round numbers in plain digits, as many as the span of the values needs; Vega's own where there are fewer
-    than two of them.
-    """
+    """Title, scale and ticks. A logarithmic axis ends a margin beyond the values, a linear one at round numbers. Its ticks
+    are round numbers in plain digits, as many as the span of the values needs; Vega's own where there are fewer than two of
+    them."""
     if not log:
         return {"title": title, "scale": {"zero": False, "padding": 8} | linear, "axis": {"tickCount": 6}}
     margin = (max(values) / min(values)) ** MARGIN * 1.02

@@ -27,11 +27,9 @@ OWN_PAGES = 5       # so many missing pages of runs are made along the way, a se
 
 def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool = False, baseline: str | None = None,
                      published: Published | None = None, missing: Sequence[Missing] = (), title: str | None = None) -> None:
-    """Writes the page `index.html`, every table (md, csv, tex) and every figure (png, svg) into `folder`.
-
-    `missing` are things that are not there, with the reason, for the page's last table. Raises UserError, before anything
-    is written, for runs that do not compare or a baseline that is none of them.
-    """
+    """Writes the page `index.html`, every table (md, csv, tex) and every figure (png, svg) into `folder`. `missing` are
+    things that are not there, with the reason, for the page's last table. Raises UserError, before anything is written, for
+    runs that do not compare or a baseline that is none of them."""
     # The tables and figures.
     table, paired = compare(runs, mixed_protocols, published=published), compare_paired(runs, baseline)
     differing = list(protocol_differences(runs))

@@ -37,10 +37,8 @@ def table_files(tables: Mapping[str, Table | None]) -> Contents:
 
 
 def write(folder: Path, contents: Mapping[str, str | bytes | None]) -> None:
-    """Writes each file into `folder`, whole or not at all; a file whose content is None is deleted.
-
-    Raises UserError, before anything is written, where a folder has a file's name.
-    """
+    """Writes each file into `folder`, whole or not at all; a file whose content is None is deleted. Raises UserError, before
+    anything is written, where a folder has a file's name."""
     for name in contents:
         if is_folder(folder / name):
             raise UserError(f"{folder / name} is a folder, and the report has a file of that name: give another place, or "
@@ -55,10 +53,8 @@ def write(folder: Path, contents: Mapping[str, str | bytes | None]) -> None:
 
 def write_listed(folder: Path, contents: Contents, manifest: str) -> None:
     """Writes the files, and their names into the file `manifest`; deletes the files that only an earlier manifest names.
-
     Raises UserError, before anything is written, for a file that is there and that no earlier manifest names: it is not of
-    this program.
-    """
+    this program."""
     listed = folder / manifest
     earlier = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
     for name in contents:

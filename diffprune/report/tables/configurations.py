@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from diffprune.report.finished import Finished
-from diffprune.report.tables.protocol import parts_of
+from diffprune.report.tables.protocol import entries_of
 
 # A configuration is called after the first of these that tell it from the others, then any other option that does.
 NAMING = ("dataset.name", "model.name", "pruner.name", "pruner.threshold", "pruner.ratio", "schedule.name",
@@ -18,7 +18,7 @@ Named = list[tuple[str, list[Finished]]]    # configurations, each with its runs
 def configurations(runs: list[Finished], differing: list[str]) -> Named:
     """Runs whose options agree in all but the seed, by seed, under what tells them apart, and in its order."""
     groups = grouped(sorted((run for run in runs if not run.is_dense), key=lambda run: run.options["seed"]),
-                     lambda run: (flat(run.options), parts_of(run, differing)))
+                     lambda run: (flat(run.options), entries_of(run, differing)))
     options = [flat(group[0].options) for group in groups]
     keys = distinguishing(options)
     named = [(" ".join([group[0].metrics.pruner if group[0].is_pruned else group[0].final, *name]), group)

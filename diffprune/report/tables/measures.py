@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measure:
-    """`key` is its name in metrics.json, `arrow` says where better values lie.
-
-    A measure `of_features` is another quantity on other features; one that is `to_dense` compares with the dense model.
-    """
+    """`key` is its name in metrics.json, `arrow` says where better values lie. A measure `of_features` is another quantity
+    on other features; one that is `to_dense` compares with the dense model."""
     key: str
     title: str
     arrow: str
@@ -21,6 +19,7 @@ class Measure:
         return f"{self.key}_{features}" if self.of_features else self.key
 
     def heading(self, features: str, before_healing: bool = False) -> str:
+        """Its title in a table: `KID (inception features) ↓`."""
         title = self.title.removesuffix(" to dense") + " before healing" if before_healing else self.title
         return f"{title}{f' ({features} features)' if self.of_features else ''} {self.arrow}"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffprune.report.finished import Finished
 from diffprune.report.tables.configurations import Named, configurations, grouped
-from diffprune.report.tables.protocol import parts_of, protocol_differences
+from diffprune.report.tables.protocol import entries_of, protocol_differences
 from diffprune.report.tables.quantities import MAIN, MISSING, Quantity, decimals, quality
 from diffprune.report.tables.rows import compared
 from diffprune.report.tables.table import Table
@@ -30,6 +30,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
+        """Whether the difference is beyond the noise of the seeds, in words."""
         if self.interval is None:
             return "one seed: cannot say" if self.values else "no seed in common: cannot say"
         low, high = self.interval
@@ -40,6 +41,7 @@ class Difference:
         return f"beyond the seeds' noise: {'better' if better else 'worse'}{lone}"
 
     def record(self) -> dict[str, Any]:
+        """The numbers at full precision, None for those that the seeds do not give."""
         mean, std = fmean(self.values) if self.values else None, stdev(self.values) if len(self.values) > 1 else None
         low, high = self.interval or (None, None)
         return {"configuration": self.title, "baseline": self.baseline, "quantity": self.quantity.key, "difference": mean,
@@ -62,12 +64,10 @@ HEADER = ["configuration", "baseline", "quantity", "difference", "95 % interval"
 
 
 def compare_paired(runs: list[Finished], baseline: str | None = None) -> Table | None:
-    """Every configuration against `baseline`, by default the one with the best Fréchet distance; None where there is one.
-
-    Only configurations under one protocol are subtracted from each other. Raises UserError for an unknown baseline.
-    """
+    """Every configuration against `baseline`, by default the one with the best Fréchet distance; None where there is only
+    one. Only configurations under one protocol are subtracted from each other. Raises UserError for an unknown baseline."""
     differing = list(protocol_differences(runs))
-    groups = grouped(configurations(runs, differing), lambda named: parts_of(named[1][0], differing))
+    groups = grouped(configurations(runs, differing), lambda named: entries_of(named[1][0], differing))
     if baseline is not None:
         baseline = find_title(baseline, [title for group in groups for title, _ in group])
     differences = [difference for group in groups if len(group) > 1 and (baseline is None or baseline in dict(group))
@@ -113,10 +113,8 @@ def differences_to(baseline: str, group: Named) -> list[Difference]:
 
 
 def paired_t_test(differences: Sequence[float]) -> tuple[tuple[float, float], float]:
-    """Student's interval of the mean of at least two `differences` and the two-sided p-value of a mean of 0.
-
-    Equal differences leave no noise: the interval is their value, and p its limit, 0, or 1 where they are 0.
-    """
+    """Student's interval of the mean of at least two `differences` and the two-sided p-value of a mean of 0. Equal
+    differences leave no noise: the interval is their value, and p its limit, 0, or 1 where they are 0."""
     if math.isclose(min(differences), max(differences), rel_tol=1e-9):
         return (min(differences), max(differences)), 0.0 if any(differences) else 1.0
     from scipy.stats import ttest_rel  # takes seconds to import, which a run's own report need not wait for
@@ -127,7 +125,7 @@ def paired_t_test(differences: Sequence[float]) -> tuple[tuple[float, float], fl
 
 
 def holm(differences: list[Difference]) -> list[Difference]:
-    """With every p-value corrected for there being several (Holm 1979): (m - rank) p, never below that of a smaller p."""
+    """Corrects every p-value for there being several (Holm 1979): (m - rank) p, never below that of a smaller p."""
     tested = sorted((difference.p, i) for i, difference in enumerate(differences) if difference.p is not None)
     corrected, least = {}, 0.0
     for rank, (p, i) in enumerate(tested):

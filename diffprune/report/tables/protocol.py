@@ -7,10 +7,10 @@ from typing import Any
 from diffprune.report.finished import Finished
 
 UNTRAINED = ("ema",)    # what of a run's protocol does not apply to the dense model it started from
-# Parts that a run may lack and agree with any value: it was not trained, or it is older than they are (the last three say
+# Entries that a run may lack and agree with any value: it was not trained, or it is older than they are (the last three say
 # how KID, precision and recall were made, which such a run has none of).
 MAY_LACK = (*UNTRAINED, "features_sha256", "subset", "kid_subset", "neighbours")
-UNLESS_STATED = {"guidance": 1.0}       # what the absence of a part means
+UNLESS_STATED = {"guidance": 1.0}       # what the absence of an entry means
 
 
 def protocol_of(run: Finished) -> dict[str, Any]:
@@ -18,19 +18,17 @@ def protocol_of(run: Finished) -> dict[str, Any]:
     return {"features": run.metrics.features, **run.metrics.protocol}
 
 
-def parts_of(run: Finished, names: list[str]) -> dict[str, Any]:
-    """Those parts of the run's protocol; where it does not state one, what that means, else None."""
+def entries_of(run: Finished, names: list[str]) -> dict[str, Any]:
+    """{name: value} of these entries of the run's protocol; for one that it does not state what that means, else None."""
     stated = {name: value for name, value in protocol_of(run).items() if value is not None}
     return {name: stated.get(name, UNLESS_STATED.get(name)) for name in names}
 
 
 def protocol_differences(runs: list[Finished]) -> dict[str, list[Any]]:
-    """{part of the protocol: its values}, for the parts that differ.
-
-    That a run lacks a part, or states it as null, is a value too, None, but for the parts in MAY_LACK.
-    """
+    """{entry of the protocol: its values} for the entries that differ. That a run lacks an entry, or states it as null, is a
+    value too, None, but for the entries in MAY_LACK."""
     names = dict.fromkeys(name for run in runs for name in protocol_of(run))
-    statements = [parts_of(run, list(names)) for run in runs]
+    statements = [entries_of(run, list(names)) for run in runs]
     lacking = {name: [None] for name in names if name not in MAY_LACK and any(own[name] is None for own in statements)}
     statements_of = {name: [*values, *lacking.get(name, [])] for name, values in collected(statements).items()}
     return {name: values for name, values in statements_of.items() if len(values) > 1}
@@ -57,6 +55,6 @@ def collected(statements: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def sentence(differing: dict[str, list[Any]]) -> str:
-    """`steps is 50 or not stated; …`"""
+    """What differs, in words: `steps is 50 or not stated; …`."""
     return "; ".join(f"{name} is {' or '.join('not stated' if value is None else str(value) for value in values)}"
                      for name, values in differing.items())

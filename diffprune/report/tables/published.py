@@ -39,39 +39,34 @@ class Published:
 
     def of(self, run: Finished) -> dict[str, float]:
         """{quantity: value} of the row with the run's method, threshold, training steps and achieved size."""
-        own = {"method": run.metrics.pruner, "threshold": run.options["pruner"].get("threshold"),
-               "steps": run.options["schedule"]["steps"]}
-        return self.of_size(run, {"params": run.metrics.params, "macs": run.metrics.macs}, own)
+        return self.of_size(run, run.metrics.params, run.metrics.macs, {
+            "method": run.metrics.pruner, "threshold": run.options["pruner"].get("threshold"),
+            "steps": run.options["schedule"]["steps"]})
 
     def dense(self, run: Finished) -> dict[str, float]:
-        """The same of the dense model that the run began with."""
-        sizes = {"params": run.metrics.params_dense, "macs": run.metrics.macs_dense}
-        return self.of_size(run, sizes, {"method": "dense"})
+        """{quantity: value} of the dense model that the run began with."""
+        return self.of_size(run, run.metrics.params_dense, run.metrics.macs_dense, {"method": "dense"})
 
-    def of_size(self, run: Finished, sizes: Mapping[str, int], own: Mapping[str, Any]) -> dict[str, float]:
-        """The first row on the run's data set that states nothing but `own` and, up to rounding, `sizes`."""
+    def of_size(self, run: Finished, params: int, macs: int, own: Mapping[str, Any]) -> dict[str, float]:
+        """The first row on the run's data set that states nothing but `own` and, up to rounding, these sizes."""
         return next((numbers(row) for row in self.rows("rows", run.metrics.dataset)
                      if all(row.get(name, value) == value for name, value in own.items())
                      and all(abs(size / (row[name] * SCALES[name]) - 1) < NEAR
-                             for name, size in sizes.items() if name in row)), {})
+                             for name, size in (("params", params), ("macs", macs)) if name in row)), {})
 
     def protocol(self, run: Finished) -> str | None:
         """What the source says about how it measured."""
         return self.setting("rows", run.metrics.dataset).get("protocol")
 
     def find(self, source: str, dataset: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """The first row of `source` on `dataset` that states all of `wanted`; empty where none has been seen.
-
-        A row that states no pruning ratio has .3, the only one that full tables were printed for.
-        """
+        """The first row of `source` on `dataset` that states all of `wanted`; empty where none has been published. A row
+        that states no pruning ratio has .3, the only one that full tables were printed for."""
         return next((row for row in self.rows(source, dataset)
                      if all(({"ratio": 0.3} | row).get(key) == value for key, value in wanted.items())), {})
 
     def conditions(self, source: str, dataset: str, method: str | None = None) -> dict[str, Any]:
-        """{part of a run's protocol: its published value, or several in a list}: what a run must share to be compared.
-
-        For the rows of `method`; no run is known to share a value that is UNKNOWN.
-        """
+        """{entry of a run's protocol: its published value, or several in a list} that a run must share to be compared with
+        the rows of `method`. No run is known to share a value that is UNKNOWN."""
         about = self.setting(source, dataset)
         return about.get("conditions", {}) | about.get("conditions_of", {}).get(method, {})
 

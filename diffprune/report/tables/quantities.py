@@ -13,11 +13,9 @@ ALWAYS = ("fid", "ssim")            # the measures that every table shows
 
 @dataclass(frozen=True)
 class Quantity:
-    """How a measured value is shown: times `scale`, with `decimals` but at least three digits that count.
-
-    `share` names the quantity that is the same in percent of the dense model, `level` in which tables it is shown. A
-    `published` quantity shows the value that others have published.
-    """
+    """How a measured value is shown: times `scale`, with `decimals` places but at least three significant digits.
+    `percent_key` names the quantity that is the same in percent of the dense model, `level` says in which tables it is
+    shown. A `published` quantity shows the value that others have published."""
     key: str
     title: str
     scale: float = 1.0
@@ -27,10 +25,8 @@ class Quantity:
     published: bool = False
 
     def cell(self, row: Row) -> str:
-        """`19.85 (55.5 %)`, over seeds `5.29 ± 0.12 (3)`: mean, standard deviation and their number.
-
-        A published value has as many digits as were published.
-        """
+        """The row's value in words: `19.85 (55.5 %)`, over seeds `5.29 ± 0.12 (3)`: mean, standard deviation and their
+        number. A published value has as many digits as were published."""
         value, spread = self.number(row), row.values.get(self.key)
         if value is None:
             return MISSING
@@ -47,6 +43,7 @@ class Quantity:
         return f"{value:.{decimals(value, self.decimals)}f}"
 
     def number(self, row: Row) -> float | None:
+        """The row's mean, or its published value; None where it has none."""
         return row.published.get(self.key) if self.published else row.mean(self.key)
 
     @property
@@ -56,7 +53,7 @@ class Quantity:
 
     @property
     def as_published(self) -> "Quantity":
-        """`SSIM to dense, published ↑`"""
+        """The same quantity as others have published it: `SSIM to dense, published ↑`."""
         name, bracket, unit = self.title.partition(" [")
         if not bracket:
             name, unit = self.title.rpartition(" (")[0] or self.title.rstrip(" ↑↓"), self.arrow
@@ -69,10 +66,8 @@ def decimals(value: float, least: int) -> int:
 
 
 def quantities(rows: list[Row], published: bool = False) -> list[Quantity]:
-    """What `rows` have, for `published` also what others alone have measured.
-
-    There is one Fréchet distance per kind of features: two kinds never share a column.
-    """
+    """The quantities that `rows` have, for `published` also those that others alone have measured. There is one Fréchet
+    distance per kind of features: two kinds never share a column."""
     keys = {key for row in rows for key in (*row.values, *(row.published if published else ()))}
     return [
         Quantity("params", "parameters [M]", 1e-6, percent_key="params_percent"),
@@ -86,10 +81,8 @@ def quantities(rows: list[Row], published: bool = False) -> list[Quantity]:
 
 
 def quality(keys: set[str], before_healing: bool = False) -> list[Quantity]:
-    """How good images are and how like the dense model's: Fréchet distance and SSIM, then what else was measured.
-
-    A measure that depends on features has a quantity for each kind of them. Before healing, only what was measured is there.
-    """
+    """How good images are and how like the dense model's: Fréchet distance and SSIM, then what else was measured. A measure
+    that depends on features has a quantity for each kind of them. Before healing, only what was measured is there."""
     prefix, further = ("unhealed_", RECORD) if before_healing else ("", REPORT)
     own = sorted(key for key in keys if key[-1] in "↑↓" and key.startswith("unhealed_") == before_healing)
     listed = [Quantity(key, measure.heading(features, before_healing), decimals=measure.decimals,

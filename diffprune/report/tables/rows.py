@@ -20,31 +20,30 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Spread | None":
-        """Of those that were measured; None where none was."""
+        """The spread of the values that were measured; None where none was."""
         numbers = [value for value in values if value is not None]
         return cls(fmean(numbers), stdev(numbers) if len(numbers) > 1 else None, len(numbers)) if numbers else None
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one model or configuration; a quantity that was not is absent from `values`.
-
-    `published` are others' numbers for the same, {quantity: value}, where any have been seen.
-    """
+    """What was measured of one model or configuration; a quantity that was not is absent from `values`. `labels` are further
+    cells {column: value}; `published` are others' numbers for the same, {quantity: value}, where there are any."""
     title: str
     values: Mapping[str, Spread]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, title: str, measured: list[Numbers], about: Mapping[str, Any] | None = None,
+    def of(cls, title: str, measured: list[Numbers], labels: Mapping[str, Any] | None = None,
            published: Mapping[str, float] | None = None) -> "Row":
-        """Over the models in `measured`, each of another seed."""
+        """The row over the models in `measured`, each of another seed."""
         spreads = {name: spread for name in dict.fromkeys(name for numbers in measured for name in numbers)
                    if (spread := Spread.of(numbers.get(name) for numbers in measured)) is not None}
-        return cls(title, spreads, about or {}, published or {})
+        return cls(title, spreads, labels or {}, published or {})
 
     def mean(self, key: str) -> float | None:
+        """The mean over the seeds; None where the quantity was not measured."""
         return self.values[key].mean if key in self.values else None
 
 
@@ -87,6 +86,7 @@ def dense(run: Finished) -> Numbers:
 
 
 def final(run: Finished) -> Numbers:
+    """The model with which the run ends."""
     speedup = run.metrics.speed.get("speedup")
     return sizes(run, run.metrics.params, run.metrics.macs) | scores(run) | {
         "images_per_second": run.metrics.speed.get("images_per_second"), "speedup": speedup,
@@ -94,10 +94,11 @@ def final(run: Finished) -> Numbers:
 
 
 def compared(run: Finished) -> Numbers:
-    """The final model's numbers, with what it was like before healing beside them."""
+    """The final model's numbers, and those of the same model before fine-tuning."""
     return final(run) | {f"unhealed_{name}": value for name, value in scores(run, "before_healing").items()}
 
 
 def sizes(run: Finished, params: int, macs: int) -> Numbers:
+    """Parameters and MACs, and their percentage of the dense model's."""
     return {"params": params, "params_percent": 100 * params / run.metrics.params_dense,
             "macs": macs, "macs_percent": 100 * macs / run.metrics.macs_dense}

@@ -23,10 +23,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")      # a spreadsheet calculates a cel
 
 @dataclass(frozen=True)
 class Table:
-    """`header` and `body` are cells as people read them; `records` hold the numbers behind them at full precision.
-
-    `best` are the (line, column) of cells that are printed in bold.
-    """
+    """`header` and `body` are cells as people read them; `records` hold the numbers behind them at full precision. `best`
+    are the (line, column) of cells that are printed in bold."""
     header: list[str]
     body: list[list[str]]
     records: list[dict[str, Any]]
@@ -80,17 +78,13 @@ def transposed(rows: list[Row], level: int = REPORT) -> Table:
 
 
 def listed(rows: list[Row], columns: list[str], level: int = REPORT, published: bool = False) -> Table:
-    """One line per row, with the entries `columns` of what it is about after its title, then the quantities up to `level`.
-
-    The shape for many models; the records hold every quantity. What is only `published` is shown where that is asked for.
-    """
+    """One line per row: its title, its labels of `columns`, then the quantities up to `level`; the shape for many models.
+    The records hold every quantity. `published` shows what others alone have measured too."""
     every_quantity = quantities(rows, published)
     shown = [quantity for one in every_quantity if one.level <= level or any(one.key in row.published for row in rows)
              for quantity in measured_and_published(one, rows)]
-    about = [[row.about.get(name) for name in columns] for row in rows]
-    body = [[row.title, *(MISSING if value is None else str(value) for value in own),
-             *(quantity.cell(row) for quantity in shown)]
-            for row, own in zip(rows, about, strict=True)]
+    body = [[row.title, *(MISSING if (label := row.labels.get(name)) is None else str(label) for name in columns),
+             *(quantity.cell(row) for quantity in shown)] for row in rows]
     return Table(["configuration", *columns, *(quantity.title for quantity in shown)], body,
                  [record(row, "configuration", every_quantity, rows) for row in rows],
                  frozenset(() if columns else best_cells(rows, shown)))
@@ -104,10 +98,8 @@ def measured_and_published(quantity: Quantity, rows: list[Row]) -> list[Quantity
 
 
 def best_cells(rows: list[Row], shown: list[Quantity]) -> Iterator[tuple[int, int]]:
-    """(line, column) of the best means among configurations, as printed, where at least two differ.
-
-    The dense model does not compete, and neither do images/s, which depend on what else the machine does.
-    """
+    """(line, column) of the best means among configurations, as printed, where at least two differ. The dense model does not
+    compete, and neither do images/s, which depend on what else the machine does."""
     for column, quantity in enumerate(shown, start=1):
         rivals = {i: mean for i, row in enumerate(rows)
                   if not row.title.startswith("dense") and (mean := row.mean(quantity.key)) is not None}
@@ -120,11 +112,9 @@ def best_cells(rows: list[Row], shown: list[Quantity]) -> Iterator[tuple[int, in
 
 
 def record(row: Row, title: str, shown: list[Quantity], rows: Sequence[Row] = ()) -> dict[str, Any]:
-    """Mean, standard deviation and number of values of every quantity, None and 0 where there are none.
-
-    Published numbers are there for what is published of any of `rows`, since all records have the same names.
-    """
-    numbers: dict[str, Any] = {title: row.title, **row.about}
+    """Mean, standard deviation and number of values of every quantity, None and 0 where there are none. Published numbers
+    are there for what is published of any of `rows`, since all records have the same names."""
+    numbers: dict[str, Any] = {title: row.title, **row.labels}
     for quantity in shown:
         key, spread = quantity.key, row.values.get(quantity.key)
         numbers |= {key: row.mean(key), f"{key}_std": spread and spread.std, f"{key}_n": spread.n if spread else 0}
