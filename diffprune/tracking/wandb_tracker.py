@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -21,6 +22,9 @@ MARGIN = 5.0        # seconds beyond which a client is not waited for that shoul
 SIZES = ("params", "macs")
 SHORT = {"pruner.name": "prune/criterion", "pruner.ratio": "prune/ratio", "pruner.threshold": "prune/threshold",
          "schedule.steps": "train/steps"}      # {option: the name under which runs are grouped by it}
+# (stage, kind, attribute of a run that holds its path) of every output that is an artifact, each made from the previous one.
+OUTPUTS = (("scores", "scores", "scores"), ("pruned", "model", "pruned"), ("finetuned", "model", "finetuned"),
+           ("samples", "images", "images"), ("metrics", "metrics", "metrics"))
 T = TypeVar("T")
 
 
@@ -77,7 +81,7 @@ class WandbTracker(Tracker):
                 "config": flat(description.options) | short_names(description.science)}
 
     def guarded(self, what: str, work: Callable[[], T]) -> T | None:
-        """What `work` gives; after an error, of which the first is logged, nothing more is sent."""
+        """Does `work` and returns what it gives; after an error, of which the first is logged, nothing more is sent."""
         try:
             return work()
         except Exception as error:
@@ -127,11 +131,14 @@ class WandbTracker(Tracker):
         if model["checkpoint"] is not None:
             name = plain_name(f"{model['name']}-dense", NAME_LENGTH)
             made = self.artifact(name, "model", None, None)
-        for stage, kind, path in outputs(self.folder):
+        for stage, kind, path in OUTPUTS:
+            output = getattr(self.folder, path)
+            if not output.exists():
+                continue
             if made is not None and not self.run.offline:   # an offline run can only name what it used
                 self.run.use_artifact(made)
             previous, name = name, plain_name(f"{self.run.id}-{stage}", NAME_LENGTH)
-            made = self.run.log_artifact(self.artifact(name, kind, path, previous))
+            made = self.run.log_artifact(self.artifact(name, kind, output, previous))
             if not self.run.offline:
                 made.wait()     # only what the service has can be used
 
@@ -158,15 +165,8 @@ def run_id(name: str) -> str:
     return plain_name(name, ID_LENGTH)
 
 
-def outputs(run: Run) -> list[tuple[str, str, Path]]:
-    """(stage, kind, path) of every stage's output that exists, each made from the previous one."""
-    possible = (("scores", "scores", run.scores), ("pruned", "model", run.pruned), ("finetuned", "model", run.finetuned),
-             ("samples", "images", run.images), ("metrics", "metrics", run.metrics))
-    return [output for output in possible if output[2].exists()]
-
-
 def describe(run: Any) -> None:
-    """What is drawn over what, and which of a quantity's values a table of runs shows."""
+    """Tells an open W&B run over what each metric is drawn, and which of its values a table of runs shows."""
     run.define_metric("train/step", hidden=True)
     for name, summary in (("train/loss", "min,last"), ("train/lr", "last"), ("train/seconds", "max"), ("train/*", "last")):
         run.define_metric(name, step_metric="train/step", summary=summary)
@@ -174,11 +174,9 @@ def describe(run: Any) -> None:
 
 
 def grouped(values: dict[str, Any]) -> dict[str, Any]:
-    """`achieved/macs_ratio`, `quality/fid`, `speed/speedup`: the final numbers, grouped by subject."""
-    out: dict[str, Any] = {}
-    for name, value in values.items():
-        group = "achieved" if name.removesuffix("_dense") in SIZES else "speed" if name in SPEED else "quality"
-        out[f"{group}/{name}"] = value
+    """The final numbers, grouped by subject: `achieved/macs_ratio`, `quality/fid`, `speed/speedup`."""
+    groups = dict.fromkeys(SPEED, "speed") | {f"{size}{suffix}": "achieved" for size in SIZES for suffix in ("", "_dense")}
+    out = {f"{groups.get(name, 'quality')}/{name}": value for name, value in values.items()}
     for size in SIZES:
         if values.get(size) and values.get(f"{size}_dense"):
             out[f"achieved/{size}_ratio"] = values[size] / values[f"{size}_dense"]
@@ -192,6 +190,7 @@ def short_names(science: dict[str, Any]) -> dict[str, Any]:
 
 
 def job_type(science: dict[str, Any]) -> str:
+    """What a run with these scientific options does: prune, scratch, train, or nothing (dense)."""
     if prunes(science):
         return "scratch" if science["pruner"]["reinitialise"] else "prune"
     return "train" if science["schedule"]["steps"] else "dense"
@@ -199,21 +198,18 @@ def job_type(science: dict[str, Any]) -> str:
 
 def within(seconds: float, work: Callable[[], Any]) -> None:
     """Does `work` in a thread, which is left behind where it takes longer: TimeoutError. Raises what `work` raises."""
-    errors: list[Exception] = []
+    outcome: Future[None] = Future()
 
     def attempt() -> None:
         try:
-            work()
+            outcome.set_result(work())
         except Exception as error:
-            errors.append(error)
+            outcome.set_exception(error)
 
-    thread = Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
+    Thread(target=attempt, daemon=True).start()
+    if not wait([outcome], seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} s")
-    if errors:
-        raise errors[0]
+    outcome.result()
 
 
 def write_below(folder: Path) -> None:
@@ -225,6 +221,7 @@ def write_below(folder: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -235,7 +232,7 @@ def logged_in() -> bool:
 
 
 def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{`group/option`: value}: one level, so that a dashboard can group and filter by every option."""
+    """{`group/option`: value} of nested options: one level, so that a dashboard can group and filter by every option."""
     values: dict[str, Any] = {}
     for name, value in options.items():
         values |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
