@@ -37,15 +37,8 @@ class Cell:
     status = property(lambda self: RunStatus.of(self.run, self.until))
     name = property(lambda self: f"{self.title}, seed {self.seed}")
     command = property(lambda self: ["python", "-m", "diffprune", *self.overrides])     # what a person types
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether it neither prunes nor trains."""
-        return not prunes(self.options) and not self.options["schedule"]["steps"]
-
-    @cached_property
-    def model(self) -> str:
-        return model_of(self.options)
+    is_dense = property(lambda self: not prunes(self.options) and not self.options["schedule"]["steps"])
+    model = property(lambda self: model_of(self.options))
 
     def described(self, done: bool) -> dict[str, Any]:
         """What a batch system needs to run it, with the command of experiments/running/cell.py."""

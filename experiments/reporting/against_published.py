@@ -66,13 +66,15 @@ class Line:
         return Measured.of(self.row.title, self.numbers, published=numbers(self.published))
 
     def ours(self, quantity: Quantity) -> Spread | None:
+        """What our runs measured, over the seeds; None where none did."""
         return self.measured.values.get(quantity.key)
 
     def theirs(self, quantity: Quantity) -> float | None:
+        """The published number in the units of ours; None where there is none."""
         return self.measured.published.get(quantity.key)
 
     def status(self, quantity: Quantity) -> str:
-        """matches, differs, not run, not measured, not comparable: why, or nothing published."""
+        """`matches`, `differs`, `not run`, `not measured`, `not comparable: …` with the reason, or `nothing published`."""
         ours, theirs = self.ours(quantity), self.theirs(quantity)
         if not self.runs:
             return self.not_run()
@@ -88,8 +90,8 @@ class Line:
         """Why there is no run."""
         states = [cell.status for cell in self.cells]
         reason = next((f": {now.reason}" for now in states if now.reason), "")
-        told = next((now.state for now in states if now.state in ("running", "failed", "stopped")), "")
-        return f"not run ({told}{reason})" if told else "not run"
+        state = next((now.state for now in states if now.state in ("running", "failed", "stopped")), "")
+        return f"not run ({state}{reason})" if state else "not run"
 
     def reasons(self) -> list[str]:
         """In what our runs were not made as the published number was, or may not have been."""
@@ -141,6 +143,7 @@ class Line:
 
 
 def matches(ours: Spread, theirs: float) -> bool:
+    """Whether our mean is within the tolerance of the published number."""
     return abs(ours.mean - theirs) <= max(STDS * (ours.std or 0.0), FRACTION * abs(theirs))
 
 

@@ -30,6 +30,7 @@ class Point:
     options: dict[str, Any] = field(default_factory=dict)
 
     def without(self, option: str) -> dict[str, Any]:
+        """All its options but this one."""
         return {key: value for key, value in self.options.items() if key != option}
 
 

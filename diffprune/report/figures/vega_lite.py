@@ -134,6 +134,7 @@ def axis(title: str, values: Sequence[float], log: bool, **linear: Any) -> dict[
 
 
 def errors(base: Any, rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """Error bars, along each axis on which any point has one."""
     ends = {"high": {"y": "low:Q", "y2": "high:Q"}, "right": {"x": "left:Q", "x2": "right:Q"}}
     return [base.transform_filter(f"isValid(datum.{end})").mark_rule().encode(**bar) for end, bar in ends.items()
             if any(end in row for row in rows)]
@@ -171,6 +172,7 @@ def of(base: Any, series: Sequence[Series]) -> Any:
 
 
 def shaded(chart: Chart) -> list[Any]:
+    """The stretches of the x axis that the chart shades."""
     data = alt.Data(values=[{"x": first, "end": end} for first, end in chart.spans])
     drawn: Any = alt.Chart(data).mark_rect(color=LIGHT["c0"], opacity=0.15)
     return [drawn.encode(x="x:Q", x2="end:Q")] if chart.spans else []

@@ -36,15 +36,13 @@ def write_page(run: Finished) -> Path:
 
 
 def layers(run: Finished) -> Table | None:
-    """Every layer's weight shape and size before and after."""
-    shapes = [(name, shape["before"], shape["after"]) for name, shape in in_order(run.pruning.get("layers", {}))]
-    if not shapes or not run.is_pruned:
-        return None
-    body = []
-    for name, before, after in shapes:
-        dense_weights, weights = math.prod(before), math.prod(after)
-        body.append([name, " × ".join(map(str, before)), " × ".join(map(str, after)), f"{dense_weights:,}", f"{weights:,}",
-                     f"{100 * weights / dense_weights:.1f}"])
-    return Table(["layer", "shape before", "shape after", "weights before", "weights after", "left [%]"], body,
-                 [{"layer": name, "before": " ".join(map(str, before)), "after": " ".join(map(str, after))}
-                  for name, before, after in shapes])
+    """The shape and the size of every layer's weight, dense and pruned; None where nothing was pruned."""
+    body, records = [], []
+    for name, shape in in_order(run.pruning.get("layers", {})) if run.is_pruned else ():
+        dense_shape, pruned_shape = shape["before"], shape["after"]
+        dense_size, pruned_size = math.prod(dense_shape), math.prod(pruned_shape)
+        body.append([name, " × ".join(map(str, dense_shape)), " × ".join(map(str, pruned_shape)), f"{dense_size:,}",
+                     f"{pruned_size:,}", f"{100 * pruned_size / dense_size:.1f}"])
+        records.append({"layer": name, "before": " ".join(map(str, dense_shape)), "after": " ".join(map(str, pruned_shape))})
+    header = ["layer", "shape before", "shape after", "weights before", "weights after", "left [%]"]
+    return Table(header, body, records) if body else None

@@ -37,8 +37,8 @@ def sample_grids(named: Named) -> list[Samples]:
     shown = [(title, run) for title, runs in named
              if (run := next((run for run in runs if run.run.grid.exists()), None)) is not None]
     groups = grouped(shown, lambda item: start(item[1]))
-    telling = list(differences(start(group[0][1]) for group in groups))
-    return [grid for group in groups if (grid := samples(group, telling)).columns]
+    differing = list(differences(start(group[0][1]) for group in groups))
+    return [grid for group in groups if (grid := samples(group, differing)).columns]
 
 
 def start(run: Finished) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def start(run: Finished) -> dict[str, Any]:
     return {"model": run.model, **{name: protocol_of(run).get(name, NOT_STATED) for name in SAMPLER}}
 
 
-def samples(group: list[tuple[str, Finished]], telling: Sequence[str] = ()) -> Samples:
-    """The grid of one group, its title with what is `telling` it from the others; without columns where no picture can be
+def samples(group: list[tuple[str, Finished]], differing: Sequence[str] = ()) -> Samples:
+    """The grid of one group, its title with what tells it from the others (`differing`); without columns where no picture can be
     read."""
     columns, dense = [], []
     for title, run in group[:COLUMNS]:
@@ -57,7 +57,7 @@ def samples(group: list[tuple[str, Finished]], telling: Sequence[str] = ()) -> S
         if run.final in models and not run.is_dense:
             columns.append((title, models[run.final]))
     first = group[0][1]
-    title = ", ".join([first.model, *(f"{name}={start(first)[name]}" for name in telling if name in SAMPLER)])
+    title = ", ".join([first.model, *(f"{name}={start(first)[name]}" for name in differing if name in SAMPLER)])
     return Samples(title, dense + columns, max(0, len(group) - COLUMNS))
 
 

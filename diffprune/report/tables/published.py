@@ -67,10 +67,11 @@ class Published:
     def conditions(self, source: str, dataset: str, method: str | None = None) -> dict[str, Any]:
         """{entry of a run's protocol: its published value, or several in a list} that a run must share to be compared with
         the rows of `method`. No run is known to share a value that is UNKNOWN."""
-        about = self.setting(source, dataset)
-        return about.get("conditions", {}) | about.get("conditions_of", {}).get(method, {})
+        setting = self.setting(source, dataset)
+        return setting.get("conditions", {}) | setting.get("conditions_of", {}).get(method, {})
 
     def rows(self, source: str, dataset: str) -> list[dict[str, Any]]:
+        """Every row that `source` has on `dataset`."""
         return self.setting(source, dataset).get("rows", [])
 
     def setting(self, source: str, dataset: str) -> dict[str, Any]:

@@ -66,8 +66,8 @@ def scores(run: Finished, state: str = "final") -> Numbers:
     """What was measured of the images of the model in that state: "dense", "before_healing" or "final"."""
     measured, features = run.metrics.scores[state], run.metrics.features
     # A metric of the user's own is named by its heading.
-    own = {f"{about['title']} ({features} features) {about['arrow']}": measured.get(name)
-           for name, about in run.metrics.measures.items()}
+    own = {f"{measure['title']} ({features} features) {measure['arrow']}": measured.get(name)
+           for name, measure in run.metrics.measures.items()}
     return {measure.name(features): measured.get(measure.key) for measure in MEASURES} | own
 
 
