@@ -47,8 +47,8 @@ def start(run: Finished) -> dict[str, Any]:
 
 
 def samples(group: list[tuple[str, Finished]], differing: Sequence[str] = ()) -> Samples:
-    """The grid of one group, its title with what tells it from the others (`differing`); without columns where no picture can be
-    read."""
+    """The grid of one group, its title with what tells it from the others (`differing`); without columns where no picture
+    can be read."""
     columns, dense = [], []
     for title, run in group[:COLUMNS]:
         models = cut_out(run)
