@@ -8,6 +8,7 @@ from diffprune.report import write_comparison
 from diffprune.report.pages.files import write
 from diffprune.report.tables.protocol import collected, protocol_differences, protocol_of, sentence
 from diffprune.report.tables.table import Table as Shown
+from diffprune.report.tables.table import as_markdown
 from diffprune.runs.metrics import Metrics
 from diffprune.runtime.progress import duration
 from experiments.planning.cells import Plan
@@ -66,10 +67,10 @@ def document(table: Table, lines: Sequence[Line], shown: Shown, has_figure: bool
     runs = [run for line in lines for run in line.runs]
     if stated := collected(map(protocol_of, runs)):
         listed = [f"{name.replace('_', ' ')} {' or '.join(map(str, values))}" for name, values in stated.items()]
-        paragraphs.append(f"Protocol: {'; '.join(listed)}.")
+        paragraphs.append(as_markdown(f"Protocol: {'; '.join(listed)}."))
     paragraphs.append(made_by(table, lines, options))
     if runs:
-        paragraphs.append(provenance([run.metrics for run in runs]))
+        paragraphs.append(as_markdown(provenance([run.metrics for run in runs])))
     return "\n\n".join(paragraphs) + "\n"
 
 

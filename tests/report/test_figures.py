@@ -419,11 +419,11 @@ def test_a_file_that_no_report_wrote_is_never_replaced(tmp_path: Path) -> None:
 # --- names
 
 HOSTILE = ('"><b>owned</b><form action=//evil.example>', "a\\i\\1", "<!--<script>", "x\n\n| y |", "=cmd|' /C calc'!A0",
-           "n" * 300, "`[l](javascript:x)", "../../up")
+           "n" * 300, "`[l](javascript:x)", "../../up", "\x1b[31m\x00\ufffe")
 
 
 def test_a_figure_shows_any_name_as_it_is() -> None:
-    series = [Series(name, [1.0 + i], [2.0], [name]) for i, name in enumerate(HOSTILE)]
+    series = [Series(name, [1.0 + i], [2.0], [name]) for i, name in enumerate((*HOSTILE, "\ud800"))]
     chart = Chart("n", HOSTILE[0], "c", HOSTILE[0], HOSTILE[1], "y", series, [(1.5, HOSTILE[1])])
     ticks = replace(chart, stops=(), ticks=[(1.0, HOSTILE[0]), (2.0, HOSTILE[1])])
     for shown in (chart, ticks, Matrix("m", "t", "c", "a", "u", HOSTILE, [[1.0] * len(HOSTILE)] * len(HOSTILE)),

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from html import escape
+from typing import Any
 
 import vl_convert
 from PIL import Image
@@ -14,6 +15,7 @@ from PIL import Image
 from diffprune.report.figures.chart import Figure
 from diffprune.report.figures.palette import themed
 from diffprune.report.figures.vega_lite import specification
+from diffprune.report.tables.table import printable
 
 SCALE = 2       # pixels of the PNG for each of the specification
 LONGEST = 120   # letters of a file's name; file systems take 255 bytes, and endings follow
@@ -31,7 +33,7 @@ class Drawing:
 
 def draw(figure: Figure) -> Drawing:
     """Renders a figure; equal figures give equal bytes."""
-    interactive = specification(figure)
+    interactive = shown(specification(figure))
     still = dict(interactive)
     if "layer" in still:
         still["layer"] = [layer for layer in still["layer"] if layer.get("name") != "hover"]
@@ -48,6 +50,15 @@ def draw(figure: Figure) -> Drawing:
     return Drawing(svg, png.getvalue(), named, themed(json.dumps(interactive, allow_nan=False)).replace("<", "\\u003c"))
 
 
+def shown(value: Any) -> Any:
+    """A specification, or an entry of one, whose texts can be drawn; the renderer ends the process at others."""
+    if isinstance(value, dict):
+        return {name: shown(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [shown(entry) for entry in value]
+    return printable(value) if isinstance(value, str) else value
+
+
 @cache
 def scripts() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which needs nothing else and sets `vegaEmbed`."""
@@ -60,4 +71,5 @@ def file_name(name: str) -> str:
     clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
     if len(clean) <= LONGEST and re.fullmatch(r"[\w .,=-]*", name, re.ASCII):
         return clean
-    return f"{clean[:LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    fingerprint = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:8]
+    return f"{clean[:LONGEST - 9]}-{fingerprint}"

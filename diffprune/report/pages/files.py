@@ -48,7 +48,7 @@ def write(folder: Path, contents: Mapping[str, str | bytes | None]) -> None:
             (folder / name).unlink(missing_ok=True)
             continue
         with atomic_file(folder / name) as partial:
-            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
 def write_listed(folder: Path, contents: Contents, manifest: str) -> None:

@@ -12,6 +12,7 @@ from diffprune.report.figures.render import file_name
 from diffprune.report.finished import Finished
 from diffprune.report.tables.configurations import Named, grouped
 from diffprune.report.tables.protocol import differences, protocol_of
+from diffprune.report.tables.table import printable
 
 ROWS, COLUMNS = 8, 24   # noises and models in one grid
 SAMPLER = ("sampler", "spacing", "steps", "eta", "clip", "seed", "guidance", "precision")
@@ -111,7 +112,7 @@ def picture(grid: Samples) -> bytes:
 def wrapped(name: str, font: Any) -> list[str]:
     """The name in lines as wide as an image, broken after spaces, `.`, `_` and `=`, within a word where it must be."""
     lines = [""]
-    for piece in re.findall(r"[^ ._=]*[ ._=]?", " ".join(name.split())):
+    for piece in re.findall(r"[^ ._=]*[ ._=]?", printable(name)):
         if font.getlength((lines[-1] + piece).rstrip()) > WIDTH:
             lines.append("")
         for letter in piece:

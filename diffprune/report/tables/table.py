@@ -18,6 +18,8 @@ LATEX = str.maketrans({
     "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"})
 # In a Markdown cell: what would end the cell, begin a tag, code or a link, or take the next sign's meaning away.
 MARKDOWN = re.compile(r"[\\|`]|<(?=[A-Za-z/!?])|(?<=\])\(")
+# What ends a line, or cannot be shown: control characters, halves of characters, what no XML may hold.
+UNPRINTABLE = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]+\s*")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")      # a spreadsheet calculates a cell of a CSV file that begins with one
 
 
@@ -38,7 +40,7 @@ class Table:
 
     def markdown(self, bold: bool = False) -> str:
         """The table in GitHub's Markdown, with the best cells in `bold` if wanted."""
-        header, *body = self.lines(lambda cell: MARKDOWN.sub(r"\\\g<0>", cell), "**{}**" if bold else "{}")
+        header, *body = self.lines(as_markdown, "**{}**" if bold else "{}")
         return "".join(f"| {' | '.join(line)} |\n" for line in (header, self.aligned(":--", "--:"), *body))
 
     def latex(self) -> str:
@@ -50,9 +52,8 @@ class Table:
                           r"\end{tabular}", ""])
 
     def lines(self, escaped: Callable[[str], str], bold: str = "{}") -> list[list[str]]:
-        """Header and body, each cell `escaped` and without line breaks, the best cells inserted into `bold`."""
-        header, *body = [[escaped(re.sub(r"\s*[\r\n]\s*", " ", cell)) for cell in line]
-                         for line in (self.header, *self.body)]
+        """Header and body, each cell `escaped` and in one line, the best cells inserted into `bold`."""
+        header, *body = [[escaped(printable(cell)) for cell in line] for line in (self.header, *self.body)]
         return [header, *([bold.format(cell) if (i, j) in self.best else cell for j, cell in enumerate(line)]
                           for i, line in enumerate(body))]
 
@@ -67,6 +68,16 @@ class Table:
     def aligned(self, first: str, others: str) -> list[str]:
         """An alignment for each column: texts in the `first`, numbers in the `others`."""
         return [first] + [others] * (len(self.header) - 1)
+
+
+def printable(text: str) -> str:
+    """`text` in one line, with a space for what no page, picture or terminal can show."""
+    return UNPRINTABLE.sub(" ", text)
+
+
+def as_markdown(text: str) -> str:
+    """`text` in one line of Markdown that shows it as it is: no tag, code or link of it counts."""
+    return MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
 def transposed(rows: list[Row], level: int = REPORT) -> Table:
