@@ -97,6 +97,7 @@ class Ranks:
             (store, _), until = self.connection, time.monotonic() + PATIENCE
             with suppress(RuntimeError):
                 store.set(STOP, f"{number} {self.rank}")
+                store.set(f"{STOP}/{self.rank}", "")        # the other thread may end before it has
                 # The store ends with rank 0.
                 heard = [f"{STOP}/{rank}" for rank in range(1, self.world_size)]
                 while self.is_rank0 and not store.check(heard) and time.monotonic() < until:
