@@ -51,7 +51,7 @@ def job(cfg: DictConfig) -> None:
 
 def one(cfg: DictConfig, healed: Callable[[], None] = lambda: None) -> None:
     """Does the run of `cfg` and shows its table; calls `healed` when the model is fine-tuned."""
-    check(cfg, HydraConfig.get().overrides.task)
+    check(cfg, HydraConfig.get().overrides.task if HydraConfig.initialized() else ())
     run = Run(run_folder(cfg))
     with refusals_as_user_errors(run.folder):
         reproduce(cfg, run, healed)

@@ -16,8 +16,8 @@ import pytest
 from diffusers import DDIMScheduler
 from omegaconf import DictConfig
 
-from diffprune.__main__ import one
 from diffprune.config.naming import run_folder
+from diffprune.job import one
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
 from diffprune.runs.run import Run

@@ -27,7 +27,8 @@ from pathlib import Path
 import pyarrow.parquet, datasets
 
 def checked(place):
-    validation.check_paths(OmegaConf.create({"dataset": {"name": "celeba", "path": place}, "evaluate": {"features": "x"},
+    validation.check_paths(OmegaConf.create({"paths": {"runs": "runs", "cache": "cache"},
+                                              "dataset": {"name": "celeba", "path": place}, "evaluate": {"features": "x"},
                                               "model": {"name": "x", "checkpoint": "shipped:x"}}))
 
 asks = {

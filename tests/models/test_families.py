@@ -219,7 +219,8 @@ def test_a_unet_that_no_run_can_use_is_refused_before_any_work(tmp_path: Path, c
 def test_a_list_of_equal_sides_is_a_square(tmp_path: Path, config) -> None:
     unet_with(sample_size=(8, 8)).save_pretrained(tmp_path / "model" / "unet")
     DDIMScheduler(num_train_timesteps=10).save_pretrained(tmp_path / "model" / "scheduler")
-    model = load_dense(config("model=diffusers", f"model.checkpoint={tmp_path / 'model'}", "dataset=digits"))
+    model = load_dense(config("model=diffusers", f"model.checkpoint={tmp_path / 'model'}", "dataset=digits",
+                              "sampler.steps=10"))
     assert model.image_shape == (1, 8, 8)
     assert measure(model.unet) == measure(unet_with())
     assert draw(model, range(2), SamplerOptions(2)).shape == (2, 8, 8, 1)

@@ -23,8 +23,8 @@ TORCH, FP16 = "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safet
 def folder(tmp_path: Path) -> Path:
     """A model folder without weights of its own."""
     save_model(DiffusionModel(tiny_unet(), DDIMScheduler()), tmp_path / "model")
-    for name in (WEIGHTS, "widths.json"):
-        (tmp_path / "model" / "unet" / name).unlink()
+    for name in (f"unet/{WEIGHTS}", "unet/widths.json", "checksums.sha256"):
+        (tmp_path / "model" / name).unlink()
     return tmp_path / "model"
 
 

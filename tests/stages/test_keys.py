@@ -25,11 +25,20 @@ from tests.conftest import tiny_unet
 Keys = Callable[..., set[Path]]
 
 
-def save(folder: Path, beta_end: float = 0.4, norm_eps: float = 1e-6, seed: int = 0) -> Path:
+def save(place: Path, beta_end: float = 0.4, norm_eps: float = 1e-6, seed: int = 0) -> Path:
     unet = tiny_unet((4, 8), seed=seed)
     unet.register_to_config(norm_eps=norm_eps)
+    # A folder for each model, since a run keeps to the model that it was started with.
+    folder = place.with_name(f"{place.name}-{beta_end}-{norm_eps}-{seed}")
     save_model(DiffusionModel(unet, DDIMScheduler(num_train_timesteps=16, beta_start=1e-3, beta_end=beta_end)), folder)
     return folder
+
+
+def zeroed(model: DiffusionModel) -> DiffusionModel:
+    model.unet.to_empty(device="cpu")
+    for tensor in model.unet.state_dict().values():
+        tensor.zero_()
+    return model
 
 
 @pytest.fixture
@@ -93,7 +102,7 @@ def test_statistics_belong_to_data_features_subset_batch_and_computation(tmp_pat
     def entries(**changes) -> set[Path]:
         options = {"images": images, "name": "digits", "extractor": extractor, "subset": 10, "batch": 20} | changes
         references.append(data_statistics(cache=Cache(tmp_path), **options)[1]["reference_key"])
-        return set((tmp_path / "statistics").iterdir())
+        return set((tmp_path / "statistics").glob("*.npz"))
 
     references: list[str] = []
     assert len(entries()) == len(entries()) == 1
@@ -114,7 +123,7 @@ def test_statistics_of_drawn_images_belong_to_what_decides_them(config, tmp_path
         0, 256, (6, 8, 8, 1), dtype=np.uint8)
     for words, drawn, count in (([], images, 1), ([], images, 1), ([change], images, 2), ([], images[::-1], 3)):
         evaluate.statistics(config(*words), extractor, drawn, "dense")
-        assert len(list((tmp_path / "cache" / "portraits").iterdir())) == count
+        assert len(list((tmp_path / "cache" / "portraits").glob("*.npz"))) == count
 
 
 @pytest.mark.parametrize("change", ["model.scheduler.beta_end=.005", "model.unet.norm_eps=.5", "model.unet.freq_shift=0"])
@@ -122,7 +131,7 @@ def test_a_fetched_model_belongs_to_all_that_its_folder_is_made_of(config, tmp_p
     from diffprune.models import dense, fetch
     monkeypatch.setattr(fetch, "fetch_file", lambda url, target, *_: target.parent.mkdir(parents=True, exist_ok=True)
                         or target.touch())
-    monkeypatch.setattr(dense, "fill_model", lambda model, original: model.unet.to_empty(device="cpu") and model)
+    monkeypatch.setattr(dense, "fill_model", lambda model, original: zeroed(model))
     folders = [dense_model(config("model.checkpoint=https://a.b/c.ckpt", *words)).folder("https://a.b/c.ckpt")
                for words in ([], [], [change])]
     assert folders[0] == folders[1] != folders[2]
