@@ -1,23 +1,27 @@
-"""The README's tables and figure, and table1_digits, from kept results: `python -m experiments.upkeep.readme [RUNS]`.
+"""The README's tables and figure, and the tables of the digits, from kept results:
+`python -m experiments.upkeep.readme [RUNS]`.
 
-RUNS is a folder of runs that has every run of table1_digits: what tells their numbers and how they were made is copied to
+RUNS is a folder of runs that has every run of these tables: what tells their numbers and how they were made is copied to
 `experiments/results/digits` first, in place of what was there. Without it everything is made anew from what is kept.
 """
 
 import io
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
 from PIL import Image
 
+from diffprune.config.compose import composed
+from diffprune.config.naming import run_name
 from diffprune.report import run_table
 from diffprune.report.finished import Finished, find
 from diffprune.report.tables.comparison import compare
 from diffprune.report.tables.quantities import MAIN
+from diffprune.report.tables.table import Table
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus
 from diffprune.runtime.command_line import one_sentence
@@ -28,18 +32,21 @@ from experiments.reporting.against_published import beside
 from experiments.reporting.files import files, measured_table
 from experiments.upkeep import README, RESULTS, ROOT, replaced
 
-TABLE, DATASET = "table1_digits", "digits"
+CRITERIA, METHOD = "table1_digits", "method_digits"
+TABLES, DATASET = (CRITERIA, METHOD), "digits"
+# What the README shows of the method's table.
+COLUMNS = ("configuration", "Fréchet distance before healing", "SSIM before healing", "Fréchet distance (", "SSIM to dense")
 SCALE = 8       # screen pixels per image pixel
 
 
 def keep(runs: Path, results: Path = RESULTS) -> int:
-    """Copies every finished run of the table from in or below `runs` to `results`; returns how many there are. Raises
+    """Copies every finished run of the tables from in or below `runs` to `results`; returns how many there are. Raises
     UserError, before anything is touched, where one is missing."""
     finished = {folder.name: folder for folder in find([runs])[0]}
-    cells = plan([TABLE]).cells
+    cells = plan(TABLES).cells
     if lacking := [cell.name for cell in cells if cell.run.name not in finished]:
-        raise UserError(f"{runs} lacks {len(lacking)} of the {len(cells)} finished runs of {TABLE} ({lacking[0]}): "
-                        f"python -m experiments run {TABLE} paths.runs=… makes them")
+        raise UserError(f"{runs} lacks {len(lacking)} of the {len(cells)} finished runs of {' and '.join(TABLES)} "
+                        f"({lacking[0]}): python -m experiments run {' '.join(TABLES)} paths.runs=… makes them")
     processes: dict[tuple[str, int], int] = {}
     with atomic_folder(results / DATASET) as partial:
         for cell in cells:
@@ -66,19 +73,30 @@ def keep_run(source: Run, target: Run, processes: dict[tuple[str, int], int]) ->
 
 def is_default(run: Finished) -> bool:
     """Whether `python -m diffprune` alone makes this run."""
-    return run.options["seed"] == 0 and run.metrics.pruner == "diff_pruning"
+    return run.run.name == run_name(composed([]))
 
 
 def made(results: Path = RESULTS, readme: Path = README) -> dict[Path, bytes]:
     """{file: its content}, all of it from the kept runs."""
-    runs = [Finished.of(folder) for folder in find([results / DATASET])[0]]
+    kept, contents = plan(TABLES, [f"paths.runs={results}"]), {}
+    runs = [Finished.of(cell.folder) for cell in plan([CRITERIA], [f"paths.runs={results}"]).cells]
     (default,) = (run for run in runs if is_default(run))
+    blocks = {"default run": run_table(default.run.folder, MAIN), "criteria": compare(runs, level=MAIN)}
+    for name in TABLES:
+        table, lines = measured_table(kept, name)
+        shown = beside(lines)
+        contents |= {results / file: content for file, content in files(table, lines, shown).items() if content is not None}
+    blocks["method"] = narrowed(shown, COLUMNS)
     text = readme.read_text()
-    for block, shown in {"default run": run_table(default.run.folder, MAIN), "criteria": compare(runs, level=MAIN)}.items():
+    for block, shown in blocks.items():
         text = replaced(text, block, shown.markdown())
-    table, lines = measured_table(plan([TABLE], [f"paths.runs={results}"]), TABLE)
-    shown = {results / name: content for name, content in files(table, lines, beside(lines)).items() if content is not None}
-    return {readme: text.encode(), results / "digits_samples.png": enlarged(default.run.grid)} | shown
+    return {readme: text.encode(), results / "digits_samples.png": enlarged(default.run.grid)} | contents
+
+
+def narrowed(table: Table, beginnings: Sequence[str]) -> Table:
+    """The columns of `table` whose titles begin so, in that order."""
+    columns = [next(i for i, title in enumerate(table.header) if title.startswith(beginning)) for beginning in beginnings]
+    return Table([table.header[i] for i in columns], [[line[i] for i in columns] for line in table.body], table.records)
 
 
 def enlarged(grid: Path) -> bytes:

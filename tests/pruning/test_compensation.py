@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
+import diffprune
+from diffprune.config.naming import run_folder, run_name
+from diffprune.config.validation import check
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pruning import compensation
@@ -16,7 +20,13 @@ from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.compensation import Cut, NoisedImages, compensate, positions, ridge
 from diffprune.pruning.criteria import Magnitude
 from diffprune.pruning.importance import layer_terms
+from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.surgery import cut
+from diffprune.runs.run import Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import read_json
+from diffprune.stages import prune, score
+from diffprune.tracking.tracker import Tracker
 from tests.conftest import tiny_unet
 
 SCHEDULER = DDIMScheduler(num_train_timesteps=50)
@@ -26,7 +36,6 @@ def pruned(dense: DiffusionModel, ratio: float = 0.5) -> tuple[DiffusionModel, d
     """A pruned copy, and which channels each of its layers has left."""
     model, kept = copy.deepcopy(dense), positions(dense.unet)
     cut(model.unet, Magnitude(), Allocation(ratio), layer_terms(model.unet, Magnitude().terms), kept=kept)
-    model.unet.requires_grad_(False)
     return model, kept
 
 
@@ -130,7 +139,7 @@ def test_chunks_and_threads_decide_nothing(dense: DiffusionModel, monkeypatch: p
     assert distance(results[2], results[0], shown) < 1e-6
 
 
-def test_a_compensated_model_is_loaded_bit_by_bit(dense: DiffusionModel, tmp_path) -> None:
+def test_a_compensated_model_is_loaded_bit_by_bit(dense: DiffusionModel, tmp_path: Path) -> None:
     model, kept = pruned(dense)
     compensate(model, dense, kept, images(dense))
     save_model(model, tmp_path / "model")
@@ -186,3 +195,61 @@ def test_an_error_of_the_dense_model_is_raised(dense: DiffusionModel, monkeypatc
 def test_a_ridge_without_strength_is_refused(dense: DiffusionModel, strength: float) -> None:
     with pytest.raises(ValueError, match="not positive"):
         compensate(dense, dense, {}, images(dense), strength)
+
+
+def cut_run(config, folder: Path, *overrides: str) -> Run:
+    """A run of a tiny model up to its pruned folder."""
+    if not folder.exists():
+        save_model(DiffusionModel(tiny_unet((8, 16)), SCHEDULER), folder)
+    cfg = config(f"model.checkpoint={folder}", "pruner=magnitude", "pruner.ratio=.5", "sampler.steps=2", "device=cpu",
+                 "pruner.compensate=ridge", "pruner.compensation_images=24", *overrides)
+    check(cfg)
+    run = Run(run_folder(cfg))
+    score.stage(cfg, run, Tracker())
+    prune.stage(cfg, run, Tracker())
+    return run
+
+
+def test_the_prune_stage_compensates_and_says_how_well(config, tmp_path: Path) -> None:
+    run = cut_run(config, tmp_path / "model")
+    said = read_json(run.prune_report)["compensation"]
+    assert said["images"] == 24
+    assert all(0 <= error["after"] <= error["before"] for error in said["layers"].values())
+    assert PruneReport.read(run.prune_report).params < PruneReport.read(run.prune_report).params_dense
+
+
+def test_a_stage_that_is_done_again_gives_the_same_bits(config, tmp_path: Path) -> None:
+    run = cut_run(config, tmp_path / "model")
+    first = load_model(run.pruned).key
+    run.prune_report.unlink()
+    assert load_model(cut_run(config, tmp_path / "model").pruned).key == first
+
+
+def test_the_library_compensates_as_the_stage_does() -> None:
+    unet, shown = tiny_unet((8, 16)), torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    plain, compensated = copy.deepcopy(unet), copy.deepcopy(unet)
+    for network, wanted in ((plain, False), (compensated, True)):
+        diffprune.prune(network, ratio=0.5, criterion=Magnitude(), images=shown, scheduler=SCHEDULER, compensate=wanted)
+    model, kept = pruned(DiffusionModel(unet, SCHEDULER))
+    compensate(model, DiffusionModel(unet, SCHEDULER), kept, NoisedImages.draw(model, shown, 0))
+    assert all(torch.equal(one, other) for one, other in zip(
+        compensated.state_dict().values(), model.unet.state_dict().values(), strict=True))
+    assert any(not torch.equal(one, other) for one, other in zip(plain.parameters(), compensated.parameters(), strict=True))
+    with pytest.raises(ValueError, match="compensation refits layers on noised images: give a batch"):
+        diffprune.prune(copy.deepcopy(unet), ratio=0.5, criterion=Magnitude(), compensate=True)
+
+
+def test_compensation_names_a_run_and_its_absence_does_not(config) -> None:
+    assert run_name(config()) == "ddpm_digits-diff_pruning-T0.05-r0.3-finetune_digits-s0-f7400c8f"
+    assert "-r0.3-ridge-finetune" in run_name(config("pruner.compensate=ridge"))
+    names = {run_name(config("pruner.compensate=ridge", f"pruner.compensation_images={count}")) for count in (64, 512)}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(("overrides", "reason"), [
+    (["pruner=scratch", "pruner.compensate=ridge"], "pruner=scratch draws fresh ones"),
+    (["pruner=none", "pruner.compensate=ridge"], "pruner=none removes nothing"),
+    (["pruner.compensation_images=64"], "pruner.compensate=none uses none")])
+def test_compensation_that_would_do_nothing_is_refused(config, overrides: list[str], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        check(config(*overrides), overrides)
