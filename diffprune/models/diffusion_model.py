@@ -65,6 +65,11 @@ class DiffusionModel:
         """Hex digest of all that decides what this model computes: caches of its results are filed under it."""
         return model_key(self.networks, self.scheduler, type(self.family))
 
+    @property
+    def lasting_key(self) -> str:
+        """The same, but for the version of the libraries: by this a run knows its model again."""
+        return model_key(self.networks, self.scheduler, type(self.family), lasting=True)
+
     def denoise(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         """Predicted noise [B, C, H, W] for `x_t` at timesteps `t` [B], given the `context` of its classes."""
         return self.family.predict(self.unet, x_t, t, context)

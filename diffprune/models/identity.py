@@ -1,28 +1,31 @@
 """What decides the bits that a model computes, for the keys of everything that is kept of it."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
 
+from diffprune.runs.provenance import installed_versions
+
 CODE = 1        # raised when this package computes other bits from the same inputs
 LIBRARIES = ("diffusers", "numpy", "pillow", "torchvision", "transformers")
 
 
-def model_key(networks: Iterable[nn.Module], scheduler: Any, family: type) -> str:
+def model_key(networks: Iterable[nn.Module], scheduler: Any, family: type, lasting: bool = False) -> str:
     """Hex digest of all that decides what a model computes: each of its `networks`, weights and architecture, the `family`
-    that joins them, and of the noise schedule alpha_bar and what is predicted."""
+    that joins them, and of the noise schedule alpha_bar and what is predicted. A `lasting` key holds of the architecture
+    what the model's folder says, so that another version of a library leaves it."""
     schedule = {"prediction": scheduler.config.get("prediction_type", "epsilon"),
                 "last": float(getattr(scheduler, "final_alpha_cumprod", 1.0))}
     digest = hashlib.sha256(json.dumps(schedule).encode())
     digest.update(scheduler.alphas_cumprod.cpu().contiguous().numpy().tobytes())
     digest.update(f"{family.__module__}.{family.__qualname__}".encode())
     for network in networks:
-        digest.update(state_key(network).encode() + architecture(network).encode())
+        digest.update(state_key(network).encode() + (options_given if lasting else architecture)(network).encode())
     return digest.hexdigest()
 
 
@@ -39,9 +42,21 @@ def architecture(network: nn.Module) -> str:
     """The class of a network, its config and its layers, with the heads that narrowed attention has left: what computes
     with its weights. Where it came from, and the version of the library that wrote it, are left out."""
     config = {name: value for name, value in dict(getattr(network, "config", {})).items() if not name.startswith("_")}
-    heads = {name: layer.heads for name, layer in network.named_modules() if isinstance(getattr(layer, "heads", None), int)}
-    return json.dumps([f"{type(network).__module__}.{type(network).__qualname__}", config, heads, repr(network)],
+    return json.dumps([f"{type(network).__module__}.{type(network).__qualname__}", config, heads(network), repr(network)],
                       sort_keys=True, default=str)
+
+
+def options_given(network: nn.Module) -> str:
+    """The class of a network and those of its options that differ from their defaults, with the heads that are left."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(type(network).__init__).parameters.items()}
+    config = {name: value for name, value in dict(getattr(network, "config", {})).items()
+              if not name.startswith("_") and name in defaults and value != defaults[name]}
+    return json.dumps([type(network).__qualname__, config, heads(network)], sort_keys=True, default=str)
+
+
+def heads(network: nn.Module) -> dict[str, int]:
+    """{layer: its number of heads}, of which pruning may have left fewer than the config says."""
+    return {name: layer.heads for name, layer in network.named_modules() if isinstance(getattr(layer, "heads", None), int)}
 
 
 def computation(device: torch.device, precision: str = "no", memory_format: str = "contiguous",
@@ -51,4 +66,4 @@ def computation(device: torch.device, precision: str = "no", memory_format: str 
     on_gpu = device.type == "cuda"
     return {"precision": precision, "memory_format": memory_format, "code": CODE, "torch": torch.__version__,
             "processor": torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability(),
-            "threads": None if on_gpu else threads or torch.get_num_threads(), **{name: version(name) for name in LIBRARIES}}
+            "threads": None if on_gpu else threads or torch.get_num_threads(), **installed_versions(LIBRARIES)}

@@ -60,6 +60,7 @@ def prune(unet: nn.Module, ratio: float | None = None, criterion: Criterion | No
         if not compensate or images is None:
             return cut(unet, criterion, allocation, terms, seed)
         dense, kept = copy.deepcopy(model), positions(unet)
+        context = None if context is None else context.to(model.device)
         report = cut(unet, criterion, allocation, terms, seed, kept=kept)
         compensation.compensate(model, dense, kept, NoisedImages.draw(dense, images.to(model.device), seed, context))
         return report

@@ -27,7 +27,7 @@ from diffprune.pruning.dependency import scored_weights
 
 STRENGTH = 1e-3
 MOST_UNKNOWNS = 8192    # of one output channel; with more, a layer's kernel is kept and its channels are regressed
-CHUNK = 64              # images whose patches lie in memory at once
+ROWS = 4096             # positions whose patches lie in memory at once, at least those of one image
 
 Errors = dict[str, dict[str, float]]    # {layer: {"before", "after"}}
 
@@ -65,14 +65,15 @@ def compensate(pruned: DiffusionModel, dense: DiffusionModel, kept: Mapping[str,
     """
     if not strength > 0:
         raise ValueError(f"strength={strength} of the ridge is not positive")
-    cuts = {name: Cut.of(pruned.unet.get_submodule(name), dense.unet.get_submodule(name), left)
-            for name, left in kept.items() if left.dim() > 1}
+    cuts = {name: Cut.of(pruned.unet.get_submodule(name), dense.unet.get_submodule(name), places)
+            for name, places in kept.items() if places.dim() > 1}
     cuts = {name: cut for name, cut in cuts.items() if cut.lost_inputs}
     errors: Errors = {}
     with torch.no_grad(), ExitStack() as hooks, dense_layers(dense, cuts, images) as take:
         def refit(name: str, inputs: Tensor) -> None:
+            inputs_and_outputs = take(name)
             if name not in errors:      # a layer that is called again keeps its weights
-                errors[name] = cuts[name].refit(inputs, *take(name), strength)
+                errors[name] = cuts[name].refit(inputs, *inputs_and_outputs, strength)
 
         for name, cut in cuts.items():
             hooks.enter_context(before_forward(cut.pruned, lambda inputs, name=name: refit(name, inputs)))
@@ -90,9 +91,10 @@ class Cut:
     columns: Tensor
 
     @classmethod
-    def of(cls, pruned: nn.Module, dense: Any, left: Tensor) -> "Cut":
+    def of(cls, pruned: nn.Module, dense: Any, places: Tensor) -> "Cut":
+        """`places` [O, I]: where the entries that are left lie in the dense layer's flattened weight."""
         inputs = dense.weight.shape[1]
-        return cls(pruned, dense, left[:, 0] // inputs, left[0] % inputs)
+        return cls(pruned, dense, places[:, 0] // inputs, places[0] % inputs)
 
     @property
     def lost_inputs(self) -> bool:
@@ -100,16 +102,21 @@ class Cut:
 
     def refit(self, x: Tensor, x_dense: Tensor, y: Tensor, strength: float) -> dict[str, float]:
         """Sets the pruned layer's weights by its inputs `x`, the dense layer's inputs `x_dense` and outputs `y`."""
-        y = y.index_select(1 if isinstance(self.dense, nn.Conv2d) else -1, self.rows.to(y.device))
-        error = relative_error(self.pruned.forward(x), y)
-        if self.pruned.weight[0].numel() <= MOST_UNKNOWNS:
-            weight, bias = ridge(self.pruned, x, y, strength)
+        layer, y = self.pruned, y.index_select(1 if isinstance(self.dense, nn.Conv2d) else -1, self.rows.to(y.device))
+        before = relative_error(layer.forward(x), y)
+        cut_weights = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+        if layer.weight[0].numel() <= MOST_UNKNOWNS:
+            weight, bias = ridge(layer, x, y, strength)
         else:
-            weight, bias = self.through_channels(x, x_dense, strength), self.pruned.bias
-        self.pruned.weight.copy_(weight)
+            weight, bias = self.through_channels(x, x_dense, strength), layer.bias
+        layer.weight.copy_(weight)
         if bias is not None:
-            self.pruned.bias.copy_(bias)
-        return {"before": error, "after": relative_error(self.pruned.forward(x), y)}
+            layer.bias.copy_(bias)
+        after = relative_error(layer.forward(x), y)
+        if not after <= before:     # possible where not the outputs were fitted, but the inputs
+            layer.load_state_dict(cut_weights)
+            after = before
+        return {"before": before, "after": after}
 
     def through_channels(self, x: Tensor, x_dense: Tensor, strength: float) -> Tensor:
         """The dense kernel, applied to the dense input channels as a regression on the kept ones gives them.
@@ -129,7 +136,8 @@ def ridge(layer: Any, x: Tensor, y: Tensor, strength: float) -> tuple[Tensor, Te
     if layer.bias is not None:
         start = torch.cat([start, layer.bias[:, None].double()], 1)
     gram, moment = x.new_zeros(2 * start.shape[1:], dtype=torch.float64), x.new_zeros(start.T.shape, dtype=torch.float64)
-    for some_x, some_y in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+    size = max(1, ROWS * len(x) // len(channels_last(y)))
+    for some_x, some_y in zip(x.split(size), y.split(size), strict=True):
         rows = patches(layer, some_x).double()
         if layer.bias is not None:
             rows = F.pad(rows, (0, 1), value=1.0)
@@ -157,7 +165,9 @@ def channels_last(y: Tensor) -> Tensor:
 
 
 def relative_error(y: Tensor, wanted: Tensor) -> float:
-    return float((y - wanted).double().norm() / wanted.double().norm())
+    """||y - wanted|| / ||wanted||; of outputs that are all 0, the size of `y`."""
+    norm = float(wanted.double().norm())
+    return float((y - wanted).double().norm()) / (norm or 1.0)
 
 
 @contextmanager
@@ -179,11 +189,11 @@ def dense_layers(dense: DiffusionModel, cuts: Mapping[str, Cut], images: NoisedI
     all layers together would not fit into the memory.
     """
     handed: Queue[tuple[str, Any]] = Queue(1)
-    left = Event()
+    closing = Event()
 
     def hand(name: str, content: Any) -> None:
         handed.put((name, content))
-        if left.is_set():
+        if closing.is_set():
             raise InterruptedError
 
     def evaluate() -> None:
@@ -207,7 +217,7 @@ def dense_layers(dense: DiffusionModel, cuts: Mapping[str, Cut], images: NoisedI
     try:
         yield take
     finally:
-        left.set()
+        closing.set()
         while thread.is_alive():        # it may wait for its last layer to be taken
             try:
                 handed.get(timeout=0.05)

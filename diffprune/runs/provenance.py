@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from diffprune.runs.run import Run
+from diffprune.runtime.addresses import without_secrets
 from diffprune.runtime.files import read_json, write_json
 
 LIBRARIES = ("diffusers", "hydra-core", "numpy", "pytorch-fid", "pytorch-msssim", "scipy", "torch", "torch-fidelity",
@@ -17,9 +19,14 @@ LIBRARIES = ("diffusers", "hydra-core", "numpy", "pytorch-fid", "pytorch-msssim"
 
 
 def versions() -> dict[str, str]:
-    """{library: version} of those that are installed."""
-    installed = {"python": sys.version.split()[0]}
-    for name in LIBRARIES:
+    """{name: version} of Python and of the libraries that numbers depend on."""
+    return {"python": sys.version.split()[0]} | installed_versions(LIBRARIES)
+
+
+def installed_versions(libraries: Iterable[str]) -> dict[str, str]:
+    """{library: version} of those `libraries` that are installed."""
+    installed = {}
+    for name in libraries:
         with suppress(PackageNotFoundError):
             installed[name] = version(name)
     return installed
@@ -55,4 +62,4 @@ def provenance() -> dict[str, str | None]:
     """The command that makes this run anywhere, and the commit of the source."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     wanted = [override for override in overrides if not override.startswith("paths.")]
-    return {"command": " ".join(["python -m diffprune", *wanted]), "commit": commit()}
+    return {"command": without_secrets(" ".join(["python -m diffprune", *wanted])), "commit": commit()}

@@ -125,8 +125,10 @@ class Previews:
         with interrupt.left_at_once():
             if trainer.ranks.is_rank0 and not path.exists():
                 trainer.swap()
-                self.preview.draw(trainer.model, path)
-                trainer.swap()
+                try:
+                    self.preview.draw(trainer.model, path)
+                finally:
+                    trainer.swap()
                 self.tracker.image("preview", path, trainer.global_step)
             trainer.ranks.barrier()
 

@@ -6,6 +6,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from diffprune.config.compose import made
 from diffprune.config.model_source import by_hand, origin
@@ -22,7 +23,7 @@ from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.selection import SELECTIONS
 from diffprune.pruning.timesteps import Policy, Threshold
 from diffprune.runs.cache import Cache
-from diffprune.runs.data_record import DataRecord, ModelRecord
+from diffprune.runs.data_record import DataRecord, ModelRecord, note_skipped
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.protocol import Drawing, SamplerOptions
@@ -73,7 +74,7 @@ def load_dense(cfg: DictConfig, run: Run | None = None) -> DiffusionModel:
     model = dense_model(cfg).load()
     check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), cfg.sampler)
     if run is not None:
-        ModelRecord(model.key, cfg.model.checkpoint).keep(run)
+        ModelRecord(model.lasting_key, masked(cfg).model.checkpoint).keep(run)
     return model
 
 
@@ -95,6 +96,23 @@ def load_images(cfg: DictConfig) -> ImageSet:
 def begin_data(cfg: DictConfig, run: Run, images: ImageSet) -> None:
     """Notes at the run's first use of data which images it has; UserError where it was begun with others."""
     DataRecord(images.key, len(images), cfg.dataset.path).keep(run)
+
+
+def calibration(cfg: DictConfig, run: Run, model: DiffusionModel, option: str) -> tuple[ImageSet, Tensor, Tensor | None]:
+    """The data set, as many of its images as `pruner.<option>` says, [N, C, H, W] in [-1, 1], and their classes [N].
+
+    UserError where it has fewer than any stage will need, or where its classes do not fit the model.
+    """
+    images, pruner = load_images(cfg), cfg.pruner
+    begin_data(cfg, run, images)
+    model.check_classes(images.labels, images.class_count)
+    for name in (option, *(["compensation_images"] if pruner.compensate != "none" else [])):
+        if pruner[name] > len(images):
+            raise UserError(f"pruner.{name}={pruner[name]} asks for more images than the data set has: give at most "
+                            f"{len(images)}")
+    x_0 = images.calibration(pruner[option], cfg.seed)
+    note_skipped(run, images.skipped)
+    return images, x_0, images.calibration_labels(pruner[option], cfg.seed)
 
 
 def timestep_policy(cfg: DictConfig, criterion: Criterion) -> Policy:

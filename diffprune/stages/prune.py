@@ -26,7 +26,6 @@ from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.scores import Scores, Terms
 from diffprune.pruning.surgery import cut, reinitialise
 from diffprune.pruning.target import distinct_ratios, search, size_kept
-from diffprune.runs.data_record import note_skipped
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
@@ -70,24 +69,18 @@ def compensation(cfg: DictConfig, run: Run, pruned: DiffusionModel, dense: Diffu
                  kept: Mapping[str, Tensor]) -> dict[str, Any]:
     """Refits, in float32, the layers of `pruned` that lost inputs to the model before the cut; returns what prune.json says
     of it."""
-    # Draw the images, and encode them for a latent model.
-    start, device, images = time.monotonic(), options.execution(cfg).device, options.load_images(cfg)
-    count = cfg.pruner.compensation_images
-    options.begin_data(cfg, run, images)
-    dense.check_classes(images.labels, images.class_count)
-    x_0, labels = images.calibration(count, cfg.seed), images.calibration_labels(count, cfg.seed)
-    note_skipped(run, images.skipped)
+    start, device = time.monotonic(), options.execution(cfg).device
+    _, x_0, labels = options.calibration(cfg, run, dense, "compensation_images")
     pruned.to(device)
     dense.to(device)
     x_0, context = dense.to_latent(x_0.to(device)), dense.context(labels)
-    # Refit.
     errors = compensate(pruned, dense, kept, NoisedImages.draw(dense, x_0, cfg.seed, context))
     pruned.to(CPU)
     seconds = time.monotonic() - start
     mean_error = {when: fmean([layer[when] for layer in errors.values()] or [0.0]) for when in ("before", "after")}
     log.info("compensated %d layers in %.0f s: mean relative error %.3f, was %.3f", len(errors), seconds,
              mean_error["after"], mean_error["before"])
-    return {"images": count, "seconds": round(seconds, 3), "layers": errors}
+    return {"images": len(x_0), "seconds": round(seconds, 3), "layers": errors}
 
 
 def track_widths(title: str, layers: dict[str, Any], tracker: Tracker) -> None:

@@ -13,7 +13,6 @@ from diffprune.pruning.gradients import CalibrationBatch
 from diffprune.pruning.importance import loss_scaling, score
 from diffprune.pruning.scores import Scores
 from diffprune.pruning.timesteps import Threshold
-from diffprune.runs.data_record import note_skipped
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import options
@@ -39,16 +38,12 @@ def score_with_gradients(cfg: DictConfig, run: Run, model: DiffusionModel, crite
     """Scores `model` on the calibration batch; the scoring pass is shared by all runs that differ only in their criterion,
     timestep policy and ratio."""
     # Draw the calibration batch, and encode it for a latent model.
-    execution, pruner, size = options.execution(cfg), cfg.pruner, cfg.pruner.calibration_batch
-    images = options.load_images(cfg)
-    options.begin_data(cfg, run, images)
-    model.check_classes(images.labels, images.class_count)
-    x_0, labels = images.calibration(size, cfg.seed), images.calibration_labels(size, cfg.seed)
-    note_skipped(run, images.skipped)
+    execution, pruner = options.execution(cfg), cfg.pruner
+    images, x_0, labels = options.calibration(cfg, run, model, "calibration_batch")
     mean_loss, _ = loss_scaling(model, criterion, cfg.precision)
     # What decides the gradients: the model, the images and their noise (from the seed), the loss, how many timesteps are
     # evaluated at once, and what the network is evaluated with.
-    key = {"model": model.key, "data": images.key, "batch": size, "seed": cfg.seed, "mean_loss": mean_loss,
+    key = {"model": model.key, "data": images.key, "batch": len(x_0), "seed": cfg.seed, "mean_loss": mean_loss,
            "per_pass": pruner.timesteps_per_pass,
            **computation(execution.device, execution.precision, execution.memory_format)}
     execution.place(model)

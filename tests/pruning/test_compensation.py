@@ -127,8 +127,8 @@ def test_a_model_that_lost_nothing_keeps_every_bit(dense: DiffusionModel) -> Non
 
 def test_chunks_and_threads_decide_nothing(dense: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, results = images(dense), []
-    for chunk, threads in ((64, 1), (7, 1), (64, 2)):
-        monkeypatch.setattr(compensation, "CHUNK", chunk)
+    for rows, threads in ((4096, 1), (300, 1), (4096, 2)):
+        monkeypatch.setattr(compensation, "ROWS", rows)
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         model, kept = pruned(dense)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from diffprune.data.loading.order import Order, Shard, mirrored
 from diffprune.diffusion.pixels import from_uint8
-from diffprune.runtime.errors import UserError
 
 Taken = tuple[Tensor, Tensor | None]        # images uint8 [B, C, H, W], and their classes int64 [B] if the set has classes
 
@@ -73,9 +72,7 @@ class ImageSet(ABC):
             yield from_uint8(pixels), labels
 
     def calibration(self, size: int, seed: int) -> Tensor:
-        """The fixed scoring batch: the first batch of the seed's shuffle, never mirrored, float32 in [-1, 1]."""
-        if size > len(self):
-            raise UserError(f"pruner.calibration_batch={size} asks for more images than the data set has ({len(self)})")
+        """The first `size` images of the seed's shuffle, at most all, never mirrored, float32 in [-1, 1]."""
         return from_uint8(self.take(self.order.shuffle(0, seed)[:size])[0])
 
     def calibration_labels(self, size: int, seed: int) -> Tensor | None:
