@@ -107,9 +107,7 @@ def calibration(cfg: DictConfig, run: Run, model: DiffusionModel, option: str) -
     begin_data(cfg, run, images)
     model.check_classes(images.labels, images.class_count)
     for name in (option, *(["compensation_images"] if pruner.compensate != "none" else [])):
-        if pruner[name] > len(images):
-            raise UserError(f"pruner.{name}={pruner[name]} asks for more images than the data set has: give at most "
-                            f"{len(images)}")
+        images.check_count(pruner[name], name)
     x_0 = images.calibration(pruner[option], cfg.seed)
     note_skipped(run, images.skipped)
     return images, x_0, images.calibration_labels(pruner[option], cfg.seed)

@@ -102,7 +102,7 @@ def test_how_a_network_is_evaluated_is_in_the_key(changed: dict) -> None:
 
 @pytest.mark.parametrize("change", [
     lambda patch: patch.setattr("diffprune.models.identity.CODE", 0), lambda patch: patch.setattr(torch, "__version__", "0"),
-    lambda patch: patch.setattr("diffprune.models.identity.version", lambda library: "0"),
+    lambda patch: patch.setattr("diffprune.models.identity.installed_versions", lambda libraries: {"numpy": "0"}),
     lambda patch: patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "none")],
     ids=["code", "torch", "libraries", "processor"])
 def test_code_libraries_and_processor_are_in_the_key(change: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffprune.data.loading.order import Order, Shard, mirrored
 from diffprune.diffusion.pixels import from_uint8
+from diffprune.runtime.errors import UserError
 
 Taken = tuple[Tensor, Tensor | None]        # images uint8 [B, C, H, W], and their classes int64 [B] if the set has classes
 
@@ -72,8 +73,14 @@ class ImageSet(ABC):
             yield from_uint8(pixels), labels
 
     def calibration(self, size: int, seed: int) -> Tensor:
-        """The first `size` images of the seed's shuffle, at most all, never mirrored, float32 in [-1, 1]."""
+        """The first `size` images of the seed's shuffle, never mirrored, float32 in [-1, 1]; UserError for fewer."""
+        self.check_count(size, "calibration_batch")
         return from_uint8(self.take(self.order.shuffle(0, seed)[:size])[0])
+
+    def check_count(self, size: int, option: str) -> None:
+        """UserError where `pruner.<option>` is a `size` of more images than there are."""
+        if size > len(self):
+            raise UserError(f"pruner.{option}={size} asks for more images than the data set has ({len(self)})")
 
     def calibration_labels(self, size: int, seed: int) -> Tensor | None:
         """The classes [size] of the images in `calibration`, None for a set without classes."""
