@@ -41,9 +41,9 @@ def listed(file: Path) -> dict[str, str]:
         return {}
 
 
-def write_checksum(path: Path, content: Path) -> None:
-    """Notes the checksum of the file `content`, which is or will be renamed to `path`. A torn note counts as none."""
-    text = f"{sha256(content)}  {path.name}\n"
+def write_checksum(path: Path) -> None:
+    """Notes the checksum of the file `path`. A torn note counts as none."""
+    text = f"{sha256(path)}  {path.name}\n"
     checksum_file(path).unlink(missing_ok=True)      # not written in place: it may be a hard link
     checksum_file(path).write_text(text)
 
@@ -68,9 +68,10 @@ def intact(path: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Deletes a damaged file that is to be made anew; a warning names it."""
+    """Deletes a damaged file that is to be made anew; a warning names it. Its checksum goes too."""
     log.warning("%s differs from its checksum and is made anew", path)
     path.unlink(missing_ok=True)
+    checksum_file(path).unlink(missing_ok=True)
 
 
 def names_below(folder: Path) -> set[str]:

@@ -42,10 +42,12 @@ def atomic_file(path: Path, checksum: bool = False) -> Generator[Path]:
 
 
 def rename(source: Path, path: Path, checksum: bool) -> None:
-    """Gives the file `source` the name `path`, on the same disk, and writes its checksum first."""
+    """Gives the file `source` the name `path`, on the same disk, then writes its checksum. A kill between leaves none."""
     if checksum:
-        write_checksum(path, source)
+        checksum_file(path).unlink(missing_ok=True)
     os.replace(source, path)
+    if checksum:
+        write_checksum(path)
 
 
 @contextmanager

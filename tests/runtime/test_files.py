@@ -117,7 +117,7 @@ def test_a_damaged_file_is_named_or_discarded(tmp_path: Path, caplog: pytest.Log
         with pytest.raises(Damaged, match=r"a\.json differs from its checksum"):
             read(file)
     assert not intact(file)
-    assert not file.exists()
+    assert not list(tmp_path.iterdir())
     assert "a.json differs from its checksum and is made anew" in caplog.text
 
 
@@ -132,6 +132,18 @@ def test_a_torn_checksum_counts_as_none(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": 1}, checksum=True)
     (tmp_path / ".a.json.sha256").write_text("0123")
     assert read_json(tmp_path / "a.json") == {"x": 1}
+
+
+@pytest.mark.parametrize("function", ["os.replace", "write_checksum"])
+def test_a_writer_killed_at_any_moment_leaves_no_file_with_the_checksum_of_another(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+    write_json(tmp_path / "a.json", {"x": 1}, checksum=True)
+    monkeypatch.setattr(f"diffprune.runtime.files.{function}", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(tmp_path / "a.json", {"x": 2}, checksum=True)
+    assert read_json(tmp_path / "a.json") == {"x": 1 if function == "os.replace" else 2}
 
 
 def test_a_file_goes_with_its_checksum_and_a_folder_never(tmp_path: Path) -> None:
