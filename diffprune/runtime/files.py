@@ -70,13 +70,15 @@ def atomic_folder(path: Path, mark: str | None = None) -> Generator[Path]:
 
 
 def check_replaceable(folder: Path, mark: str | None = None) -> None:
-    """Raises UserError where `folder` is a file, or holds a file that is not as this project has written it there. Without a
-    list of checksums, as of an earlier version, it must hold the file `mark`, which only this project writes."""
+    """Raises UserError where `folder` is a file, or holds a file that is not as this project has written it there. With a
+    `mark`, the name or pattern of a file that only this project writes, it must hold that too: a list of checksums alone may
+    be a user's own. Without a list, as of an earlier version, the mark is enough."""
     if is_file(folder):
         raise UserError(f"{folder} is a file, and a folder is to be written there: give another name, or move the file away")
-    if mark is not None and (folder / mark).exists() and not (folder / LIST).exists():
+    marked = mark is not None and any(folder.glob(mark))
+    if marked and not (folder / LIST).exists():
         return
-    digests = listed(folder / LIST)
+    digests = listed(folder / LIST) if marked or mark is None else {}
     for name in sorted(names_below(folder)):
         if digests.get(name) != sha256(folder / name):
             raise UserError(f"{folder / name} is not as this project wrote it there, and the folder is to be replaced: move "

@@ -80,8 +80,10 @@ def model(folder: Path, content: str = "weights") -> None:
 @pytest.mark.parametrize("change", [
     lambda folder: (folder / "notes").write_text("mine"), lambda folder: (folder / "config").write_text("mine"),
     lambda folder: (folder / "checksums.sha256").unlink() or (folder / "mark").unlink(),
-    lambda folder: (folder / "checksums.sha256").unlink() or (folder / "notes").write_text("mine")],
-    ids=["added", "edited", "foreign", "foreign, with a mark"])
+    lambda folder: (folder / "checksums.sha256").unlink() or (folder / "notes").write_text("mine"),
+    lambda folder: (folder / "mark").unlink() or subprocess.run(
+        "rm checksums.sha256; sha256sum * > ../sums; mv ../sums checksums.sha256", shell=True, cwd=folder, check=True)],
+    ids=["added", "edited", "foreign", "foreign, with a mark", "foreign, with a list"])
 def test_a_folder_with_something_of_anothers_is_never_replaced(tmp_path: Path, change) -> None:
     model(tmp_path / "model")
     change(tmp_path / "model")
