@@ -24,6 +24,9 @@ Record = TypeVar("Record")
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP,
            errno.ENAMETOOLONG, errno.EIO, errno.ESTALE)
 
+UMASK = os.umask(0o077)     # read once: until it is set again the files of other threads have another mode
+os.umask(UMASK)
+
 
 @contextmanager
 def atomic_file(path: Path, checksum: bool = False) -> Generator[Path]:
@@ -103,11 +106,10 @@ def temporary_sibling(path: Path) -> Generator[Path]:
 
 def fsync_below(path: Path) -> None:
     """Makes `path`, and every file below it, outlast a power cut and as readable as the umask allows. (safetensors writes
-    files that only their owner can read; a run folder is often shared.)"""
-    mask = os.umask(0)
-    os.umask(mask)
+    files that only their owner can read; a run folder is often shared.) A file with further names keeps its mode."""
     for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
-        file.chmod(0o666 & ~mask)
+        if file.stat().st_nlink == 1:
+            file.chmod(0o666 & ~UMASK)
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
 

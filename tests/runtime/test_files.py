@@ -53,6 +53,13 @@ def test_files_are_as_readable_as_the_umask_allows(tmp_path: Path) -> None:
     assert (tmp_path / "f").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_a_file_that_has_another_name_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch(mode=0o600)
+    with atomic_file(tmp_path / "f") as partial:
+        partial.hardlink_to(tmp_path / "plain")
+    assert (tmp_path / "plain").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("years of work")
