@@ -8,6 +8,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TypeVar
@@ -95,16 +96,18 @@ def check_list(folder: Path) -> None:
 
 
 def compared_with_list(load: Callable[[Path], Loaded]) -> Callable[[Path], Loaded]:
-    """`load`, which reads a folder, and raises Damaged where that differs from its list: also instead of an error that only
-    damage explains."""
+    """`load`, which reads a folder, and raises Damaged where that differs from its list: also instead of any error that
+    the damage has caused."""
     @wraps(load)
     def compared(folder: Path) -> Loaded:
         try:
             loaded = load(folder)
-        except UserError:
-            raise
-        except Exception:
-            check_list(folder)
+        except Exception as error:
+            with suppress(OSError):
+                try:
+                    check_list(folder)
+                except Damaged as damage:
+                    raise Damaged(f"{error}; the cause: {damage}" if isinstance(error, UserError) else damage) from error
             raise
         check_list(folder)
         return loaded
