@@ -62,9 +62,11 @@ def check(path: Path) -> None:
 
 
 def intact(path: Path) -> bool:
-    """Whether the file `path`, which can be made anew, exists and equals its checksum. A damaged one is discarded."""
-    if path.exists() and not matches(path):
-        discard(path)
+    """Whether the file `path`, which can be made anew, exists and equals its checksum. A damaged one is discarded, by
+    another process perhaps at the same moment."""
+    with suppress(FileNotFoundError):
+        if path.exists() and not matches(path):
+            discard(path)
     return path.exists()
 
 

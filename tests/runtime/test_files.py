@@ -130,6 +130,14 @@ def test_a_damaged_file_is_named_or_discarded(tmp_path: Path, caplog: pytest.Log
     assert "a.json differs from its checksum and is made anew" in caplog.text
 
 
+def test_a_damaged_file_that_another_process_discards_meanwhile_is_not_intact(tmp_path: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"x": 1}, checksum=True)
+    monkeypatch.setattr("diffprune.runtime.checksums.listed", lambda _: file.unlink() or {"a.json": "0"})
+    assert not intact(file)
+
+
 @pytest.mark.parametrize("content", [b"", b'{"x": ', b"\xff\xff"])
 def test_what_is_no_json_is_damaged_without_a_checksum_too(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
