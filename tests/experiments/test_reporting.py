@@ -235,6 +235,15 @@ def test_runs_on_a_cpu_say_nothing_of_a_gpu(tmp_path: Path) -> None:
     assert "launcher=slurm" in estimates(wanted, Device.of(["launcher=slurm"]))[0].basis
 
 
+@pytest.mark.parametrize("content", ['{"name"', '{"name": "only"}', '{"speed": {}, "scores": {}}', "[]", '"text"'])
+def test_an_estimate_leaves_out_a_run_that_cannot_be_read(tmp_path: Path, content: str, capsys) -> None:
+    for seed in (0, 1):
+        finished(cell(tmp_path, seed), 5.29)
+    cell(tmp_path, 0).run.metrics.write_text(content)
+    assert estimates([cell(tmp_path, 2)], HERE)[0].basis == "1 finished runs of this model"
+    assert f"the estimate leaves out {cell(tmp_path, 0).folder}: " in capsys.readouterr().err
+
+
 def test_an_estimate_says_what_it_rests_on(tmp_path: Path) -> None:
     (guess,) = estimates([cell(tmp_path)], HERE)
     assert "MAC/s" in guess.basis
