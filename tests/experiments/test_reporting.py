@@ -11,7 +11,7 @@ import pytest
 from diffprune.report.tables.quantities import Quantity
 from diffprune.report.tables.rows import Spread
 from diffprune.runtime.errors import UserError
-from experiments.__main__ import main
+from experiments.commands import main
 from experiments.planning.cells import Cell
 from experiments.planning.declarations import Row, Table, table
 from experiments.planning.estimate import CPU, GPU, Device, estimates
