@@ -47,7 +47,7 @@ def check_out(out: Path, original: Path, overwrite: bool) -> None:
         raise UserError(f"OUT {out} is not empty, give another folder or add --overwrite")
     if not (out / "model_index.json").exists() or out.resolve() in original.resolve().parents:
         raise UserError(f"OUT {out} holds more than a model folder, --overwrite would delete it; give another folder")
-    check_replaceable(out, mark="unet/widths.json")
+    check_replaceable(out, mark="*/widths.json")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def reproduce(cfg: DictConfig, run: Run, healed: Callable[[], None] = lambda: No
 
 
 def image_files(cfg: DictConfig, run: Run) -> list[Path]:
-    """samples.json and, while they are still to be evaluated, the sets of images that it lists."""
-    if run.metrics.exists() or not run.samples_report.exists():
+    """samples.json and, for rank 0 while they are still to be evaluated, the sets of images that it lists."""
+    if not current_ranks().is_rank0 or run.metrics.exists() or not run.samples_report.exists():
         return [run.samples_report]
     return [run.samples_report, *Samples.read(run).files(run, Cache(Path(cfg.paths.cache))).values()]
 

@@ -40,8 +40,13 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_request_while_the_command_starts_ends_it_as_one_in_its_work(tmp_path: Path, number: int) -> None:
-    process = subprocess.Popen(line(tmp_path), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("module", [["diffprune"], ["experiments.running.cell"], ["experiments", "run", "table1_digits"]],
+                         ids=["run", "cell", "table"])
+def test_a_request_while_the_command_starts_ends_it_as_one_in_its_work(tmp_path: Path, module: list[str],
+                                                                       number: int) -> None:
+    python, option, _, *words = line(tmp_path)
+    process = subprocess.Popen([python, option, *module, *words], cwd=ROOT, env=environment(), stderr=subprocess.PIPE,
+                               text=True)
     while not kill_test.listens(process):
         time.sleep(0.001)
     process.send_signal(number)

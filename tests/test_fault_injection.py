@@ -211,6 +211,7 @@ def test_a_finished_run_in_a_read_only_archive_is_shown(tree: Tree) -> None:
 # Every call that deletes or replaces something, by module and function, and why nothing of a user's is lost by it.
 DELETES = {
     "runtime.files.rename os.replace": "a file takes its name; the system refuses a folder of that name",
+    "runtime.files.rename unlink": "the checksum of the file that is replaced",
     "runtime.files.atomic_file rename": "the file that the caller was to write",
     "runtime.files.atomic_folder os.replace": "what lies there is what this project wrote, by its list of checksums",
     "runtime.files.atomic_folder remove_tree": "the former folder, which the new one has replaced",
@@ -221,6 +222,7 @@ DELETES = {
     "runtime.files.sweep_partials remove_tree": "hidden names that only `temporary_sibling` gives",
     "runtime.checksums.write_checksum unlink": "the checksum of an earlier version of the same file",
     "runtime.checksums.discard unlink": "a file of the cache, or a shard, that is not as this project wrote it",
+    "runs.cache.entry unlink": "the checksum of a file of the cache that is gone",
     "runs.cache.delete_damaged remove_tree": "a folder of the cache that is not as this project wrote it",
     "runs.cache.sweep_partials_of remove_tree": "hidden names that only `temporary_sibling` gives",
     "runs.progress_log.__init__ unlink": "the checksum of a progress log that is written further",

@@ -43,7 +43,7 @@ def loaded_by(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", ["diffprune.job", "diffprune.report", "diffprune.tracking.wandb_tracker",
-                                    "experiments.__main__", "experiments.planning.estimate", "diffprune.convert"])
+                                    "experiments.commands", "experiments.planning.estimate", "diffprune.convert"])
 def test_configuration_and_reports_start_without_torch(module: str) -> None:
     """A mistake is named, and a finished run shown, before seconds are spent on imports."""
     assert not loaded_by(module) & {"torch", "diffusers", "wandb", "torch_pruning"}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import nn
@@ -89,7 +90,8 @@ class DenseModel:
         # What decides the folder: the file behind the address, and all that is saved beside its weights.
         with self.cache.entry("models", {"url": shown, **self.architecture}, "") as folder:
             if not folder.exists():
-                original = folder.with_name(folder.name + (".safetensors" if url.endswith(".safetensors") else ".ckpt"))
+                suffix = ".safetensors" if urlsplit(url).path.endswith(".safetensors") else ".ckpt"
+                original = folder.with_name(folder.name + suffix)
                 if not intact(original):
                     fetch_file(url, original, self.origin, self.by_hand)
                 try:

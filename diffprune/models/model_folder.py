@@ -55,7 +55,7 @@ def save_model(model: DiffusionModel, folder: Path) -> None:
     """Writes the model folder by rename; saving what was loaded gives the same bytes."""
     kind = type(model.family)
     named = {} if kind in (*SHIPPED, Family) else {"family": f"{kind.__module__}.{kind.__qualname__}"}
-    with atomic_folder(folder, mark=f"{kind.folder}/{WIDTHS}") as partial:
+    with atomic_folder(folder, mark=f"*/{WIDTHS}") as partial:
         pipeline_of(model).save_pretrained(partial)
         for name, network in model.family.networks.items():
             if isinstance(network, ModelMixin) and not (partial / name).exists():     # unknown to the pipeline

@@ -70,9 +70,11 @@ class Cache:
         with locked(self.folder / "locks" / f"{kind}-{path.stem}.lock", f"{kind} {path.stem}"):
             sweep_partials_of(path)
             delete_damaged(path)
+            if not path.exists():
+                checksum_file(path).unlink(missing_ok=True)     # of a file that is gone
             yield path
             if path.is_file() and not checksum_file(path).exists():
-                write_checksum(path, path)
+                write_checksum(path)
 
     def lock(self, name: str) -> Path:
         return self.folder / "locks" / f"{name}.lock"

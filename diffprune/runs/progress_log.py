@@ -44,7 +44,7 @@ class ProgressLog:
     def __exit__(self, *_: object) -> None:
         self.file.close()
         with suppress(OSError):     # for instance a full disk, which has ended the training already
-            write_checksum(self.path, self.path)
+            write_checksum(self.path)
 
     def write(self, step: int, loss: float, lr: float) -> None:
         """`loss`: summed over pixels, mean over the batch. Adds the `seconds` of training so far, restarts included."""

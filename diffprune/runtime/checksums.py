@@ -8,6 +8,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TypeVar
@@ -41,9 +42,9 @@ def listed(file: Path) -> dict[str, str]:
         return {}
 
 
-def write_checksum(path: Path, content: Path) -> None:
-    """Notes the checksum of the file `content`, which is or will be renamed to `path`. A torn note counts as none."""
-    text = f"{sha256(content)}  {path.name}\n"
+def write_checksum(path: Path) -> None:
+    """Notes the checksum of the file `path`. A torn note counts as none."""
+    text = f"{sha256(path)}  {path.name}\n"
     checksum_file(path).unlink(missing_ok=True)      # not written in place: it may be a hard link
     checksum_file(path).write_text(text)
 
@@ -61,16 +62,19 @@ def check(path: Path) -> None:
 
 
 def intact(path: Path) -> bool:
-    """Whether the file `path`, which can be made anew, exists and equals its checksum. A damaged one is discarded."""
-    if path.exists() and not matches(path):
-        discard(path)
+    """Whether the file `path`, which can be made anew, exists and equals its checksum. A damaged one is discarded, by
+    another process perhaps at the same moment."""
+    with suppress(FileNotFoundError):
+        if path.exists() and not matches(path):
+            discard(path)
     return path.exists()
 
 
 def discard(path: Path) -> None:
-    """Deletes a damaged file that is to be made anew; a warning names it."""
+    """Deletes a damaged file that is to be made anew; a warning names it. Its checksum goes too."""
     log.warning("%s differs from its checksum and is made anew", path)
     path.unlink(missing_ok=True)
+    checksum_file(path).unlink(missing_ok=True)
 
 
 def names_below(folder: Path) -> set[str]:
@@ -94,16 +98,18 @@ def check_list(folder: Path) -> None:
 
 
 def compared_with_list(load: Callable[[Path], Loaded]) -> Callable[[Path], Loaded]:
-    """`load`, which reads a folder, and raises Damaged where that differs from its list: also instead of an error that only
-    damage explains."""
+    """`load`, which reads a folder, and raises Damaged where that differs from its list: also instead of any error that
+    the damage has caused."""
     @wraps(load)
     def compared(folder: Path) -> Loaded:
         try:
             loaded = load(folder)
-        except UserError:
-            raise
-        except Exception:
-            check_list(folder)
+        except Exception as error:
+            with suppress(OSError):
+                try:
+                    check_list(folder)
+                except Damaged as damage:
+                    raise Damaged(f"{error}; the cause: {damage}" if isinstance(error, UserError) else damage) from error
             raise
         check_list(folder)
         return loaded

@@ -24,6 +24,9 @@ Record = TypeVar("Record")
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP,
            errno.ENAMETOOLONG, errno.EIO, errno.ESTALE)
 
+UMASK = os.umask(0o077)     # read once: until it is set again the files of other threads have another mode
+os.umask(UMASK)
+
 
 @contextmanager
 def atomic_file(path: Path, checksum: bool = False) -> Generator[Path]:
@@ -42,10 +45,12 @@ def atomic_file(path: Path, checksum: bool = False) -> Generator[Path]:
 
 
 def rename(source: Path, path: Path, checksum: bool) -> None:
-    """Gives the file `source` the name `path`, on the same disk, and writes its checksum first."""
+    """Gives the file `source` the name `path`, on the same disk, then writes its checksum. A kill between leaves none."""
     if checksum:
-        write_checksum(path, source)
+        checksum_file(path).unlink(missing_ok=True)
     os.replace(source, path)
+    if checksum:
+        write_checksum(path)
 
 
 @contextmanager
@@ -68,13 +73,15 @@ def atomic_folder(path: Path, mark: str | None = None) -> Generator[Path]:
 
 
 def check_replaceable(folder: Path, mark: str | None = None) -> None:
-    """Raises UserError where `folder` is a file, or holds a file that is not as this project has written it there. Without a
-    list of checksums, as of an earlier version, it must hold the file `mark`, which only this project writes."""
+    """Raises UserError where `folder` is a file, or holds a file that is not as this project has written it there. With a
+    `mark`, the name or pattern of a file that only this project writes, it must hold that too: a list of checksums alone may
+    be a user's own. Without a list, as of an earlier version, the mark is enough."""
     if is_file(folder):
         raise UserError(f"{folder} is a file, and a folder is to be written there: give another name, or move the file away")
-    if mark is not None and (folder / mark).exists() and not (folder / LIST).exists():
+    marked = mark is not None and any(folder.glob(mark))
+    if marked and not (folder / LIST).exists():
         return
-    digests = listed(folder / LIST)
+    digests = listed(folder / LIST) if marked or mark is None else {}
     for name in sorted(names_below(folder)):
         if digests.get(name) != sha256(folder / name):
             raise UserError(f"{folder / name} is not as this project wrote it there, and the folder is to be replaced: move "
@@ -99,11 +106,10 @@ def temporary_sibling(path: Path) -> Generator[Path]:
 
 def fsync_below(path: Path) -> None:
     """Makes `path`, and every file below it, outlast a power cut and as readable as the umask allows. (safetensors writes
-    files that only their owner can read; a run folder is often shared.)"""
-    mask = os.umask(0)
-    os.umask(mask)
+    files that only their owner can read; a run folder is often shared.) A file with further names keeps its mode."""
     for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
-        file.chmod(0o666 & ~mask)
+        if file.stat().st_nlink == 1:
+            file.chmod(0o666 & ~UMASK)
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
 

@@ -24,13 +24,14 @@ def write_state(path: Path, tensors: dict[str, Tensor], numbers: dict[str, Any])
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and numbers that `write_state` was given; raises Damaged."""
+    """The tensors and numbers that `write_state` was given; raises Damaged, and OSError where the disk gives nothing."""
     try:
+        path.open("rb").close()     # safetensors says of every refusal that the file is missing
         check(path)
         with safe_open(path, "pt") as file:
             # Copies: the file's own tensors are not aligned in memory, and CPU kernels round differently on them.
             return {key: file.get_tensor(key).clone() for key in file.keys()}, json.loads(file.metadata()["about"])  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path} is not readable ({error})") from error
 
 

@@ -1,5 +1,6 @@
 """What a cell will take: from finished runs of the same model and data set where there are any, else from arithmetic."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,11 @@ from statistics import median
 from typing import Any
 
 from diffprune.config.schema import EVALUATIONS_PER_STEP, evaluations
+from diffprune.report.finished import FOREIGN
 from diffprune.runs.metrics import Metrics
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
 from diffprune.runtime.progress import duration
 from experiments.planning.cells import Cell
@@ -70,6 +73,14 @@ class Past:
     disk: int
     steps: int
 
+    @classmethod
+    def of(cls, run: Run) -> "Past":
+        metrics, lines = Metrics.read(run.metrics), ProgressLog.read(run.progress)
+        status = read_json(run.status) if run.status.exists() else {}
+        disk = sum(file.stat().st_size for file in run.folder.rglob("*") if file.is_file())
+        memory = status.get("gpu_memory") or status.get("memory", 0)
+        return cls(metrics, memory, disk, int(lines[-1]["step"]) if lines else 0)
+
 
 def estimates(cells: Sequence[Cell], device: Device) -> list[Estimate]:
     """What each cell takes as a whole, done or not; a model that several share is counted with the first of them."""
@@ -84,18 +95,18 @@ def estimates(cells: Sequence[Cell], device: Device) -> list[Estimate]:
 
 
 def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], list[Past]]:
-    """{(folder of a data set's runs, model): some of its finished runs on the same kind of device}."""
+    """{(folder of a data set's runs, model): some of its finished runs on the same kind of device}; damaged ones are left
+    out."""
     runs: dict[tuple[Path, str], list[Past]] = {}
     for folder in dict.fromkeys(cell.folder.parent for cell in cells):
         for run in [Run(file.parent) for file in sorted(folder.glob("*/metrics.json"))[:SAMPLE]]:
-            metrics = Metrics.read(run.metrics)
-            if metrics.device and device.gpu == (ON_CPU in metrics.device):
+            try:
+                past = Past.of(run)
+            except (UserError, *FOREIGN) as error:
+                print(f"the estimate leaves out {run.folder}: {error}", file=sys.stderr)
                 continue
-            status = read_json(run.status) if run.status.exists() else {}
-            disk = sum(file.stat().st_size for file in run.folder.rglob("*") if file.is_file())
-            lines = ProgressLog.read(run.progress)
-            runs.setdefault((folder, metrics.model), []).append(Past(
-                metrics, status.get("gpu_memory") or status.get("memory", 0), disk, int(lines[-1]["step"]) if lines else 0))
+            if not past.metrics.device or device.gpu != (ON_CPU in past.metrics.device):
+                runs.setdefault((folder, past.metrics.model), []).append(past)
     return runs
 
 

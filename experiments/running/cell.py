@@ -9,13 +9,13 @@ import logging
 import os
 import sys
 
-from diffprune.runtime.addresses import hide_secrets
-from diffprune.runtime.command_line import one_sentence
-from experiments.planning.cells import check_ready, lone
-from experiments.running.local import run
+from diffprune.runtime.interrupt import stoppable
 
 
 def main(overrides: list[str]) -> int:
+    from diffprune.runtime.command_line import one_sentence  # these take a while to import
+    from experiments.planning.cells import check_ready, lone
+    from experiments.running.local import run
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_sentence():
@@ -24,5 +24,7 @@ def main(overrides: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    hide_secrets()
-    sys.exit(main(sys.argv[1:]))
+    with stoppable():
+        from diffprune.runtime.addresses import hide_secrets
+        hide_secrets()
+        sys.exit(main(sys.argv[1:]))

@@ -22,7 +22,7 @@ from diffprune.job import attempt, hydra_job, one
 from diffprune.runs.cache import Cache, locked
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus, last_line, note
-from diffprune.runtime.checksums import check
+from diffprune.runtime.checksums import check, check_list
 from diffprune.runtime.command_line import MISTAKES, sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, atomic_folder
@@ -31,6 +31,7 @@ from experiments.planning.cells import Cell, model_of
 
 log = logging.getLogger("diffprune")
 DONE, FAILED = 0, 1     # exit statuses, with RESUME
+MODEL = ("scores", "prune_report", "pruned", "progress", "finetuned", "data", "model")     # a run's files up to fine-tuning
 POLL = 5.0              # seconds between looks at a cell that another process is doing
 
 
@@ -110,19 +111,26 @@ def share_model(cell: Cell, cache: Cache, held: ExitStack) -> None:
 
 
 def other_with_model(cell: Cell) -> Run | None:
-    """Another run with the same fine-tuned model, in the same folder of runs; their names are alike up to the hash."""
+    """Another run with the same fine-tuned model, undamaged, in the same folder of runs; their names are alike up to the
+    hash."""
     for folder in sorted(cell.folder.parent.glob(f"{escape(cell.run.name.rpartition('-')[0])}-*")):
         other = Run(folder)
-        complete = folder != cell.folder and other.finetuned.exists() and other.config.exists()
-        if complete and model_of(science(read_run(other.config))) == cell.model:
-            return other
+        if folder == cell.folder or not other.finetuned.exists() or not other.config.exists():
+            continue
+        try:
+            if model_of(science(read_run(other.config))) == cell.model:
+                for name in MODEL:
+                    (check_list if getattr(other, name).is_dir() else check)(getattr(other, name))
+                return other
+        except MISTAKES as error:
+            log.warning("the model of %s is not taken: %s", folder, sentence(error))
     return None
 
 
 def adopt(donor: Run, run: Run) -> None:
     """Gives `run` the files of `donor`'s stages up to fine-tuning, as hard links where the disk allows it."""
     log.info("takes the model of %s", donor.folder)
-    for name in ("scores", "prune_report", "pruned", "progress", "finetuned", "data", "model"):
+    for name in MODEL:
         source, target = getattr(donor, name), getattr(run, name)
         if target.exists() or not source.exists():
             continue
@@ -130,7 +138,6 @@ def adopt(donor: Run, run: Run) -> None:
             with atomic_folder(target) as partial_folder:
                 shutil.copytree(source, partial_folder, copy_function=link_or_copy)
         else:
-            check(source)
             with atomic_file(target, checksum=True) as partial_file:
                 link_or_copy(source, partial_file)
 

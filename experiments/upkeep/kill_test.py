@@ -155,11 +155,12 @@ def wait(processes: list[subprocess.Popen], enough: Callable[[], bool]) -> None:
 
 
 def listens(process: subprocess.Popen) -> bool:
-    """Whether the process has a handler of SIGTERM, as it has from its first lines on, or is gone."""
+    """Whether the process handles requests to stop, as it does from its first lines on, or is gone. (The handler of
+    SIGALRM is the last to be set.)"""
     if process.poll() is not None:
         return True
     caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
-    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGALRM - 1) & 1)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import main, parsed
+from experiments.commands import main, parsed
 from experiments.planning.cells import plan
 from experiments.running import slurm
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from diffprune.tracking.wandb_tracker import run_id
-from experiments.__main__ import main
+from experiments.commands import main
 from experiments.planning.cells import plan
 from experiments.reporting import dashboard
 from experiments.reporting.dashboard import Dashboard, finished_in

@@ -28,6 +28,7 @@ from diffprune.runs.provenance import provenance
 from diffprune.runs.run import Run
 from diffprune.runs.status import STALE, RunStatus, keep_status, put
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_folder, write_json
 from diffprune.runtime.interrupt import RESUME
 from experiments.planning.cells import Cell, lone, plan
 from experiments.running import local, workers
@@ -248,6 +249,22 @@ def test_cells_that_differ_in_sampling_alone_share_one_healed_model(config, tmp_
     with ExitStack() as held:
         local.share_model(other, Cache(tmp_path / "cache"), held)
         assert not other.folder.exists()
+
+
+@pytest.mark.parametrize("file", ["finetuned/weights", "prune.json", ".hydra/config.yaml"])
+def test_a_damaged_model_is_not_shared(config, tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture) -> None:
+    few, first = lone(["sampler.steps=10", f"paths.runs={tmp_path}/runs"]), Run(run_folder(cfg := config()))
+    first.open(OmegaConf.to_yaml(masked(cfg), resolve=True))
+    write_json(first.prune_report, {}, checksum=True)
+    with atomic_folder(first.finetuned) as partial_folder:
+        partial_folder.mkdir()
+        (partial_folder / "weights").write_text("finetuned")
+    (first.folder / file).write_text("damaged: [")
+    with ExitStack() as held:
+        local.share_model(few, cache := Cache(tmp_path / "cache"), held)
+        assert not few.folder.exists()
+        assert not free(cache.lock(f"model-{few.model}"))      # this cell makes the model that others wait for
+    assert f"the model of {first.folder} is not taken: {first.folder / file}" in caplog.text
 
 
 def free(lock: Path) -> bool:

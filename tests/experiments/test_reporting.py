@@ -11,7 +11,7 @@ import pytest
 from diffprune.report.tables.quantities import Quantity
 from diffprune.report.tables.rows import Spread
 from diffprune.runtime.errors import UserError
-from experiments.__main__ import main
+from experiments.commands import main
 from experiments.planning.cells import Cell
 from experiments.planning.declarations import Row, Table, table
 from experiments.planning.estimate import CPU, GPU, Device, estimates
@@ -233,6 +233,15 @@ def test_runs_on_a_cpu_say_nothing_of_a_gpu(tmp_path: Path) -> None:
     wanted = [cell(tmp_path, 1)]
     assert estimates(wanted, HERE)[0].basis == "1 finished runs of this model on x86_64 CPU, 2 threads"
     assert "launcher=slurm" in estimates(wanted, Device.of(["launcher=slurm"]))[0].basis
+
+
+@pytest.mark.parametrize("content", ['{"name"', '{"name": "only"}', '{"speed": {}, "scores": {}}', "[]", '"text"'])
+def test_an_estimate_leaves_out_a_run_that_cannot_be_read(tmp_path: Path, content: str, capsys) -> None:
+    for seed in (0, 1):
+        finished(cell(tmp_path, seed), 5.29)
+    cell(tmp_path, 0).run.metrics.write_text(content)
+    assert estimates([cell(tmp_path, 2)], HERE)[0].basis == "1 finished runs of this model"
+    assert f"the estimate leaves out {cell(tmp_path, 0).folder}: " in capsys.readouterr().err
 
 
 def test_an_estimate_says_what_it_rests_on(tmp_path: Path) -> None:

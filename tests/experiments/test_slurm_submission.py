@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from diffprune.runtime import slurm
 from diffprune.runtime.errors import UserError
-from experiments.__main__ import main as experiments
+from experiments.commands import main as experiments
 from experiments.running.slurm import submission
 from hydra_plugins import diffprune_slurm as launcher
 from tests.conftest import ROOT

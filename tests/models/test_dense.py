@@ -390,6 +390,15 @@ def test_a_ddim_checkpoint_at_an_address_becomes_the_model(published, server, co
     assert [name.partition(".")[2] for name in cached] == ["", "ckpt.json"]
 
 
+def test_a_safetensors_file_at_an_address_with_a_query_is_read(server, config, tmp_path: Path) -> None:
+    state = {key: tensor for key, tensor in random_state(original_shapes(mult=(1, 2), layers=1)).items()
+             if ".attn." not in key or key.startswith("mid.")}
+    save_file(state, tmp_path / "original.safetensors")
+    server.content = (tmp_path / "original.safetensors").read_bytes()
+    model = load_dense(config(*DDIM, f'model.checkpoint="{server.url}/model.safetensors?download=true"'))
+    assert torch.equal(model.unet.conv_in.weight, state["conv_in.weight"])
+
+
 def test_a_latent_checkpoint_at_an_address_becomes_the_model(published, config) -> None:
     state = random_state(shapes_of(dense_model(config(*LATENT)).blank()))
     model = load_dense(config(*LATENT, f'model.checkpoint="{published({"state_dict": state})}"'))

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from diffprune.models.model_folder import load_model, save_model
 from diffprune.models.weights import WEIGHTS
 from diffprune.pruning import criteria
 from diffprune.pruning.api import prune
-from diffprune.runtime.errors import UserError
+from diffprune.runtime.errors import Damaged, UserError
 from tests.conftest import ROOT, tiny_unet
 
 
@@ -104,6 +105,17 @@ def test_truncated_weights_are_named(tmp_path: Path) -> None:
         load_model(folder)
     (folder / "unet" / "widths.json").unlink()
     with pytest.raises(UserError, match="no checkpoint or is damaged"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("change", [
+    lambda content: content.replace(b"UNet2DModel", b"UNet2DModul"), lambda content: content.replace(b'"', b"'"),
+    lambda content: b"\xff" + content], ids=["class", "JSON", "UTF-8"])
+def test_damage_to_a_configuration_is_named_as_damage(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    _, folder = pruned_folder(tmp_path)
+    file = folder / "unet" / "config.json"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(Damaged, match=r"unet/config\.json is missing or differs from its checksum in checksums\.sha256"):
         load_model(folder)
 
 

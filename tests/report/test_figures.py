@@ -25,6 +25,7 @@ from diffprune.report.figures.render import draw, file_name
 from diffprune.report.figures.vega_lite import specification
 from diffprune.report.finished import Finished, find, read_all
 from diffprune.report.pages import samples
+from diffprune.report.pages.files import drawings, figure_files
 from diffprune.report.pages.page import image_url
 from diffprune.report.pages.runs_table import not_measured
 from diffprune.report.tables.comparison import compare
@@ -466,3 +467,11 @@ def test_no_two_names_have_one_file() -> None:
     assert len({file_name(name) for name in names}) == len(names)
     assert all(len(file_name(name)) <= 120 for name in names)
     assert file_name("loss-ddpm_digits, steps=50") == "loss-ddpm_digits-steps-50"
+
+
+def test_figures_whose_names_differ_in_a_blank_alone_have_files_of_their_own() -> None:
+    figures = [Chart(name, "t", "c", "a", "x", "y", [Series("s", [1.0], [1.0])]) for name in ("a b", "a=b", "a-b")]
+    files = figure_files(drawings(figures), [])
+    assert len(files) == 6
+    assert list(files)[:2] == ["a-b.svg", "a-b.png"]
+    assert [file_name(figure.name) + ".svg" for figure, _ in drawings(figures)] == list(files)[::2]

@@ -99,6 +99,25 @@ def test_a_damaged_entry_of_the_cache_is_made_anew(tmp_path: Path) -> None:
         assert len(made) == 2
 
 
+def test_a_new_entry_of_the_cache_has_its_own_checksum_however_the_former_went(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def made(content: str) -> str:
+        with cache.entry("kind", "file", ".txt") as path:
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(content)
+            return path.read_text()
+
+    assert made("first") == "first"
+    cache.path("kind", "file", ".txt").unlink()     # by hand
+    assert made("second") == "second"
+    assert made("third") == "second"
+    cache.path("kind", "file", ".txt").write_text("damaged")
+    assert made("fourth") == "fourth"
+    assert made("fifth") == "fourth"
+
+
 def test_a_run_keeps_to_the_dense_model_that_it_was_started_with(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     ModelRecord("key", "folder").keep(run)

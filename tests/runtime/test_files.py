@@ -53,6 +53,13 @@ def test_files_are_as_readable_as_the_umask_allows(tmp_path: Path) -> None:
     assert (tmp_path / "f").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_a_file_that_has_another_name_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch(mode=0o600)
+    with atomic_file(tmp_path / "f") as partial:
+        partial.hardlink_to(tmp_path / "plain")
+    assert (tmp_path / "plain").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("years of work")
@@ -80,8 +87,10 @@ def model(folder: Path, content: str = "weights") -> None:
 @pytest.mark.parametrize("change", [
     lambda folder: (folder / "notes").write_text("mine"), lambda folder: (folder / "config").write_text("mine"),
     lambda folder: (folder / "checksums.sha256").unlink() or (folder / "mark").unlink(),
-    lambda folder: (folder / "checksums.sha256").unlink() or (folder / "notes").write_text("mine")],
-    ids=["added", "edited", "foreign", "foreign, with a mark"])
+    lambda folder: (folder / "checksums.sha256").unlink() or (folder / "notes").write_text("mine"),
+    lambda folder: (folder / "mark").unlink() or subprocess.run(
+        "rm checksums.sha256; sha256sum * > ../sums; mv ../sums checksums.sha256", shell=True, cwd=folder, check=True)],
+    ids=["added", "edited", "foreign", "foreign, with a mark", "foreign, with a list"])
 def test_a_folder_with_something_of_anothers_is_never_replaced(tmp_path: Path, change) -> None:
     model(tmp_path / "model")
     change(tmp_path / "model")
@@ -117,8 +126,16 @@ def test_a_damaged_file_is_named_or_discarded(tmp_path: Path, caplog: pytest.Log
         with pytest.raises(Damaged, match=r"a\.json differs from its checksum"):
             read(file)
     assert not intact(file)
-    assert not file.exists()
+    assert not list(tmp_path.iterdir())
     assert "a.json differs from its checksum and is made anew" in caplog.text
+
+
+def test_a_damaged_file_that_another_process_discards_meanwhile_is_not_intact(tmp_path: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"x": 1}, checksum=True)
+    monkeypatch.setattr("diffprune.runtime.checksums.listed", lambda _: file.unlink() or {"a.json": "0"})
+    assert not intact(file)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"x": ', b"\xff\xff"])
@@ -132,6 +149,18 @@ def test_a_torn_checksum_counts_as_none(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": 1}, checksum=True)
     (tmp_path / ".a.json.sha256").write_text("0123")
     assert read_json(tmp_path / "a.json") == {"x": 1}
+
+
+@pytest.mark.parametrize("function", ["os.replace", "write_checksum"])
+def test_a_writer_killed_at_any_moment_leaves_no_file_with_the_checksum_of_another(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+    write_json(tmp_path / "a.json", {"x": 1}, checksum=True)
+    monkeypatch.setattr(f"diffprune.runtime.files.{function}", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(tmp_path / "a.json", {"x": 2}, checksum=True)
+    assert read_json(tmp_path / "a.json") == {"x": 1 if function == "os.replace" else 2}
 
 
 def test_a_file_goes_with_its_checksum_and_a_folder_never(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffprune.runs.run import Run
-from experiments.__main__ import main
+from experiments.commands import main
 from experiments.planning.cells import plan
 from tests.slurm import cluster
 from tests.slurm.conftest import Jobs

@@ -53,6 +53,16 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before(files: list[Path], h
     assert "going back" in said
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_state_that_cannot_be_read_now_is_not_damaged(files: list[Path], monkeypatch: pytest.MonkeyPatch,
+                                                         number: int) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        newest_state(files)
+
+
 def test_without_a_whole_state_there_is_none(files: list[Path]) -> None:
     for path in files:
         harm(path, "torn")

@@ -67,7 +67,7 @@ def scripts() -> str:
 
 def file_name(name: str) -> str:
     """`name` without the characters that a file's name or an element's id should not have, at most LONGEST letters. A name
-    that is cut, or that has unusual characters, ends in a hash of it, so that no two names become one."""
+    that is cut, or that has unusual characters, ends in a hash of it."""
     clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
     if len(clean) <= LONGEST and re.fullmatch(r"[\w .,=-]*", name, re.ASCII):
         return clean

@@ -1,6 +1,7 @@
 """The files of a report: every table as Markdown, CSV and LaTeX, every figure as SVG and PNG."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from diffprune.report.figures.chart import Absent, Figure
@@ -15,8 +16,14 @@ Contents = dict[str, str | bytes]       # {file: its content}
 
 
 def drawings(figures: Iterable[Figure | Absent]) -> Drawings:
-    """The figures that can be drawn, each with its drawing."""
-    return [(figure, draw(figure)) for figure in figures if not isinstance(figure, Absent)]
+    """The figures that can be drawn, each with its drawing. Of two whose files would have one name the later is renamed."""
+    named: dict[str, Figure] = {}
+    for figure in figures:
+        if not isinstance(figure, Absent):
+            if file_name(figure.name) in named:
+                figure = replace(figure, name=f"{figure.name}#")     # the name of its file ends in a hash
+            named[file_name(figure.name)] = figure
+    return [(figure, draw(figure)) for figure in named.values()]
 
 
 def figure_files(shown: Drawings, grids: Sequence[Samples]) -> Contents:
