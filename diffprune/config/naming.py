@@ -98,6 +98,6 @@ def masked(cfg: DictConfig) -> DictConfig:
     return own
 
 
-def fingerprint(content: Any) -> str:
-    """First 8 hex digits of the SHA-256 of `content` as canonical JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+def fingerprint(content: Any, digits: int = 8) -> str:
+    """The first hex `digits` of the SHA-256 of `content` as canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:digits]

@@ -103,10 +103,10 @@ class DenseModel:
             return folder
 
 
-def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int],
-              sampler: Mapping[str, Any]) -> None:
-    """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or not with the `steps` and
-    the `guidance` of the `sampler`."""
+def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int], guidance: float | None,
+              steps: int = 1) -> None:
+    """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or not with this `guidance`
+    or in so many `steps`."""
     channels = config_of(model.unet)["in_channels"], config_of(model.unet)["out_channels"]
     if channels[0] != channels[1]:
         raise UserError(f"model={name} takes {channels[0]} channels and gives {channels[1]}: only models that take an image "
@@ -115,10 +115,9 @@ def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, 
     if model.image_shape != shape:
         raise UserError(f"model={name} draws images of shape {model.image_shape}, dataset={dataset} has "
                         f"{shape}: choose a model of the data set's shape")
-    if sampler["steps"] > (timesteps := len(model.alpha_bar)):
-        raise UserError(f"sampler.steps={sampler['steps']} are more than the {timesteps} timesteps of model={name}: "
+    if steps > (timesteps := len(model.alpha_bar)):
+        raise UserError(f"sampler.steps={steps} are more than the {timesteps} timesteps of model={name}: "
                         f"give sampler.steps={timesteps} or less")
-    guidance = sampler["guidance"]
     if guidance is not None and model.family.classes is None:
         raise UserError(f"sampler.guidance={guidance} needs a class-conditional model, "
                         f"model={name} is unconditional: leave it out or give sampler.guidance=null")

@@ -15,6 +15,7 @@ from diffprune.runtime.errors import Damaged, UserError
 from diffprune.runtime.files import disk_full, remove_tree
 
 log = logging.getLogger(__name__)
+DIGITS = 32     # of a key: no two entries, however many there are, have the same
 
 
 @contextmanager
@@ -60,7 +61,7 @@ class Cache:
     folder: Path
 
     def path(self, kind: str, key: Any, suffix: str) -> Path:
-        return self.folder / kind / f"{fingerprint(key)}{suffix}"
+        return self.folder / kind / f"{fingerprint(key, DIGITS)}{suffix}"
 
     @contextmanager
     def entry(self, kind: str, key: Any, suffix: str) -> Generator[Path]:

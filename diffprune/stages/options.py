@@ -11,6 +11,7 @@ from torch import Tensor
 from diffprune.config.compose import made
 from diffprune.config.model_source import by_hand, origin
 from diffprune.config.naming import masked, science
+from diffprune.config.schema import STAGES
 from diffprune.data import load_images as load_data_set
 from diffprune.data.loading.images import Images, ImageSet
 from diffprune.data.loading.record import recall_key
@@ -72,7 +73,9 @@ def load_dense(cfg: DictConfig, run: Run | None = None) -> DiffusionModel:
     """The model before pruning, on the CPU, in evaluation mode; UserError where it cannot be had or does not fit, or where
     the `run` was started with another."""
     model = dense_model(cfg).load()
-    check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), cfg.sampler)
+    draws = STAGES.index(cfg.until) > STAGES.index("prune")
+    check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), cfg.sampler.guidance,
+              cfg.sampler.steps if draws else 1)
     if run is not None:
         ModelRecord(model.lasting_key, masked(cfg).model.checkpoint).keep(run)
     return model

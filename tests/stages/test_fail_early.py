@@ -10,6 +10,7 @@ from diffprune.pipeline import reproduce
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.stages import prune, score
+from diffprune.stages.options import load_dense
 from diffprune.tracking.tracker import Tracker
 from tests.pruning.test_gradient_cache import small_model
 
@@ -41,6 +42,14 @@ def test_a_mistake_is_said_before_anything_is_scored(config, words: list[str], s
     with pytest.raises(UserError, match=sentence):
         reproduce(cfg, run)
     assert not run.scores.exists()
+
+
+def test_sampling_steps_are_looked_at_only_where_something_is_drawn(config, tmp_path: Path) -> None:
+    save_model(small_model(), tmp_path / "model")
+    words = (f"model.checkpoint={tmp_path}/model", "pruner=magnitude", "sampler.steps=1000")
+    assert load_dense(config(*words, "until=prune")).image_shape == (1, 8, 8)
+    with pytest.raises(UserError, match=r"sampler.steps=1000 are more than the \d+ timesteps"):
+        load_dense(config(*words, "until=finetune"))
 
 
 @pytest.mark.parametrize(("words", "reason"), [
