@@ -118,6 +118,9 @@ def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, 
     if steps > (timesteps := len(model.alpha_bar)):
         raise UserError(f"sampler.steps={steps} are more than the {timesteps} timesteps of model={name}: "
                         f"give sampler.steps={timesteps} or less")
+    if steps > 1 and model.alpha_bar[-1] == 0:
+        raise UserError(f"the betas of model={name} leave no signal at the last timestep (alpha_bar is 0), from where no "
+                        "image can be drawn: give smaller ones, or until=prune")
     if guidance is not None and model.family.classes is None:
         raise UserError(f"sampler.guidance={guidance} needs a class-conditional model, "
                         f"model={name} is unconditional: leave it out or give sampler.guidance=null")

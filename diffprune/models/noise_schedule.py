@@ -48,7 +48,6 @@ def check_process(scheduler: Any) -> None:
     if not 0 < alpha_bar.numel() == options["num_train_timesteps"] or not ((alpha_bar >= 0) & (alpha_bar < 1)).all():
         raise UserError(f"the noise schedule is damaged: give {options['num_train_timesteps']} betas (num_train_timesteps) "
                         "between 0 and 1")
-    if alpha_bar[-1] == 0:
-        raise UserError("the noise schedule leaves no signal at the last timestep (alpha_bar is 0, as "
-                        "rescale_betas_zero_snr makes it), from where a predictor of the noise cannot go back: "
-                        "give another model")
+    if options.get("rescale_betas_zero_snr") and alpha_bar[-1] == 0:
+        raise UserError("the noise schedule leaves no signal at the last timestep (rescale_betas_zero_snr makes alpha_bar 0 "
+                        "there), from where a predictor of the noise cannot go back: give another model")

@@ -28,6 +28,7 @@ CONF = Path(__file__).parents[2] / "conf"
     (["sampler.steps=1000", "model.checkpoint=null", "model.scheduler.num_train_timesteps=999"],
      "sampler.steps=1000 are more than the 999 timesteps of model=ddpm_digits"),
     (["model.checkpoint=null", "+model.scheduler.prediction_type=v_prediction"], "predicts v_prediction"),
+    (["model.checkpoint=null", "model.scheduler.beta_end=.5"], "leave no signal at the last timestep"),
     (["model.checkpoint=null", "+model.unet.bogus=1"], "unexpected keyword argument 'bogus'"),
     (["model.checkpoint=null", "model.scheduler.beta_schedule=no"], "no is not implemented"),
     (["pruner=magnitude", "pruner/timesteps=window"], "pruner=magnitude takes none"),
@@ -50,6 +51,8 @@ def test_sampling_steps_are_looked_at_only_where_something_is_drawn(config, tmp_
     assert load_dense(config(*words, "until=prune")).image_shape == (1, 8, 8)
     with pytest.raises(UserError, match=r"sampler.steps=1000 are more than the \d+ timesteps"):
         load_dense(config(*words, "until=finetune"))
+    random = ("model.checkpoint=null", "model.scheduler.beta_end=.5", "until=score")
+    assert load_dense(config(*random)).alpha_bar[-1] == 0
 
 
 @pytest.mark.parametrize(("words", "reason"), [
