@@ -1,6 +1,7 @@
 """Requests to stop (SIGTERM, SIGUSR1, Ctrl-C): a run keeps what it has finished, and the same command goes on later."""
 
 import atexit
+import multiprocessing
 import os
 import signal
 import sys
@@ -117,6 +118,10 @@ def stoppable() -> Generator[None]:
             raise
         if isinstance(stop, Interrupted):
             print("stopped: the same command goes on from what is finished", file=sys.stderr)
+        # The processes that read images ignore requests to stop, and torch would raise an error for each that is killed.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for child in multiprocessing.active_children():
+            child.kill()
         # Python itself would take apart thousands of modules, which takes seconds.
         atexit._run_exitfuncs()
         sys.stdout.flush()
