@@ -85,7 +85,7 @@ def attempt(work: Callable[[], None]) -> str | None:
             work()
     except MISTAKES as error:
         reason = sentence(error)
-    except Exception as error:
+    except Exception as error:      # a defect, which must not end the other jobs
         reason = last_line(error)
         log.exception("this job failed")
     gc.collect()
@@ -115,7 +115,8 @@ def show(run: Run) -> None:
                 recent = run.report.exists() and run.report.stat().st_mtime >= run.metrics.stat().st_mtime
                 if not recent and os.access(run.folder, os.W_OK):
                     write_report(run.folder)
-            log.info("report: %s", run.report)
+            if run.report.exists():
+                log.info("report: %s", run.report)
         except UserError as error:
             log.info("no report: %s", error)
 

@@ -9,8 +9,8 @@ where W0, b0 are the cut weights, so that a direction in which X hardly varies k
 """
 
 import math
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, Queue
 from threading import Event, Thread
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
@@ -30,6 +31,7 @@ MOST_UNKNOWNS = 8192    # of one output channel; with more, a layer's kernel is 
 ROWS = 4096             # positions whose patches lie in memory at once, at least those of one image
 
 Errors = dict[str, dict[str, float]]    # {layer: {"before", "after"}}
+
 
 @dataclass(frozen=True)
 class NoisedImages:
@@ -65,43 +67,45 @@ def compensate(pruned: DiffusionModel, dense: DiffusionModel, kept: Mapping[str,
     """
     if not strength > 0:
         raise ValueError(f"strength={strength} of the ridge is not positive")
-    cuts = {name: Cut.of(pruned.unet.get_submodule(name), dense.unet.get_submodule(name), places)
-            for name, places in kept.items() if places.dim() > 1}
-    cuts = {name: cut for name, cut in cuts.items() if cut.lost_inputs}
+    layers = {name: NarrowedLayer.of(pruned.unet.get_submodule(name), dense.unet.get_submodule(name), places)
+              for name, places in kept.items() if places.dim() > 1}
+    layers = {name: layer for name, layer in layers.items() if layer.can_be_refitted}
     errors: Errors = {}
-    with torch.no_grad(), ExitStack() as hooks, dense_layers(dense, cuts, images) as take:
+    with torch.no_grad(), dense_layers(dense, layers, images) as take:
         def refit(name: str, inputs: Tensor) -> None:
             inputs_and_outputs = take(name)
             if name not in errors:      # a layer that is called again keeps its weights
-                errors[name] = cuts[name].refit(inputs, *inputs_and_outputs, strength)
+                errors[name] = layers[name].refit(inputs, *inputs_and_outputs, strength)
 
-        for name, cut in cuts.items():
-            hooks.enter_context(before_forward(cut.pruned, lambda inputs, name=name: refit(name, inputs)))
-        pruned.denoise(images.x_t, images.t, images.context)
+        with removed_later(layer.pruned.register_forward_pre_hook(lambda _, given, name=name: refit(name, given[0]))
+                           for name, layer in layers.items()):
+            pruned.denoise(images.x_t, images.t, images.context)
     return errors
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A layer of the pruned network, the same layer of the dense one, and the `rows` and `columns` of its weight that are
-    left."""
+class NarrowedLayer:
+    """A convolution or linear layer of the pruned network and the same one of the dense network. Of its weight [O, I, ...]
+    the out-channels `rows` [O'] and the in-channels `columns` [I'] are left."""
     pruned: Any
     dense: Any
     rows: Tensor
     columns: Tensor
 
     @classmethod
-    def of(cls, pruned: nn.Module, dense: Any, places: Tensor) -> "Cut":
-        """`places` [O, I]: where the entries that are left lie in the dense layer's flattened weight."""
+    def of(cls, pruned: nn.Module, dense: Any, places: Tensor) -> "NarrowedLayer":
+        """`places` [O', I']: where the entries that are left lie in the dense layer's flattened weight [O * I]."""
         inputs = dense.weight.shape[1]
         return cls(pruned, dense, places[:, 0] // inputs, places[0] % inputs)
 
     @property
-    def lost_inputs(self) -> bool:
+    def can_be_refitted(self) -> bool:
+        """Whether the layer lost inputs and each of its outputs reads them all, as no grouped convolution's do."""
         return len(self.columns) < self.dense.weight.shape[1] and getattr(self.dense, "groups", 1) == 1
 
     def refit(self, x: Tensor, x_dense: Tensor, y: Tensor, strength: float) -> dict[str, float]:
-        """Sets the pruned layer's weights by its inputs `x`, the dense layer's inputs `x_dense` and outputs `y`."""
+        """Sets the pruned layer's weights by its inputs `x` [N, I', ...], the dense layer's inputs `x_dense` [N, I, ...] and
+        outputs `y` [N, O, ...] (channels are last for a linear layer). Returns the relative errors before and after."""
         layer, y = self.pruned, y.index_select(1 if isinstance(self.dense, nn.Conv2d) else -1, self.rows.to(y.device))
         before = relative_error(layer.forward(x), y)
         cut_weights = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
@@ -119,30 +123,30 @@ class Cut:
         return {"before": before, "after": after}
 
     def through_channels(self, x: Tensor, x_dense: Tensor, strength: float) -> Tensor:
-        """The dense kernel, applied to the dense input channels as a regression on the kept ones gives them.
+        """The dense kernel, applied to the dense input channels as a regression on the kept ones gives them; [O', I', ...].
 
         A ridge regression of `x_dense` on `x`, channel by channel, towards the choice of the kept channels: it has far fewer
         unknowns than one for each weight of the kernel.
         """
         mix = nn.Linear(len(self.columns), self.dense.weight.shape[1], bias=False).to(x)
         mix.weight.copy_(F.one_hot(self.columns, len(mix.weight)).T)
-        weight, _ = ridge(mix, channels_last(x), channels_last(x_dense), strength)
+        weight, _ = ridge(mix, by_position(x), by_position(x_dense), strength)
         return torch.einsum("oi...,ij->oj...", self.dense.weight[self.rows.to(x.device)].double(), weight)
 
 
 def ridge(layer: Any, x: Tensor, y: Tensor, strength: float) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of `layer` that map its inputs `x` to `y` best, drawn towards those it has; computed in float64."""
+    """Weight and bias of `layer`, float64, that map its inputs `x` to the outputs `y` best, drawn towards those it has."""
     start = layer.weight.flatten(1).double()
     if layer.bias is not None:
         start = torch.cat([start, layer.bias[:, None].double()], 1)
     gram, moment = x.new_zeros(2 * start.shape[1:], dtype=torch.float64), x.new_zeros(start.T.shape, dtype=torch.float64)
-    size = max(1, ROWS * len(x) // len(channels_last(y)))
+    size = max(1, ROWS * len(x) // len(by_position(y)))
     for some_x, some_y in zip(x.split(size), y.split(size), strict=True):
         rows = patches(layer, some_x).double()
         if layer.bias is not None:
             rows = F.pad(rows, (0, 1), value=1.0)
         gram += rows.T @ rows
-        moment += rows.T @ channels_last(some_y).double()
+        moment += rows.T @ by_position(some_y).double()
     pull = strength * gram.diagonal().mean()
     solution = torch.linalg.solve(gram + pull * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
                                   moment + pull * start.T).T
@@ -159,8 +163,8 @@ def patches(layer: Any, x: Tensor) -> Tensor:
     return x.flatten(0, -2)
 
 
-def channels_last(y: Tensor) -> Tensor:
-    """[positions, channels] of a layer's outputs."""
+def by_position(y: Tensor) -> Tensor:
+    """[positions, channels] of a layer's inputs or outputs [N, C, H, W] or [..., C]."""
     return y.flatten(2).transpose(1, 2).flatten(0, 1) if y.dim() == 4 else y.flatten(0, -2)
 
 
@@ -171,17 +175,18 @@ def relative_error(y: Tensor, wanted: Tensor) -> float:
 
 
 @contextmanager
-def before_forward(layer: nn.Module, call: Callable[[Tensor], None]) -> Generator[None]:
-    """Has `call` get a layer's inputs each time before it is evaluated."""
-    handle = layer.register_forward_pre_hook(lambda _, arguments: call(arguments[0]))
+def removed_later(hooks: Iterable[RemovableHandle]) -> Generator[None]:
+    """Registers the `hooks`, which are gone after the context."""
+    handles = list(hooks)
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
-def dense_layers(dense: DiffusionModel, cuts: Mapping[str, Cut], images: NoisedImages
+def dense_layers(dense: DiffusionModel, layers: Mapping[str, NarrowedLayer], images: NoisedImages
                  ) -> Generator[Callable[[str], tuple[Tensor, Tensor]]]:
     """Yields a function that gives inputs and outputs of the dense layer of that name.
 
@@ -191,8 +196,8 @@ def dense_layers(dense: DiffusionModel, cuts: Mapping[str, Cut], images: NoisedI
     handed: Queue[tuple[str, Any]] = Queue(1)
     closing = Event()
 
-    def hand(name: str, content: Any) -> None:
-        handed.put((name, content))
+    def hand(name: str, *content: Tensor) -> None:
+        handed.put((name, tuple(tensor.clone() for tensor in content)))     # the network may go on to change them in place
         if closing.is_set():
             raise InterruptedError
 
@@ -200,7 +205,7 @@ def dense_layers(dense: DiffusionModel, cuts: Mapping[str, Cut], images: NoisedI
         try:
             with torch.no_grad():
                 dense.denoise(images.x_t, images.t, images.context)
-        except Exception as error:      # raised where the layer is asked for
+        except Exception as error:      # of any kind: it is raised where the layer is asked for
             handed.put(("", error))
 
     def take(name: str) -> tuple[Tensor, Tensor]:
@@ -210,18 +215,14 @@ def dense_layers(dense: DiffusionModel, cuts: Mapping[str, Cut], images: NoisedI
         assert layer == name, f"the dense model evaluates {layer} where the pruned one evaluates {name}"
         return content
 
-    handles = [cut.dense.register_forward_hook(lambda _, arguments, y, name=name: hand(name, (arguments[0], y)))
-               for name, cut in cuts.items()]
     thread = Thread(target=evaluate, daemon=True)
-    thread.start()
-    try:
-        yield take
-    finally:
-        closing.set()
-        while thread.is_alive():        # it may wait for its last layer to be taken
-            try:
-                handed.get(timeout=0.05)
-            except Empty:
-                continue
-        for handle in handles:
-            handle.remove()
+    with removed_later(layer.dense.register_forward_hook(lambda _, given, y, name=name: hand(name, given[0], y))
+                       for name, layer in layers.items()):
+        thread.start()
+        try:
+            yield take
+        finally:
+            closing.set()
+            while thread.is_alive():        # it may wait for its last layer to be taken
+                with suppress(Empty):
+                    handed.get(timeout=0.05)

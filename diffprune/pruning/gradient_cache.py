@@ -60,11 +60,14 @@ class GradientCache:
         for path in sorted(self.folder.glob("sum-*.safetensors")):
             try:
                 with safe_open(path, "pt") as file:
-                    weights[path] = file.get_tensor("alpha")
-            except (SafetensorError, OSError):
-                weights[path] = EMPTY.alpha
-            if self.path(weights[path]) != path:
-                del weights[path]
+                    alpha = file.get_tensor("alpha")
+            except OSError:     # it cannot be read at the moment, which says nothing of its content
+                continue
+            except SafetensorError:
+                alpha = EMPTY.alpha
+            if self.path(alpha) == path:
+                weights[path] = alpha
+            else:
                 discard(path)
         return weights
 

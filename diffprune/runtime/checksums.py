@@ -104,7 +104,7 @@ def compared_with_list(load: Callable[[Path], Loaded]) -> Callable[[Path], Loade
     def compared(folder: Path) -> Loaded:
         try:
             loaded = load(folder)
-        except Exception as error:
+        except Exception as error:      # of any kind: what damage leads to cannot be told
             with suppress(OSError):
                 try:
                     check_list(folder)

@@ -60,7 +60,7 @@ class WandbTracker(Tracker):
                         settings=settings)
         try:
             opened = begin(mode=mode)
-        except Exception as error:
+        except Exception as error:      # whatever the client raises where its server does not answer
             if mode == "offline":
                 raise
             log.warning("W&B does not answer (%s): this run is kept offline", first_line(error))
@@ -84,7 +84,7 @@ class WandbTracker(Tracker):
         """Does `work` and returns what it gives; after an error, of which the first is logged, nothing more is sent."""
         try:
             return work()
-        except Exception as error:
+        except Exception as error:      # whatever the client raises: tracking never ends a run
             if not self.warned:
                 log.warning("W&B: %s failed (%s); the run goes on without it, its folder has everything", what,
                             first_line(error))
@@ -203,7 +203,7 @@ def within(seconds: float, work: Callable[[], Any]) -> None:
     def attempt() -> None:
         try:
             outcome.set_result(work())
-        except Exception as error:
+        except Exception as error:      # handed on to the thread that waits
             outcome.set_exception(error)
 
     Thread(target=attempt, daemon=True).start()

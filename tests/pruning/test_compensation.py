@@ -17,7 +17,7 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pruning import compensation
 from diffprune.pruning.allocation import Allocation
-from diffprune.pruning.compensation import Cut, NoisedImages, compensate, positions, ridge
+from diffprune.pruning.compensation import NarrowedLayer, NoisedImages, compensate, positions, ridge
 from diffprune.pruning.criteria import Magnitude
 from diffprune.pruning.importance import layer_terms
 from diffprune.pruning.prune_report import PruneReport
@@ -72,7 +72,7 @@ def test_a_channel_that_another_one_repeats_is_recovered(dense_layer, pruned_lay
     with torch.no_grad():
         pruned_layer.weight.copy_(dense_layer.weight[:, :3])
         y, inputs = dense_layer(x), x.index_select(axis, torch.arange(3))
-        errors = Cut.of(pruned_layer, dense_layer, left).refit(inputs, x, y, 1e-10)
+        errors = NarrowedLayer.of(pruned_layer, dense_layer, left).refit(inputs, x, y, 1e-10)
     assert errors["before"] > 0.1
     assert errors["after"] < 1e-5
 
@@ -167,14 +167,14 @@ def test_attention_and_gated_feed_forward_layers_are_refitted() -> None:
 
 def test_a_stop_in_the_middle_leaves_no_thread(dense: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     model, kept = pruned(dense)
-    usual, calls = Cut.refit, []
+    usual, calls = NarrowedLayer.refit, []
 
     def refit(*arguments) -> dict[str, float]:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return usual(*arguments)
-    monkeypatch.setattr(Cut, "refit", refit)
+    monkeypatch.setattr(NarrowedLayer, "refit", refit)
     threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         compensate(model, dense, kept, images(dense))
