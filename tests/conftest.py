@@ -1,6 +1,7 @@
 """What several test files share: the reference folder, composed configurations, a tiny UNet."""
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,18 +13,22 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config.compose import register
+from tests import processes
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_SILENT"] = "true"
+subprocess.Popen = processes.Popen
 
 
 @pytest.hookimpl(tryfirst=True)       # before the plugin reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, one file stays in one of them; so do all that use the cluster."""
+    """Where several processes share the tests, one file stays in one of them; so do all that use the cluster. What takes
+    longest comes first, so that they end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
     for item in items:
         item.add_marker(pytest.mark.xdist_group("slurm" if item.get_closest_marker("slurm") else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("slurm") is None, item.path not in slow))
 
 
 def unavailable(reason: str) -> NoReturn:

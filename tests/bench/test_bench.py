@@ -47,6 +47,7 @@ def test_a_baseline_that_did_a_part_counts_for_the_whole() -> None:
     assert (ours.seconds, ours.times_as_fast) == (2, 4.5)
 
 
+@pytest.mark.slow
 def test_the_peak_is_what_came_to_what_was_in_use_before() -> None:
     already = np.ones(80_000_000)   # 640 MB
     peak = PeakMemory(CPU)

@@ -59,6 +59,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [folder, archive, database, table, faces], ids=lambda load: load.__name__)
 def test_a_streamed_set_gives_what_one_in_memory_gives(load: Callable[..., ImageSet], tmp_path: Path) -> None:
     held = load(tmp_path)

@@ -16,6 +16,7 @@ from diffprune.runtime.errors import UserError
 from experiments.planning.cells import check_ready, lone, merged, plan
 from experiments.planning.declarations import names, table
 from tests.conftest import ROOT
+from tests.processes import usual
 
 NEEDS = ("dataset.path=.", "model.checkpoint=null")
 
@@ -31,6 +32,7 @@ def test_a_cells_folder_is_the_one_that_hydra_gives_it(name: str) -> None:
         assert cell.folder == hydras_own(cell.overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [(), ("schedule.steps=${seed}",), ("seed=7",), ("++seed=7",)])
 def test_a_rows_other_seeds_are_those_that_hydra_composes(overrides: tuple[str, ...]) -> None:
     cells = plan(["table1_digits"], overrides, (3, 4)).cells
@@ -45,6 +47,7 @@ def test_a_row_of_table_1_is_the_experiment_of_its_name() -> None:
     assert cell.folder == hydras_own(("experiment=cifar10_diff_pruning",))
 
 
+@pytest.mark.slow
 def test_identical_cells_of_different_tables_are_one_run() -> None:
     both = plan(["iso_compute_digits", "ratio_sweep_digits"], ["sampler.steps=10"])
     assert sum(len(cells) for _, _, cells in both.rows) == 38
@@ -71,6 +74,7 @@ def test_how_cells_are_submitted_is_no_part_of_them() -> None:
     assert not [text for cell in cells for text in cell.overrides if "launcher" in text]
 
 
+@pytest.mark.slow
 def test_a_table_is_the_group_of_its_cells_and_the_first_of_shared_ones() -> None:
     both, alone = plan(["ratio_sweep_digits", "table1_digits"], seeds=(0,)).cells, plan(["table1_digits"], seeds=(0,)).cells
     shared = [cell for cell in both if cell.folder in {cell.folder for cell in alone}]
@@ -79,6 +83,7 @@ def test_a_table_is_the_group_of_its_cells_and_the_first_of_shared_ones() -> Non
     assert asked.count("logger.group=ratio_sweep_digits") == 2      # the dense run and the one at ratio .3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "group"), [
     ((), "table1_digits"), (("logger.group=mine",), "mine"), (("logger=none",), None)])
 def test_the_group_is_no_part_of_a_name(overrides: tuple[str, ...], group: str | None) -> None:
@@ -88,6 +93,7 @@ def test_the_group_is_no_part_of_a_name(overrides: tuple[str, ...], group: str |
     assert Run(run_folder(cfg)).folder == cell.folder == plan(["table1_digits"], ["logger=none"], (0,)).cells[0].folder
 
 
+@pytest.mark.slow
 def test_the_group_reaches_a_batch_system_and_its_cell() -> None:
     (cell, *_) = plan(["table1_digits"], seeds=(0,)).cells
     assert "logger.group=table1_digits" in cell.described(False)["command"]
@@ -120,8 +126,8 @@ def test_a_sweep_over_values_is_refused() -> None:
 def test_a_command_on_the_largest_table_takes_five_seconds_of_a_core(tmp_path: Path, command: str) -> None:
     """As a person calls it, its start included."""
     largest = max(names(), key=lambda name: (len(rows := table(name).rows), sum(len(row.seeds) for row in rows)))
-    started = subprocess.Popen([sys.executable, "-m", "experiments", command, largest, f"paths.runs={tmp_path}"], cwd=ROOT,
-                               stdout=subprocess.DEVNULL)
+    started = usual([sys.executable, "-m", "experiments", command, largest, f"paths.runs={tmp_path}"], cwd=ROOT,
+                    stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(started.pid, 0)
     assert status == 0
     assert used.ru_utime + used.ru_stime < 5

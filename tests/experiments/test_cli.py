@@ -52,6 +52,7 @@ def test_the_plan_for_people_names_command_folder_and_estimate(words, capsys) ->
     assert "1 cells, 0 done" in said
 
 
+@pytest.mark.slow
 def test_status_tells_from_the_folders_alone(words, tmp_path, capsys) -> None:
     main(["plan", *words, "--json"])
     folder = json.loads(capsys.readouterr().out)[0]["folder"]

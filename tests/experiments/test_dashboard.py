@@ -35,6 +35,7 @@ def grouping(runs: dict[str, Any]) -> list[str]:
     return [entry["name"].removesuffix(".value") for entry in runs["grouping"]]
 
 
+@pytest.mark.slow
 def test_runs_are_found_by_their_ids_and_sorted_by_distance() -> None:
     cells = plan(["table1_digits"]).cells
     runs, _ = of("table1_digits")
@@ -45,6 +46,7 @@ def test_runs_are_found_by_their_ids_and_sorted_by_distance() -> None:
     assert (order["key"], order["ascending"]) == ({"section": "summary", "name": "quality/fid"}, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "keys", "groups"), [
     ("table1_digits", ["prune/criterion"], 8), ("ratio_sweep_digits", ["prune/criterion", "prune/ratio"], 8),
     ("timestep_ablation_digits", ["pruner/timesteps/last"], 20),

@@ -80,6 +80,7 @@ def states(cells: list[Cell]) -> list[str]:
     return [cell.status.state for cell in cells]
 
 
+@pytest.mark.slow
 def test_a_failing_cell_does_not_hide_the_others(cells, pretended, capsys) -> None:
     def body(cfg: DictConfig, run: Run) -> None:
         if cfg.pruner.name == "scratch":
@@ -109,6 +110,7 @@ def test_only_what_is_missing_is_done(cells, pretended) -> None:
     assert begun == ["scratch", "random"]
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_ends_the_work_and_the_same_command_goes_on(cells, pretended) -> None:
     pretended(lambda cfg, run: os.kill(os.getpid(), signal.SIGTERM) if cfg.pruner.name == "scratch" else finish(cfg, run))
     handler = signal.getsignal(signal.SIGTERM)
@@ -175,6 +177,7 @@ def test_what_failed_before_the_request_to_stop_is_told(cells, pretended, capsys
     assert "failed: dense, seed 0: out of luck" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_one_worker_tried_in_vain_no_other_tries(cells, pretended, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
 
@@ -204,6 +207,7 @@ class Model:
     """Stands for what a cell holds."""
 
 
+@pytest.mark.slow
 def test_nothing_of_a_cell_is_left_when_it_is_over(cells, pretended) -> None:
     held = []
 

@@ -28,6 +28,7 @@ LINES = [line.split("#")[0].strip() for block in re.findall(r"```(?:bash|sh)\n(.
 COMMANDS = sorted({line for line in LINES if re.match(r"python -m diffprune( |$)", line) and "--help" not in line})
 
 
+@pytest.mark.slow
 def test_tables_and_figures_are_those_of_the_kept_results() -> None:
     made = readme.made()
     assert {path.name for path in made} == {"README.md", "digits_samples.png", *(
@@ -42,6 +43,7 @@ def pixels(content: bytes) -> tuple:
         return picture.mode, picture.size, picture.tobytes()
 
 
+@pytest.mark.slow
 def test_one_folder_of_runs_makes_all_that_is_kept(tmp_path) -> None:
     runs, results, text = tmp_path / "runs" / "digits", tmp_path / "results", tmp_path / "README.md"
     copytree(readme.RESULTS / "digits", runs, ignore=ignore_patterns("checksums.sha256"))

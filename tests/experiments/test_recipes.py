@@ -29,6 +29,7 @@ def test_a_recipe_is_the_papers(config, name: str) -> None:
     assert recipe.min_snr is recipe.ema_power is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", [*DATASETS, "experiment"])
 @pytest.mark.parametrize(("schedule", "loss"), [("distill", "distill"), ("features", "features")])
 def test_distillation_is_a_data_sets_own_recipe_with_a_teacher(config, dataset: str, schedule: str, loss: str) -> None:

@@ -170,6 +170,7 @@ def test_the_protocol_stands_below_the_table(tmp_path: Path) -> None:
         TABLE, lines, beside(lines), False, ())
 
 
+@pytest.mark.slow
 def test_the_command_that_refuses_writes_nothing(tmp_path: Path) -> None:
     words = ["table1_cifar10", f"paths.runs={tmp_path}/runs"]
     from experiments.planning.cells import plan

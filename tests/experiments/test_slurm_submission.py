@@ -132,6 +132,7 @@ def test_a_mistake_in_the_options_is_one_sentence(sbatch: Callable, tmp_path: Pa
     assert not sbatch()
 
 
+@pytest.mark.slow
 def test_a_tables_cells_are_submitted_with_their_output_beside_their_runs(sbatch: Callable, tmp_path: Path,
                                                                          capfd: pytest.CaptureFixture) -> None:
     words = ["table1_digits", "--seeds", "0", f"paths.runs={tmp_path}/runs", "launcher=slurm"]

@@ -127,6 +127,7 @@ def test_a_family_from_outside_the_repository_is_chosen_like_any_other_model(con
     assert draw(model, range(2), SamplerOptions(2)).shape == (2, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_a_folder_of_such_a_model_names_its_family_and_is_loaded_in_a_new_process(halved: DiffusionModel, outside: Path,
                                                                                   tmp_path: Path) -> None:
     folder = tmp_path / "model"

@@ -134,6 +134,7 @@ def scored(one: DiffusionModel) -> list[torch.Tensor]:
     return [term for layers in score(one, DiffPruning(), batch).terms.values() for term in layers.values()]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.data())
 def test_equal_keys_imply_equal_bits(data: st.DataObject) -> None:

@@ -125,6 +125,7 @@ def test_a_model_that_lost_nothing_keeps_every_bit(dense: DiffusionModel) -> Non
     assert model.key == dense.key
 
 
+@pytest.mark.slow
 def test_chunks_and_threads_decide_nothing(dense: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, results = images(dense), []
     for rows, threads in ((4096, 1), (300, 1), (4096, 2)):

@@ -17,18 +17,16 @@ from diffprune.pruning import criteria
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.dependency import Graph
 from diffprune.pruning.gradient_cache import GradientCache
-from diffprune.pruning.gradients import CalibrationBatch
+from diffprune.pruning.gradients import CalibrationBatch, ScoringPass
 from diffprune.pruning.importance import score
 from diffprune.pruning.scores import Scores
 from diffprune.pruning.surgery import cut
 from diffprune.pruning.timesteps import Threshold
 
-pytestmark = pytest.mark.slow
-
 CRITERIA = {"magnitude": criteria.Magnitude, "taylor": criteria.DiffPruning, "diff_pruning": criteria.DiffPruning,
             "first_order_taylor": criteria.FirstOrderTaylor, "second_order_taylor": criteria.SecondOrderTaylor}
-SETTINGS = ("magnitude_r0.5", "taylor_r0.5", "diff_pruning_T0.05_r0.5", "diff_pruning_T0.1_r0.5",
-            "first_order_taylor_r0.5", "second_order_taylor_r0.5", "diff_pruning_T0.05_r0.3")
+WITH_GRADIENTS = ("taylor_r0.5", "diff_pruning_T0.05_r0.5", "diff_pruning_T0.1_r0.5",
+                  "first_order_taylor_r0.5", "second_order_taylor_r0.5", "diff_pruning_T0.05_r0.3")
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -51,13 +49,17 @@ def model(oracle: Path) -> DiffusionModel:
 
 
 @pytest.fixture(scope="module")
-def scored(model: DiffusionModel, expected: dict[str, Tensor],
+def batch(expected: dict[str, Tensor]) -> CalibrationBatch:
+    return CalibrationBatch(expected["images"].float(), expected["noise"].float())
+
+
+@pytest.fixture(scope="module")
+def scored(model: DiffusionModel, batch: CalibrationBatch,
            tmp_path_factory: pytest.TempPathFactory) -> dict[float, Scores]:
     """Every gradient term at each threshold of the reference, from one scoring pass."""
     class AllTerms(criteria.DiffPruning):
         terms = criteria.TERMS
 
-    batch = CalibrationBatch(expected["images"].float(), expected["noise"].float())
     thresholds = [Threshold(T) for T in (0.0, 0.05, 0.1)]
     cache = GradientCache(tmp_path_factory.mktemp("gradients"), later=thresholds)
     return {policy.threshold: score(model, AllTerms(), batch, policy, cache=cache) for policy in thresholds}
@@ -69,6 +71,7 @@ def test_forward(model: DiffusionModel, expected: dict[str, Tensor]) -> None:
     assert relative(out, expected["forward_t10"]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spacing", "name"), [(quad_timesteps, "quad"), (uniform_timesteps, "uniform")])
 def test_samples(model: DiffusionModel, expected: dict[str, Tensor], spacing, name: str) -> None:
     with torch.no_grad():
@@ -76,27 +79,37 @@ def test_samples(model: DiffusionModel, expected: dict[str, Tensor], spacing, na
     assert relative(images, expected[f"ddim_{name}_20"]) < 1e-3
 
 
+def test_loss_of_the_first_timesteps(model: DiffusionModel, batch: CalibrationBatch, expected: dict[str, Tensor]) -> None:
+    scoring_pass = ScoringPass(model, batch, per_evaluation=15)
+    with torch.no_grad():
+        loss = torch.cat([scoring_pass.losses(timesteps) for timesteps in torch.arange(60).split(15)])
+    torch.testing.assert_close(loss, expected["loss_per_timestep"][:60], rtol=1e-4, atol=0)
+
+
+@pytest.mark.slow
 def test_loss_per_timestep(scored: dict[float, Scores], expected: dict[str, Tensor]) -> None:
     loss = torch.from_numpy(scored[0.0].losses.loss)
     assert relative(loss, expected["loss_per_timestep"]) < 1e-5
     torch.testing.assert_close(loss, expected["loss_per_timestep"], rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("key", SETTINGS)
-def test_setting(key: str, model: DiffusionModel, scored: dict[float, Scores], expected: dict[str, Tensor],
-                 settings: dict) -> None:
+@pytest.mark.parametrize("key", ["magnitude_r0.5", *(pytest.param(key, marks=pytest.mark.slow) for key in WITH_GRADIENTS)])
+def test_setting(key: str, model: DiffusionModel, expected: dict[str, Tensor], settings: dict,
+                 request: pytest.FixtureRequest) -> None:
     setting = settings[key]
-    threshold = setting["threshold"] or 0.0
-    terms = scored[threshold].terms
     if setting["gradient_steps"]:
-        assert scored[threshold].losses.kept == setting["gradient_steps"]
+        scores = request.getfixturevalue("scored")[setting["threshold"] or 0.0]
+        assert scores.losses.kept == setting["gradient_steps"]
+    else:
+        scores = score(model, criteria.Magnitude())
+    terms = scores.terms
     pruned = DiffusionModel(copy.deepcopy(model.unet), model.scheduler)
     criterion, inverse = CRITERIA[setting["criterion"]](), originals(model)
 
     for group in Graph(pruned.unet, ["conv_out"]).groups():
-        scores = criterion.score(group.slices({t: terms[t] for t in criterion.terms}), group.channels, generator(0))
+        found = criterion.score(group.slices({t: terms[t] for t in criterion.terms}), group.channels, generator(0))
         reference = member_of(expected, f"{key}/importance/", [inverse[layer] for layer in group.outputs])
-        assert reference is None or relative(scores, reference) < 1e-4, group.root
+        assert reference is None or relative(found, reference) < 1e-4, group.root
 
     report = cut(pruned.unet, criterion, Allocation(setting["ratio"]), terms)
     removed = {name.removeprefix(f"{key}/removed/"): tensor.tolist() for name, tensor in expected.items()

@@ -54,6 +54,7 @@ def test_groups_without_any_score_do_not_fail() -> None:
     assert portions_to_remove([ranked("a", 0, 0)], "global", 0.5, 0.1) == {"a": 1}
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(groups=st.sampled_from([1, 2, 4]), criterion=st.sampled_from(CRITERIA), scope=st.sampled_from(list(SCOPES)),
        ratios=st.tuples(st.floats(0, 0.45), st.floats(0.5, 0.95)), floor=st.sampled_from([0.1, 0.3]),

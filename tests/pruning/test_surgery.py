@@ -40,6 +40,7 @@ def scored(unet: torch.nn.Module, seed: int) -> dict:
     return terms
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(groups=st.sampled_from([1, 2, 4, 8]), layers=st.integers(1, 2), ratio=st.floats(0, 0.95), attention=st.booleans(),
        criterion=st.sampled_from(CRITERIA), seed=st.integers(0, 9))

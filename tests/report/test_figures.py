@@ -280,6 +280,7 @@ def test_the_best_means_are_bold_and_the_dense_model_does_not_compete(tmp_path: 
 
 # --- what is missing
 
+@pytest.mark.slow
 def test_a_copy_that_was_cut_off_is_skipped_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_run(tmp_path / "runs" / "a")
     Run(make_run(tmp_path / "runs" / "b", {"seed": 1})).metrics.write_text('{"fid": 5')
@@ -368,6 +369,7 @@ def test_how_each_number_was_made_is_a_table_of_its_own(tmp_path: Path) -> None:
     assert "torch" not in header
 
 
+@pytest.mark.slow
 def test_versions_that_all_share_stand_beside_the_protocol_and_others_in_a_column(tmp_path: Path) -> None:
     for seed, version in ((0, "2.15.0"), (1, "2.11.0")):
         make_run(tmp_path / "runs" / f"{seed}", {"seed": seed}, versions={"torch": version, "numpy": "2.4.6"})
@@ -395,6 +397,7 @@ def test_files_of_the_users_are_kept_and_figures_of_an_earlier_report_are_not(tm
     assert not (figures / "widths.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table.md", "paired.csv", "figures/widths.png", "index.html"])
 def test_a_folder_is_never_replaced_by_a_file_of_the_report(tmp_path: Path, name: str) -> None:
     for pruner in ("random", "taylor"):     # two, so that there is a table of differences
@@ -436,6 +439,7 @@ def test_a_figure_shows_any_name_as_it_is() -> None:
             assert not {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(svg).iter()} & {"b", "form"}
 
 
+@pytest.mark.slow
 def test_a_report_of_any_names_is_whole(tmp_path: Path) -> None:
     for i, name in enumerate(HOSTILE):
         make_run(tmp_path / "runs" / f"pruner-{i}", {"pruner": {"name": name}})

@@ -454,6 +454,7 @@ def test_what_does_not_apply_to_a_run_is_no_difference(tmp_path: Path) -> None:
     assert [row[0] for row in compared(tmp_path, tmp_path / "runs")[1:]] == ["dense", "diff_pruning"]
 
 
+@pytest.mark.slow
 def test_half_finished_runs_are_skipped_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_run(tmp_path / "runs" / "a")
     make_run(tmp_path / "runs" / "b", {"seed": 1}, finished=False)
@@ -492,6 +493,7 @@ def test_the_comparison_links_to_each_runs_own_page_and_loads_nothing(tmp_path: 
     assert not page.unnamed
 
 
+@pytest.mark.slow
 def test_different_library_versions_are_noted(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     make_run(tmp_path / "runs" / "b", {"seed": 1}, versions={"torch": "2.11.0"})
@@ -499,6 +501,7 @@ def test_different_library_versions_are_noted(tmp_path: Path) -> None:
     assert "torch is 2.15.0 or 2.11.0" in (tmp_path / "out" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_torch(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "runs" / "a")
     script = ("import sys; from pathlib import Path; from diffprune.report import write_report; "

@@ -55,6 +55,7 @@ def test_a_configuration_is_kept_without_the_secrets_that_a_file_of_options_give
     assert run_name(OmegaConf.merge(cfg, kept)) == run_name(cfg)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_no_secret_of_an_address(tmp_path: Path) -> None:
     address = "http://user:s3cr3t@127.0.0.1:9/x.ckpt?token=s3cr3t"
     done = subprocess.run(

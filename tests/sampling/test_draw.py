@@ -46,6 +46,7 @@ def test_latents_that_are_not_finite_are_not_decoded(model: DiffusionModel, monk
         draw(model, range(2), SamplerOptions(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_another_batch_agrees_to_the_tolerance_that_the_readme_states(monkeypatch: pytest.MonkeyPatch, eta: float) -> None:
     shipped, options = load_model(ASSETS / "ddpm_digits"), SamplerOptions(20, eta=eta)

@@ -52,6 +52,7 @@ def walks(config, tmp_path: Path) -> Keys:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [
     "seed=1", "pruner.calibration_batch=3", "precision=bf16", "memory_format=channels_last", "pruner.timesteps_per_pass=4",
     {"beta_end": 0.3}, {"norm_eps": 0.5}, {"seed": 1}], ids=str)
@@ -61,6 +62,7 @@ def test_a_scoring_pass_belongs_to_what_decides_its_gradients(walks: Keys, chang
     assert len(walks(change) if isinstance(change, str) else walks(**change)) == 2
 
 
+@pytest.mark.slow
 def test_a_scoring_pass_is_shared_by_criteria_thresholds_and_ratios(walks: Keys) -> None:
     walks()
     for overrides in (["pruner=taylor"], ["pruner.threshold=.5"], ["pruner.ratio=.5"], ["schedule.steps=3"]):
@@ -79,6 +81,7 @@ def test_gradients_in_channels_last_are_those_of_the_usual_format_but_for_roundi
     assert not torch.equal(usual, other)        # the option is obeyed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [
     "sampler.seed=1", "sampler.steps=3", "sampler.batch=3", "evaluate.images=5", "precision=bf16", "sampler.clip=true",
     "sampler.eta=.5", "sampler.spacing=quad", "memory_format=channels_last", {"beta_end": 0.3}, {"norm_eps": 0.5}], ids=str)
@@ -126,6 +129,7 @@ def test_statistics_of_drawn_images_belong_to_what_decides_them(config, tmp_path
         assert len(list((tmp_path / "cache" / "portraits").glob("*.npz"))) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["model.scheduler.beta_end=.005", "model.unet.norm_eps=.5", "model.unet.freq_shift=0"])
 def test_a_fetched_model_belongs_to_all_that_its_folder_is_made_of(config, tmp_path: Path, monkeypatch, change: str) -> None:
     from diffprune.models import dense, fetch

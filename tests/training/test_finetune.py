@@ -280,6 +280,7 @@ def over_quota(*_: object, **__: object) -> None:
     raise SafetensorError("Error while serializing: I/O error: Disk quota exceeded (os error 122)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("until", "where"), [("score", "diffprune.pruning.scores.save_file"),
                                               ("prune", "safetensors.torch.save_file")])
 def test_a_full_disk_before_the_fine_tuning_is_one_sentence_too(config, until: str, where: str,
