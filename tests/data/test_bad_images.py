@@ -54,7 +54,8 @@ def test_a_corrupt_image_is_named_when_it_is_streamed(folder: Path, workers: int
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{}, STREAMED, {"workers": 2, **STREAMED}], ids=["memory", "streamed", "workers"])
+@pytest.mark.parametrize("options", [{}, STREAMED, pytest.param({"workers": 2, **STREAMED}, marks=pytest.mark.slow)],
+                         ids=["memory", "streamed", "workers"])
 def test_the_next_good_image_stands_in_for_a_skipped_one(folder: Path, options: dict) -> None:
     images = in_folder(folder, (3, 6, 11), on_error="skip", **options)
     assert numbers(images) == [0, 1, 2, 4, 4, 5, 7, 7, 8, 9, 10, 0]
