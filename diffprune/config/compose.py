@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +19,7 @@ from diffprune.config import schema
 from diffprune.config.naming import run_name
 from diffprune.config.validation import check
 from diffprune.runtime import checksums
+from diffprune.runtime.addresses import without_secrets
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import shipped_folder
 
@@ -35,6 +37,15 @@ def register() -> None:
     for name, node in OF_ONE_CHOICE.items():
         store.store(group="schema", name=name, node=node)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
+
+
+class WithoutSecrets(Callback):
+    """Keeps the secrets of an address in a file of options out of the multirun.yaml that Hydra writes for a sweep. The jobs
+    are composed from the files again."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        if OmegaConf.select(config, "model.checkpoint"):
+            config.model.checkpoint = without_secrets(config.model.checkpoint)
 
 
 def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:

@@ -56,10 +56,15 @@ def test_a_configuration_is_kept_without_the_secrets_that_a_file_of_options_give
 
 
 @pytest.mark.slow
-def test_a_run_keeps_no_secret_of_an_address(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["command line", "file of options"])
+def test_a_run_keeps_no_secret_of_an_address(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, where: str) -> None:
     address = "http://user:s3cr3t@127.0.0.1:9/x.ckpt?token=s3cr3t"
+    own = tmp_path_factory.mktemp("conf")
+    (own / "options").mkdir()
+    (own / "options" / "mine.yaml").write_text(f"# @package _global_\nmodel: {{checkpoint: '{address}'}}\n")
+    given = [f'model.checkpoint="{address}"'] if where == "command line" else [f"--config-dir={own}", "+options=mine"]
     done = subprocess.run(
-        [sys.executable, "-m", "diffprune", "-m", "experiment=smoke", "logger=wandb", f'model.checkpoint="{address}"',
+        [sys.executable, "-m", "diffprune", "-m", *given, "experiment=smoke", "logger=wandb",
          f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"],
         cwd=ROOT, capture_output=True, text=True, env=os.environ | {"WANDB_MODE": "offline"})
     assert done.returncode == 1
