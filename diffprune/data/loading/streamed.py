@@ -60,8 +60,11 @@ class StreamedImages(ImageSet):
             with unheard():     # a request to stop is often sent to all processes of a run: these end with their reader
                 answers = iter(DataLoader(Requests(self.readable), sampler=wanted, batch_size=None, collate_fn=unchanged,
                                           num_workers=self.workers, generator=torch.Generator()))
-        while (answer := self._next(answers)) is not None:
-            yield self._accepted(answer)
+        try:
+            while (answer := self._next(answers)) is not None:
+                yield self._accepted(answer)
+        finally:
+            del answers     # ends the processes now: an error's traceback would keep them
 
     def _next(self, answers: Iterator["Answer"]) -> "Answer | None":
         try:
