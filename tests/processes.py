@@ -2,8 +2,8 @@
 
 `Popen` takes the place of subprocess.Popen for `python -m MODULE`: the same streams, signals and status, without the eight
 seconds of processor time that the imports take. All else it starts as usual: other programs, `python -c` and `python FILE`
-for tests of a fresh Python, and an environment that the imports would have read. `usual` starts a process in
-any case. `python -m tests.processes FD` is the server.
+for tests of a fresh Python, and an environment that the imports would have read. `usual` starts a new Python in any case.
+`python -m tests.processes FD` is the server.
 """
 
 import atexit
@@ -65,8 +65,9 @@ def forkable(words, environment: dict[str, str]) -> bool:
     """Whether a fork of the server does what this command would."""
     def read(variables: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in variables.items() if name.startswith(READ_BY_IMPORTS)}
-    return (isinstance(words, (list, tuple)) and len(words) > 2 and words[0] == sys.executable and words[1] in ("-m", "-um")
-            and words[2].split(".")[0] not in FOREIGN and read(environment) == read(dict(os.environ)))
+    return (hasattr(os, "pidfd_open") and isinstance(words, (list, tuple)) and len(words) > 2
+            and words[0] == sys.executable and words[1] in ("-m", "-um") and words[2].split(".")[0] not in FOREIGN
+            and read(environment) == read(dict(os.environ)))
 
 
 def asked(request: dict, streams: list[int] = []) -> int:       # noqa: B006
