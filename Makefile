@@ -4,9 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export DIFFPRUNE_SHARED ?= ../shared
-# Processes of one thread each: the files of tests are shared out, those that use the cluster stay together. Three keep two cores
-# busy, since a test often waits for the process that it started.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=3 --dist=loadgroup
+# Two processes of one thread each: the files of tests are shared out, those that use the cluster stay together.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
 
 .PHONY: run test test-fast test-slurm lint docs lock clean
 
