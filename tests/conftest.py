@@ -18,7 +18,7 @@ from tests import processes
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_SILENT"] = "true"
-subprocess.Popen = processes.Popen
+subprocess.Popen = processes.Popen     # commands start without their imports
 
 
 @pytest.hookimpl(tryfirst=True)       # before the plugin reads the marks

@@ -2,7 +2,7 @@
 
 `Popen` takes the place of subprocess.Popen for `python -m MODULE`: the same streams, signals and status, without the eight
 seconds of processor time that the imports take. All else it starts as usual: other programs, `python -c` and `python FILE`
-for tests of a fresh Python, and an environment that the imports would have read. `usual` starts a new Python in any case.
+for tests of a fresh Python, and an environment that the imports would have read. `NewPython` starts one in any case.
 `python -m tests.processes FD` is the server.
 """
 
@@ -18,15 +18,16 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 READ_BY_IMPORTS = ("PYTHON", "HF_", "OMP_", "MKL_", "LD_")      # how the names of such variables begin
-FOREIGN = {"pip", "mkdocs", "tests"}
-usual, asking = subprocess.Popen, threading.Lock()
+OTHER_IMPORTS = {"pip", "mkdocs"}        # modules that the server's imports are of no use to
+NewPython, one_request = subprocess.Popen, threading.Lock()
 
 
-class Popen(usual):
+class Popen(NewPython):
     """subprocess.Popen, forked from the server where that does the same."""
     ended: int | None = None        # a descriptor that can be read once a forked process has ended
 
@@ -41,7 +42,7 @@ class Popen(usual):
         request = {"words": [os.fspath(word) for word in args][1:], "environment": environment,
                    "folder": os.fspath(cwd or os.getcwd()), "new_session": bool(rest[-2])}
         streams = [own if given == -1 else given for own, given in enumerate((p2cread, c2pwrite, errwrite))]
-        self.pid = asked(request, streams)
+        self.pid = answer_to(request, streams)
         self.ended = os.pidfd_open(self.pid)
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
@@ -56,7 +57,7 @@ class Popen(usual):
             return super()._wait(timeout)
         if not select.select([self.ended], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired(self.args, timeout)
-        self.returncode = asked({"ended": self.pid})
+        self.returncode = answer_to({"ended": self.pid})
         os.close(self.ended)
         return self.returncode
 
@@ -66,13 +67,13 @@ def forkable(words, environment: dict[str, str]) -> bool:
     def read(variables: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in variables.items() if name.startswith(READ_BY_IMPORTS)}
     return (hasattr(os, "pidfd_open") and isinstance(words, (list, tuple)) and len(words) > 2
-            and words[0] == sys.executable and words[1] in ("-m", "-um") and words[2].split(".")[0] not in FOREIGN
-            and read(environment) == read(dict(os.environ)))
+            and words[0] == sys.executable and words[1] in ("-m", "-um")
+            and words[2].split(".")[0] not in OTHER_IMPORTS and read(environment) == read(dict(os.environ)))
 
 
-def asked(request: dict, streams: list[int] = []) -> int:       # noqa: B006
-    """The server's answer."""
-    with asking:
+def answer_to(request: dict, streams: Sequence[int] = ()) -> int:
+    """The server's answer: the number of the process that it forked, or the exit status of one that ended."""
+    with one_request:
         socket.send_fds(server(), [json.dumps(request).encode()], streams)
         return int(server().recv(100))
 
@@ -82,8 +83,8 @@ def server() -> socket.socket:
     """The connection to the server of this process."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with there:
-        process = usual([sys.executable, "-m", "tests.processes", str(there.fileno())], pass_fds=[there.fileno()],
-                        cwd=Path(__file__).parent.parent, stdin=subprocess.DEVNULL)
+        process = NewPython([sys.executable, "-m", "tests.processes", str(there.fileno())], pass_fds=[there.fileno()],
+                            cwd=Path(__file__).parent.parent, stdin=subprocess.DEVNULL)
     atexit.register(lambda: (here.close(), process.wait()))
     assert here.recv(100) == b"ready"
     return here

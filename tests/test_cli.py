@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,17 @@ from PIL import Image
 
 from experiments.upkeep import kill_test
 from tests.conftest import ROOT
+from tests.processes import NewPython
 
 Command = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _() -> Iterator[None]:
+    """Starts each command as a person does: these tests look at its imports and at the time that they take."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(subprocess, "Popen", NewPython)
+        yield
 
 
 @pytest.fixture

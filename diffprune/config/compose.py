@@ -16,10 +16,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config import schema
-from diffprune.config.naming import run_name
+from diffprune.config.naming import mask_address, run_name
 from diffprune.config.validation import check
 from diffprune.runtime import checksums
-from diffprune.runtime.addresses import without_secrets
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import shipped_folder
 
@@ -44,8 +43,7 @@ class WithoutSecrets(Callback):
     are composed from the files again."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        if OmegaConf.select(config, "model.checkpoint"):
-            config.model.checkpoint = without_secrets(config.model.checkpoint)
+        mask_address(config)
 
 
 def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:

@@ -93,9 +93,14 @@ def masked(cfg: DictConfig) -> DictConfig:
     missing = sorted(OmegaConf.missing_keys(own))
     if missing:
         raise UserError(f"nothing chosen for {', '.join(missing)}: give a value, for instance {missing[0]}=…")
-    if own.model.checkpoint is not None:
-        own.model.checkpoint = without_secrets(own.model.checkpoint)
+    mask_address(own)
     return own
+
+
+def mask_address(cfg: DictConfig) -> None:
+    """Takes the secrets out of the model's address in `cfg`, if it has one."""
+    if OmegaConf.select(cfg, "model.checkpoint") is not None:
+        cfg.model.checkpoint = without_secrets(cfg.model.checkpoint)
 
 
 def fingerprint(content: Any, digits: int = 8) -> str:

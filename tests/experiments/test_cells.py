@@ -16,7 +16,7 @@ from diffprune.runtime.errors import UserError
 from experiments.planning.cells import check_ready, lone, merged, plan
 from experiments.planning.declarations import names, table
 from tests.conftest import ROOT
-from tests.processes import usual
+from tests.processes import NewPython
 
 NEEDS = ("dataset.path=.", "model.checkpoint=null")
 
@@ -126,8 +126,8 @@ def test_a_sweep_over_values_is_refused() -> None:
 def test_a_command_on_the_largest_table_takes_five_seconds_of_a_core(tmp_path: Path, command: str) -> None:
     """As a person calls it, its start included."""
     largest = max(names(), key=lambda name: (len(rows := table(name).rows), sum(len(row.seeds) for row in rows)))
-    started = usual([sys.executable, "-m", "experiments", command, largest, f"paths.runs={tmp_path}"], cwd=ROOT,
-                    stdout=subprocess.DEVNULL)
+    started = NewPython([sys.executable, "-m", "experiments", command, largest, f"paths.runs={tmp_path}"], cwd=ROOT,
+                        stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(started.pid, 0)
     assert status == 0
     assert used.ru_utime + used.ru_stime < 5

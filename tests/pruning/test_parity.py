@@ -107,9 +107,9 @@ def test_setting(key: str, model: DiffusionModel, expected: dict[str, Tensor], s
     criterion, inverse = CRITERIA[setting["criterion"]](), originals(model)
 
     for group in Graph(pruned.unet, ["conv_out"]).groups():
-        found = criterion.score(group.slices({t: terms[t] for t in criterion.terms}), group.channels, generator(0))
+        importance = criterion.score(group.slices({t: terms[t] for t in criterion.terms}), group.channels, generator(0))
         reference = member_of(expected, f"{key}/importance/", [inverse[layer] for layer in group.outputs])
-        assert reference is None or relative(found, reference) < 1e-4, group.root
+        assert reference is None or relative(importance, reference) < 1e-4, group.root
 
     report = cut(pruned.unet, criterion, Allocation(setting["ratio"]), terms)
     removed = {name.removeprefix(f"{key}/removed/"): tensor.tolist() for name, tensor in expected.items()

@@ -111,7 +111,7 @@ def test_a_long_step_is_left_in_its_middle(tmp_path: Path, before_step, accumula
         patched.setattr(NoisePrediction, "__call__", slowly(4 * accumulate, pieces))
         with pytest.raises(Interrupted):
             fine_tune(cfg, run)
-    assert 0 < len(pieces) < 2000
+    assert 0 < len(pieces) < 250        # at most 50 before the request, and two seconds' worth after it
     assert run.states[-1] == run.state(4)
     assert fine_tune(cfg, run) == fine_tune(cfg, pruned(tmp_path / "whole"))
 
