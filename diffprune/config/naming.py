@@ -14,6 +14,9 @@ from diffprune.runtime.errors import UserError
 
 # The data set that only `dataset.path` identifies; under another `dataset.name` the name identifies it.
 UNNAMED = "image_folder"
+# What `schedule.loss` was called before there were weighted terms: runs of these objectives keep their names.
+FORMER_LOSSES = {"noise": {"noise": 1.0}, "distill": {"noise": 0.3, "output": 0.7},
+                 "features": {"noise": 1.0, "attention_maps": 1.0}}
 
 
 def run_folder(cfg: DictConfig) -> Path:
@@ -71,6 +74,12 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
     if pruner.get("compensate", "none") == "none":      # runs from before there was compensation keep their names
         pruner.pop("compensate", None)
         pruner.pop("compensation_images", None)
+    schedule = options["schedule"]
+    if "objective" in schedule:
+        schedule["objective"] = {term: weight for term, weight in schedule["objective"].items() if weight}
+        if (former := [name for name, weights in FORMER_LOSSES.items() if weights == schedule["objective"]]):
+            schedule["loss"] = former[0]
+            del schedule["objective"]
     return options
 
 

@@ -126,7 +126,7 @@ class Schedule:
     rounds: int = option(1)
     batch: int = option(1)
     accumulate: int = option(1, names_the_run=False)
-    loss: str = option(choices=("noise", "distill", "features"), or_class=True)
+    objective: dict[str, float] = option()
     min_snr: float | None = option(1e-6)
     lr: float = option(0)
     rate: str = option(choices=("constant", "cosine"))

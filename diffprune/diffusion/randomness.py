@@ -18,6 +18,7 @@ class Stream(IntEnum):
     DROPOUT = 7
     IMAGE = 8
     COMPENSATION = 9
+    DIRECTION = 10
 
 
 def generator(*keys: int) -> Generator:

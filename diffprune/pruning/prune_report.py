@@ -35,6 +35,11 @@ class PruneReport:
         entry = next(entry for entry in self.groups if entry["root"] == root)
         return entry["before"], entry.get("heads", {"before": 1})["before"]
 
+    def kept(self, layer: str, width: int) -> list[int]:
+        """Which of the `width` out-channels that `layer` had are left, ascending."""
+        removed = next((entry["removed"] for entry in self.groups if layer in entry["layers"]), [])
+        return sorted(set(range(width)) - set(removed))
+
     def following(self, earlier: "PruneReport") -> "PruneReport":
         """The report on this pruning and the `earlier` one together, whose result this one started from."""
         previous = {entry["root"]: entry for entry in earlier.groups}

@@ -34,8 +34,9 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """
     ranks, previous_steps = current_ranks(), run.round.steps_before(cfg.schedule.steps)
     recipe = replace(options.recipe(cfg), steps=run.round.steps(cfg.schedule.steps))
-    trainer = Trainer(load_model(run.pruned), recipe, options.execution(cfg), cfg.seed, ranks, previous_steps,
-                      options.load_teacher(cfg, run))
+    teacher = options.load_teacher(cfg, run)
+    trainer = Trainer(load_model(run.pruned), recipe, options.execution(cfg), cfg.seed, ranks, previous_steps, teacher,
+                      options.kept_channels(cfg, run, teacher))
     checkpoints = Checkpoints(cfg.schedule, run, trainer)
     checkpoints.resume()
     # Rank 0 compares the data with those that the run was begun with, before any rank trains on them.

@@ -5,6 +5,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Criterion
+from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.selection import SELECTIONS
 from diffprune.pruning.timesteps import Policy, Threshold
 from diffprune.runs.cache import Cache
@@ -29,7 +31,8 @@ from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.protocol import Drawing, SamplerOptions
 from diffprune.tracking.tracker import Description
-from diffprune.training.losses import LOSSES, Loss
+from diffprune.training.block_outputs import output_layers
+from diffprune.training.losses import TERMS, Term
 from diffprune.training.recipe import Recipe
 
 # What each set of images shows.
@@ -140,33 +143,51 @@ def pruning_target(cfg: DictConfig) -> tuple[str, float] | None:
 
 
 def recipe(cfg: DictConfig) -> Recipe:
-    """How the run fine-tunes; `schedule.loss` is a name of LOSSES or the dotted path of a Loss. UserError where there is no
-    such class, or where it learns from a dense model and there is none."""
-    options, loss = plain(cfg.schedule), cfg.schedule.loss
-    try:
-        objective = LOSSES.get(loss) or resolve_name(loss)
-        if not issubclass(objective, Loss):
-            raise TypeError("that class is no Loss")
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"schedule.loss={loss} is neither {', '.join(LOSSES)} nor the dotted path of a Loss: "
-                        f"{error}") from error
-    options |= {"loss": objective, "betas": tuple(options["betas"])}
-    if objective.needs_teacher and cfg.model.checkpoint is None:
-        raise UserError(f"schedule.loss={loss} learns from the dense model, and model.checkpoint=null has random weights: "
-                        "give a trained model, or schedule.loss=noise")
+    """How the run fine-tunes. UserError for an objective that is none, or that learns from a dense model where there is
+    none."""
+    options, weights = plain(cfg.schedule), cfg.schedule.objective
+    objective = {term_class(name): weight for name, weight in weights.items() if weight}
+    if not objective or min(objective.values()) < 0:
+        raise UserError(f"schedule.objective={weights} weighs its terms wrongly: give positive weights, and 0 to those that "
+                        "are to be left out")
+    taught = [name for name, weight in weights.items() if weight and term_class(name).needs_teacher]
+    if taught and cfg.model.checkpoint is None:
+        raise UserError(f"schedule.objective has {taught[0]}, which learns from the dense model, and model.checkpoint=null "
+                        "has random weights: give a trained model, or only schedule.objective={noise: 1}")
+    options |= {"objective": objective, "betas": tuple(options["betas"])}
     return Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
 
 
+def term_class(name: str) -> type[Term]:
+    """The term of an objective that `name` means in TERMS, or that it is the dotted path of; UserError for any other."""
+    try:
+        term = TERMS.get(name) or resolve_name(name)
+        if not issubclass(term, Term):
+            raise TypeError("that class is no Term")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"schedule.objective has {name}, which is neither {', '.join(TERMS)} nor the dotted path of a Term: "
+                        f"{error}") from error
+    return term
+
+
 def load_teacher(cfg: DictConfig, run: Run | None = None) -> DiffusionModel | None:
-    """The dense model, where the loss learns from it, on the CPU; UserError where there is none, or none that fits."""
-    loss, objective = cfg.schedule.loss, recipe(cfg).loss
-    if not objective.needs_teacher:
+    """The dense model, where the objective learns from it, on the CPU; UserError where there is none, or none that fits."""
+    terms = recipe(cfg).objective
+    if not any(term.needs_teacher for term in terms):
         return None
     teacher = load_dense(cfg, run)
-    if objective.needs_blocks and not hasattr(teacher.unet, "down_blocks"):
-        raise UserError(f"schedule.loss={loss} compares a UNet's blocks, and model={cfg.model.name} has none: "
-                        "give schedule.loss=distill")
+    if any(term.needs_blocks for term in terms) and not hasattr(teacher.unet, "down_blocks"):
+        raise UserError(f"schedule.objective={cfg.schedule.objective} compares a UNet's blocks, and model={cfg.model.name} "
+                        "has none: give schedule=distill")
     return teacher
+
+
+def kept_channels(cfg: DictConfig, run: Run, teacher: DiffusionModel | None) -> list[Tensor] | None:
+    """For each block of the `teacher` the output channels that the run's pruned model has; None where no term needs them."""
+    if teacher is None or not any(term.needs_blocks for term in recipe(cfg).objective):
+        return None
+    report = PruneReport.read(run.prune_report)
+    return [torch.tensor(report.kept(layer, width)) for layer, width in output_layers(teacher.unet).items()]
 
 
 def sampler_options(cfg: DictConfig) -> SamplerOptions:

@@ -1,10 +1,10 @@
 """How a model is trained."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from diffprune.training.losses import Loss, NoisePrediction
+from diffprune.training.losses import NoisePrediction, Term
 
 LARGEST_REST = 0.05         # of the average's weights that may still be the pruned ones after the last step
 
@@ -19,15 +19,16 @@ RATES: dict[str, Callable[[float], float]] = {
 class Recipe:
     """`steps` optimiser steps of Adam (AdamW where `weight_decay` > 0), each on `batch` images over all ranks.
 
-    Each rank splits its images into `accumulate` micro-batches. `min_snr`: gamma of the loss weights, None for equal ones.
-    `lr` rises linearly over `warmup` steps, then follows `rate` ("constant", "cosine"). `clip`: total norm of the gradients,
-    None for no clipping. `dropout`: probability inside the residual blocks. `ema`: decay of the average of the weights,
-    approached from below where the training is short for it; with `ema_power` instead the exponent of a power function.
+    Each rank splits its images into `accumulate` micro-batches. `objective`: the weight of each term of the loss. `min_snr`:
+    gamma of the images' weights, None for equal ones. `lr` rises linearly over `warmup` steps, then follows `rate`
+    ("constant", "cosine"). `clip`: total norm of the gradients, None for no clipping. `dropout`: probability inside the
+    residual blocks. `ema`: decay of the average of the weights, approached from below where the training is short for it;
+    with `ema_power` instead the exponent of a power function.
     """
     steps: int
     batch: int = 128
     accumulate: int = 1
-    loss: type[Loss] = NoisePrediction
+    objective: Mapping[type[Term], float] = field(default_factory=lambda: {NoisePrediction: 1.0})
     min_snr: float | None = None
     lr: float = 2e-4
     rate: str = "constant"

@@ -1,7 +1,7 @@
 """Training a noise predictor: the state, and one step of it, on one rank or many."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
@@ -20,7 +21,7 @@ from diffprune.runtime.distributed import Ranks
 from diffprune.runtime.errors import UserError
 from diffprune.training import ema
 from diffprune.training.dropout import set_dropout
-from diffprune.training.losses import Noised, min_snr
+from diffprune.training.losses import Noised, Objective, min_snr
 from diffprune.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,14 @@ class Trainer:
     """Everything that changes while `model` trains by `recipe`; randomness does not: it follows from `seed` and global step.
 
     `execution`: where the model runs (default: where it is, in float32). `ranks`: the processes that train together. The
-    `previous_steps` of earlier rounds count into the global step. `teacher`: the dense model, for losses that need it.
+    `previous_steps` of earlier rounds count into the global step. `teacher`: the dense model, for terms that need it;
+    `kept`: for each of its blocks the output channels that are the model's (see Objective).
     `student` is the model as it is trained: on several ranks its network is wrapped in DistributedDataParallel.
     """
 
     def __init__(self, model: DiffusionModel, recipe: Recipe, execution: Execution | None = None, seed: int = 0,
-                 ranks: Ranks | None = None, previous_steps: int = 0, teacher: DiffusionModel | None = None) -> None:
+                 ranks: Ranks | None = None, previous_steps: int = 0, teacher: DiffusionModel | None = None,
+                 kept: Sequence[Tensor] | None = None) -> None:
         """Starts at step 0, the weights as their average; UserError where a rank or a micro-batch would get no image."""
         self.recipe, self.seed, self.previous_steps, self.ranks = recipe, seed, previous_steps, ranks or Ranks()
         check_batch(recipe, self.ranks.world_size)
@@ -48,7 +51,7 @@ class Trainer:
         if self.device.type == "cuda":      # else pinned memory and NCCL open a context on the first GPU too
             torch.cuda.set_device(self.device)
         self.masks = set_dropout(model.unet, recipe.dropout)
-        self.loss = recipe.loss(None if teacher is None else teacher.to(self.device))
+        self.objective = Objective(recipe.objective, None if teacher is None else teacher.to(self.device), kept)
         self.weights: list[Tensor] = list(model.unet.parameters())
         self.ema = [p.detach().clone() for p in self.weights]
         if self.device.type == "cpu":       # a backward pass without a Python hook would not let Python handle signals
@@ -82,7 +85,7 @@ class Trainer:
             network = self.student.unet
             with network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last else nullcontext():
                 with self.execution.autocast():
-                    per_image = self.loss(self.student, noised) * min_snr(noised.alpha_bar, self.recipe.min_snr)
+                    per_image = self.objective(self.student, noised) * min_snr(noised.alpha_bar, self.recipe.min_snr)
                     loss = per_image.sum() / self.recipe.batch
                 # DistributedDataParallel averages over ranks, where a sum is wanted.
                 self.scaler.scale(loss * self.ranks.world_size).backward()
@@ -99,6 +102,7 @@ class Trainer:
         first_row = self.ranks.rank * size // self.ranks.world_size
         cuts = [i * len(images) // self.recipe.accumulate for i in range(self.recipe.accumulate + 1)]
         all_t, eps = draw(self.seed, self.global_step, size, self.model.shape, len(self.alpha_bar))
+        along = directions(self.seed, self.global_step, size, self.model.shape) if self.objective.needs_direction else None
         for low, high in pairwise(cuts):
             rows = slice(first_row + low, first_row + high)
             with self.execution.autocast():
@@ -106,7 +110,8 @@ class Trainer:
                 context = self.model.context(None if labels is None else labels[low:high])
             self.masks.begin(self.seed, self.global_step, size, rows)
             t = to_device(all_t[rows], device)
-            yield Noised(x_0, to_device(eps[rows], device), t, self.alpha_bar[t], context), high == len(images)
+            direction = None if along is None else to_device(along[rows], device)
+            yield Noised(x_0, to_device(eps[rows], device), t, self.alpha_bar[t], context, direction), high == len(images)
 
     def update(self, loss: Tensor) -> None:
         """The optimiser's step by the `gradients`, whose `loss` is given, and the step of the average."""
@@ -175,6 +180,12 @@ def draw(seed: int, step: int, size: int, shape: tuple[int, ...], total: int) ->
     """Antithetic timesteps [size] below `total` and noise [size, *shape] of the whole batch of `step`, on the CPU."""
     rng = generator(seed, Stream.TRAINING, step)
     return antithetic_timesteps(size, total, rng), torch.randn((size, *shape), generator=rng)
+
+
+def directions(seed: int, step: int, size: int, shape: tuple[int, ...]) -> Tensor:
+    """Random vectors of length 1, one for each image of the whole batch of `step`, [size, *shape] on the CPU."""
+    drawn = torch.randn((size, *shape), generator=generator(seed, Stream.DIRECTION, step))
+    return normalize(drawn.flatten(1)).view_as(drawn)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

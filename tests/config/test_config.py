@@ -182,7 +182,7 @@ def test_a_value_outside_its_range_is_named(config, override: str, words: str) -
 
 
 @pytest.mark.parametrize(("group", "option", "owner", "name"), [
-    (schema.Sampler, "spacing", "diffusion.process", "SPACINGS"), (schema.Schedule, "loss", "training.losses", "LOSSES"),
+    (schema.Sampler, "spacing", "diffusion.process", "SPACINGS"),
     (schema.Schedule, "rate", "training.recipe", "RATES"), (schema.Pruner, "scope", "pruning.scope", "SCOPES"),
     (schema.Pruner, "selection", "pruning.selection", "SELECTIONS"), (schema.Pruner, "heads", "pruning.allocation", "HEADS"),
     (schema.Evaluate, "features", "evaluation.features", "EXTRACTORS")])

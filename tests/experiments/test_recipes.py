@@ -25,19 +25,23 @@ def test_a_recipe_is_the_papers(config, name: str) -> None:
     assert PAPER[name] == (recipe.lr, recipe.batch, recipe.batch // recipe.accumulate, recipe.clip, recipe.dropout,
                            recipe.ema, recipe.steps, recipe.weight_decay)
     assert (recipe.betas, recipe.eps) == ([0.9, 0.999], 1e-8)
-    assert (recipe.loss, recipe.rate, recipe.warmup) == ("noise", "constant", 0)
+    assert {term: weight for term, weight in recipe.objective.items() if weight} == {"noise": 1.0}
+    assert (recipe.rate, recipe.warmup) == ("constant", 0)
     assert recipe.min_snr is recipe.ema_power is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", [*DATASETS, "experiment"])
-@pytest.mark.parametrize(("schedule", "loss"), [("distill", "distill"), ("features", "features")])
-def test_distillation_is_a_data_sets_own_recipe_with_a_teacher(config, dataset: str, schedule: str, loss: str) -> None:
+@pytest.mark.parametrize(("schedule", "objective"), [
+    ("distill", {"noise": 0.3, "output": 0.7}), ("features", {"noise": 1.0, "attention_maps": 1.0})])
+def test_distillation_is_a_data_sets_own_recipe_with_a_teacher(config, dataset: str, schedule: str,
+                                                               objective: dict[str, float]) -> None:
     given = ["experiment=celeba_diff_pruning"] if dataset == "experiment" else [f"dataset={dataset}", "model=ddpm_cifar10"]
     taught, plain = config(*given, f"schedule={schedule}"), config(*given)
     own, recipe = (OmegaConf.to_container(cfg.schedule, resolve=True) for cfg in (taught, plain))
-    assert {key for key in own if own[key] != recipe[key]} == {"name", "loss"}
-    assert (own["name"], own["loss"]) == (f"{schedule}_{taught.dataset.name}", loss)
+    assert {key for key in own if own[key] != recipe[key]} == {"name", "objective"}
+    assert own["name"] == f"{schedule}_{taught.dataset.name}"
+    assert {term: weight for term, weight in own["objective"].items() if weight} == objective
 
 
 def test_a_distillation_keeps_its_name(config) -> None:

@@ -18,9 +18,9 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
-    (["schedule.loss=no.such.Loss"], "schedule.loss=no.such.Loss is neither noise, distill, features"),
-    (["schedule.loss=torch.nn.Linear"], "that class is no Loss"),
-    (["schedule.loss=distill", "model.checkpoint=null"], "model.checkpoint=null has random weights"),
+    (["+schedule.objective={no.such.Term: 1}"], "schedule.objective has no.such.Term, which is neither noise, output,"),
+    (["+schedule.objective={torch.nn.Linear: 1}"], "that class is no Term"),
+    (["schedule.objective.output=1", "model.checkpoint=null"], "model.checkpoint=null has random weights"),
     (["+evaluate.metrics.own._target_=no.such.Metric"], "_target_=no.such.Metric cannot be used"),
     ([f"evaluate.reference={CONF}/config.yaml"], "config.yaml holds no statistics"),
     ([f"evaluate.weights={CONF}/config.yaml"], "config.yaml holds no digits_cnn classifier"),

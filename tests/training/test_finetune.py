@@ -25,7 +25,7 @@ from diffprune.config.naming import run_folder
 from diffprune.data.loading.images import Images
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.models.model_folder import save_model
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.pipeline import reproduce
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
@@ -33,8 +33,10 @@ from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.stages import finetune
+from diffprune.stages.options import kept_channels, load_dense
 from diffprune.tracking.tracker import Tracker
 from diffprune.training import state_files as state
+from diffprune.training.block_outputs import output_layers
 from diffprune.training.losses import NoisePrediction
 from diffprune.training.state_files import read_state
 from diffprune.training.trainer import Trainer
@@ -394,7 +396,8 @@ def test_states_that_a_kill_left_beside_the_finetuned_model_are_deleted(begun: t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [
-    ("schedule.loss=distill",), ("schedule.loss=features",), ("schedule.min_snr=5",), ("schedule.accumulate=3",),
+    ("schedule.objective={noise: 0.3, output: 0.7}",), ("schedule.objective={place: 1}",),
+    ("schedule.objective={jacobian_difference: 1}",), ("schedule.min_snr=5",), ("schedule.accumulate=3",),
     ("schedule.rate=cosine", "schedule.warmup=3"), ("schedule.ema_power=6.94",), ("precision=bf16",),
     ("memory_format=channels_last",), ("schedule.weight_decay=0.01", "schedule.ema=0", "schedule.clip=null")],
     ids=lambda given: " ".join(given))
@@ -418,6 +421,20 @@ def test_fp16_on_a_cpu_is_refused() -> None:
 def test_how_a_batch_is_split_is_outside_the_name() -> None:
     name = Run(run_folder(tuned())).name
     assert Run(run_folder(tuned("schedule.accumulate=4", "schedule.keep_last=9"))).name == name
-    for option in ("loss=distill", "min_snr=5", "rate=cosine", "warmup=1", "ema_power=3"):
+    for option in ("objective={output: 1}", "min_snr=5", "rate=cosine", "warmup=1", "ema_power=3"):
         assert Run(run_folder(tuned(f"schedule.{option}"))).name != name
     assert Run(run_folder(tuned("memory_format=channels_last"))).name != name
+
+
+@pytest.mark.slow
+def test_features_are_compared_on_the_channels_that_pruning_has_kept(config, tmp_path: Path) -> None:
+    objective = "schedule.objective={noise: 0, kept_features: 1, attention_maps: 1}"
+    cfg = config("pruner=magnitude", "schedule.steps=3", "until=finetune", objective)
+    run = Run(tmp_path / "run")
+    reproduce(cfg, run)
+    assert run.finetuned.exists()
+    teacher = load_dense(cfg)
+    kept = kept_channels(cfg, run, teacher)
+    widths = list(output_layers(load_model(run.finetuned).unet).values())
+    assert [len(channels) for channels in kept] == widths
+    assert widths != list(output_layers(teacher.unet).values())
