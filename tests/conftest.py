@@ -98,18 +98,18 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def before_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Has something happen when the data of a step is asked for, once."""
-    from diffprune.data.loading.images import Images
+    from diffprune.data.loading.images import ImageSet
 
     def arranged(step: int, happens: Callable[[], None]) -> None:
-        usual = Images.batches
+        usual = ImageSet.batches
 
-        def batches(self: Images, start: int, *rest) -> Iterator:
+        def batches(self: ImageSet, start: int, *rest) -> Iterator:
             for number, batch in enumerate(usual(self, start, *rest), start):
                 if number == step:
-                    monkeypatch.setattr(Images, "batches", usual)
+                    monkeypatch.setattr(ImageSet, "batches", usual)
                     happens()
                 yield batch
-        monkeypatch.setattr(Images, "batches", batches)
+        monkeypatch.setattr(ImageSet, "batches", batches)
     return arranged
 
 

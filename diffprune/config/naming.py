@@ -64,6 +64,8 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
         branch_of(options, key).pop(key.rpartition(".")[2], None)
     if options["dataset"]["name"] == UNNAMED and path is not None:
         options["dataset"]["path"] = os.path.realpath(os.path.expanduser(path))
+    if not options["dataset"].get("held_out"):      # runs from before images were held out keep their names
+        options["dataset"].pop("held_out", None)
     pruner = options["pruner"]
     if pruner.get("timesteps") is not None:     # a timestep policy replaces the threshold
         pruner.pop("threshold", None)
@@ -75,6 +77,8 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
         pruner.pop("compensate", None)
         pruner.pop("compensation_images", None)
     schedule = options["schedule"]
+    if not schedule.get("equal_cost"):
+        schedule.pop("equal_cost", None)
     if "objective" in schedule:
         schedule["objective"] = {term: weight for term, weight in schedule["objective"].items() if weight}
         if (former := [name for name, weights in FORMER_LOSSES.items() if weights == schedule["objective"]]):

@@ -43,6 +43,7 @@ class Dataset:
     path: str | None = option(names_the_run=False)
     workers: int = option(0, names_the_run=False)
     memory_gb: float = option(0, names_the_run=False)
+    held_out: int = option(0)
     on_error: str = option(choices=("stop", "skip"))
 
 
@@ -123,6 +124,7 @@ class GatedPruner(Pruner):
 class Schedule:
     name: str = option()
     steps: int = option(0)
+    equal_cost: bool = option()
     rounds: int = option(1)
     batch: int = option(1)
     accumulate: int = option(1, names_the_run=False)
@@ -142,6 +144,7 @@ class Schedule:
     save_minutes: float | None = option(0, names_the_run=False)
     keep_last: int = option(1, names_the_run=False)
     log_every: int = option(1, names_the_run=False)
+    measure_every: int = option(0, names_the_run=False)
     preview_every: int = option(0, names_the_run=False)
 
 

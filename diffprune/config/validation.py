@@ -58,6 +58,7 @@ def check_effect(cfg: DictConfig, overrides: Sequence[str]) -> None:
         r"pruner\.ratio": any(kept is not None for kept in pruner.target.values()) and "pruner.target finds the ratio",
         r"pruner\.compensation_images": pruner.compensate == "none" and "pruner.compensate=none uses none",
         r"pruner\.floor": pruner.scope == "local" and "pruner.scope=local has no floor",
+        r"schedule\.equal_cost": not cfg.schedule.steps and "schedule.steps=0 fine-tunes nothing",
         r"schedule\.ema": cfg.schedule.ema_power is not None and "schedule.ema_power replaces it"}
     for text in overrides:
         for key, reason in void.items():
@@ -88,7 +89,8 @@ def check_rounds(cfg: DictConfig) -> None:
     if steps < rounds:
         raise UserError(f"schedule.rounds={rounds} needs a training step in each round, schedule.steps={steps} is less: "
                         f"give schedule.steps={rounds} or more, or schedule.rounds=1")
-    unfit = {f"pruner={pruner.name}, which removes nothing (its ratio is 0)": pruner.ratio == 0,
+    unfit = {"schedule.equal_cost=true, which counts the steps of a single round": cfg.schedule.equal_cost,
+             f"pruner={pruner.name}, which removes nothing (its ratio is 0)": pruner.ratio == 0,
              "pruner.reinitialise=true, which discards the trained weights": pruner.reinitialise,
              "model.checkpoint=null, whose random weights hold nothing to fine-tune": cfg.model.checkpoint is None,
              f"pruner.scope={pruner.scope}, which cannot divide the ratio among rounds": pruner.scope != "local",

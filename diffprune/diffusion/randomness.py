@@ -19,6 +19,7 @@ class Stream(IntEnum):
     IMAGE = 8
     COMPENSATION = 9
     DIRECTION = 10
+    HELD_OUT = 11
 
 
 def generator(*keys: int) -> Generator:

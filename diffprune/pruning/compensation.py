@@ -30,7 +30,7 @@ STRENGTH = 1e-3
 MOST_UNKNOWNS = 8192    # of one output channel; with more, a layer's kernel is kept and its channels are regressed
 ROWS = 4096             # positions whose patches lie in memory at once, at least those of one image
 
-Errors = dict[str, dict[str, float]]    # {layer: {"before", "after"}}
+Refitted = dict[str, dict[str, float]]    # {layer: {"before", "after", "macs"}}
 
 
 @dataclass(frozen=True)
@@ -57,30 +57,30 @@ def positions(unet: nn.Module) -> dict[str, Tensor]:
 
 
 def compensate(pruned: DiffusionModel, dense: DiffusionModel, kept: Mapping[str, Tensor], images: NoisedImages,
-               strength: float = STRENGTH) -> Errors:
+               strength: float = STRENGTH) -> Refitted:
     """Refits, in place, every layer of `pruned` that lost inputs, in the order of the forward pass.
 
     `kept`: the `positions` of the dense network, cut with it. Both models are evaluated once on `images`, layer by layer in
     turn; the memory holds their activations of all images and the matrix of one layer. Returns for each refitted layer the
-    relative error ||Y - Y'|| / ||Y|| of its outputs with the cut and with the refitted weights. Raises ValueError unless
-    `strength` is positive.
+    relative error ||Y - Y'|| / ||Y|| of its outputs with the cut and with the refitted weights, and the multiply-accumulates
+    of its regression. Raises ValueError unless `strength` is positive.
     """
     if not strength > 0:
         raise ValueError(f"strength={strength} of the ridge is not positive")
     layers = {name: NarrowedLayer.of(pruned.unet.get_submodule(name), dense.unet.get_submodule(name), places)
               for name, places in kept.items() if places.dim() > 1}
     layers = {name: layer for name, layer in layers.items() if layer.can_be_refitted}
-    errors: Errors = {}
+    refitted: Refitted = {}
     with torch.no_grad(), dense_layers(dense, layers, images) as take:
         def refit(name: str, inputs: Tensor) -> None:
             inputs_and_outputs = take(name)
-            if name not in errors:      # a layer that is called again keeps its weights
-                errors[name] = layers[name].refit(inputs, *inputs_and_outputs, strength)
+            if name not in refitted:      # a layer that is called again keeps its weights
+                refitted[name] = layers[name].refit(inputs, *inputs_and_outputs, strength)
 
         with removed_later(layer.pruned.register_forward_pre_hook(lambda _, given, name=name: refit(name, given[0]))
                            for name, layer in layers.items()):
             pruned.denoise(images.x_t, images.t, images.context)
-    return errors
+    return refitted
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,17 @@ class NarrowedLayer:
 
     def refit(self, x: Tensor, x_dense: Tensor, y: Tensor, strength: float) -> dict[str, float]:
         """Sets the pruned layer's weights by its inputs `x` [N, I', ...], the dense layer's inputs `x_dense` [N, I, ...] and
-        outputs `y` [N, O, ...] (channels are last for a linear layer). Returns the relative errors before and after."""
+        outputs `y` [N, O, ...] (channels are last for a linear layer). Returns the relative errors before and after, and
+        what the regression cost."""
         layer, y = self.pruned, y.index_select(1 if isinstance(self.dense, nn.Conv2d) else -1, self.rows.to(y.device))
         before = relative_error(layer.forward(x), y)
         cut_weights = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
         if layer.weight[0].numel() <= MOST_UNKNOWNS:
             weight, bias = ridge(layer, x, y, strength)
+            macs = ridge_macs(len(by_position(y)), layer.weight[0].numel() + (bias is not None), len(weight))
         else:
             weight, bias = self.through_channels(x, x_dense, strength), layer.bias
+            macs = ridge_macs(len(by_position(x)), len(self.columns), self.dense.weight.shape[1])
         layer.weight.copy_(weight)
         if bias is not None:
             layer.bias.copy_(bias)
@@ -120,7 +123,7 @@ class NarrowedLayer:
         if not after <= before:     # possible where not the outputs were fitted, but the inputs
             layer.load_state_dict(cut_weights)
             after = before
-        return {"before": before, "after": after}
+        return {"before": before, "after": after, "macs": macs}
 
     def through_channels(self, x: Tensor, x_dense: Tensor, strength: float) -> Tensor:
         """The dense kernel, applied to the dense input channels as a regression on the kept ones gives them; [O', I', ...].
@@ -153,6 +156,11 @@ def ridge(layer: Any, x: Tensor, y: Tensor, strength: float) -> tuple[Tensor, Te
     if layer.bias is None:
         return solution.view_as(layer.weight), None
     return solution[:, :-1].reshape(layer.weight.shape), solution[:, -1]
+
+
+def ridge_macs(positions: int, unknowns: int, outputs: int) -> int:
+    """Multiply-accumulates of a regression: of the Gram matrix and the moments over all positions, and of the solution."""
+    return positions * unknowns * (unknowns + outputs) + unknowns**3 // 3 + unknowns**2 * outputs
 
 
 def patches(layer: Any, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A finished run, as its files tell it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ FOREIGN = (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
 @dataclass(frozen=True)
 class Finished:
     """`options` are those that change the results, `scoring` is the loss at every timestep; what a stage did not write is
-    None or empty. `timed` says whether the run was asked for its speed, which changes nothing else."""
+    None or empty. `timed` says whether the run was asked for its speed, which changes nothing else. `held_out_curve` has the
+    loss on held-out images by the steps of training."""
     run: Run
     options: dict[str, Any]
     metrics: Metrics
@@ -31,6 +32,7 @@ class Finished:
     scoring: TimestepLosses | None
     progress: list[dict[str, float]]
     timed: bool = False
+    held_out_curve: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path) -> "Finished":
@@ -48,7 +50,8 @@ class Finished:
             pruning = read_json(run.prune_report) if run.prune_report.exists() else {}
             scoring = ScoreHeader.read(run.scores).losses if run.scores.exists() else None
             progress = ProgressLog.read(run.progress)
-            return cls(run, scientific(options), Metrics.read(run.metrics), pruning, scoring, progress, timed)
+            curve = read_json(run.held_out_losses) if run.held_out_losses.exists() else {}
+            return cls(run, scientific(options), Metrics.read(run.metrics), pruning, scoring, progress, timed, curve)
         except FOREIGN as error:
             raise Damaged(f"{run.folder} has a file whose content no run writes ({type(error).__name__}: "
                           f"{str(error).partition(chr(10))[0]}): repeat the run's command in another folder") from error

@@ -18,8 +18,10 @@ class Metrics:
 
     `scores` has the metrics of the three models that a run compares: "dense", "before_healing" (pruned, not fine-tuned yet)
     and "final". `features` names the network on whose features distances were computed; only numbers of one `protocol`
-    compare. `speed` is empty where it was not timed; `seconds` is the wall-clock time of each stage. `measures` has the
+    compare. `speed` is empty where it was not timed; `seconds` is the wall-clock time of each stage, `cost` what it took in
+    multiply-accumulates. `measures` has the
     title and arrow of each metric that `evaluate.metrics` added. `commits` has those of the source at each stage.
+    `held_out_losses` has each model's denoising loss on held-out images in equal ranges of timesteps.
     """
     name: str
     dataset: str
@@ -38,11 +40,13 @@ class Metrics:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, int] = field(default_factory=dict)
     device: str | None = None
     command: str | None = None
     commit: str | None = None
     commits: Mapping[str, list[str]] = field(default_factory=dict)
     measures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    held_out_losses: Mapping[str, list[float]] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, float | None]:
         """Sizes, scores of every state and speed under their names in the file: `fid`, `fid_dense`, `ssim`, …."""
@@ -53,8 +57,9 @@ class Metrics:
     def write(self, path: Path) -> None:
         """Writes metrics.json by rename."""
         content = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("scores", "speed")}
-        if not self.measures:
-            del content["measures"]
+        for name in ("measures", "held_out_losses"):
+            if not content[name]:
+                del content[name]
         write_json(path, content | self.numbers(), checksum=True)
 
     @classmethod

@@ -52,6 +52,7 @@ class Run:
     finetune = property(lambda self: self.folder / "finetune")
     states = property(lambda self: sorted(self.finetune.glob("state-*.safetensors")))     # the newest is the last
     progress = property(lambda self: self.finetune / "progress.jsonl")
+    held_out_losses = property(lambda self: self.finetune / "held_out.json")
     finetuned = property(lambda self: self.folder / "finetuned")
     samples = property(lambda self: self.folder / "samples")
     images = property(lambda self: self.samples / "images.npy")

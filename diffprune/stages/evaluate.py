@@ -2,8 +2,8 @@
 
 import hashlib
 import time
-from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from diffprune.diffusion.pixels import batches
 from diffprune.evaluation.feature_statistics import FeatureStatistics, subset_rule
 from diffprune.evaluation.features import load_extractor
 from diffprune.evaluation.features.extractor import Extractor
+from diffprune.evaluation.held_out_loss import held_out_loss
 from diffprune.evaluation.pair_metrics import similarity
 from diffprune.evaluation.reference import data_statistics, file_statistics
 from diffprune.evaluation.set_metrics import SetMetric, Settings, against, fid
@@ -29,15 +30,19 @@ from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples, read_images
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import read_json
+from diffprune.stages.cost import cost
 from diffprune.stages.options import (
     TITLES,
     begin_data,
     cache,
+    criterion,
     execution,
+    healing,
     load_dense,
     load_images,
-    recipe,
+    parts,
     sampler_options,
+    timestep_policy,
     trains,
 )
 from diffprune.tracking.tracker import Tracker
@@ -51,17 +56,28 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     sets = image_sets(cfg, run)
     further = further_metrics(cfg)
     scores = score_sets(cfg, extractor, reference, sets, how, further)
+    losses = held_out_losses(cfg, run, how)
+    for name, ranges in losses.items():
+        scores[name] = {**scores[name], "held_out_loss": fmean(ranges)}
     timed = time_models(cfg, run, how) if cfg.evaluate.speed else {}
     sizes = {name: read_json(run.prune_report)[name] for name in ("params", "macs", "params_dense", "macs_dense")}
     metrics = Metrics(
         run.name, cfg.dataset.name, cfg.model.name, cfg.pruner.name, cfg.schedule.name, cfg.seed, **sizes,
-        features=extractor.name, images=len(sets["final"]), scores=scores, speed=timed,
+        features=extractor.name, images=len(sets["final"]), scores=scores, speed=timed, held_out_losses=losses,
         measures={name: {"title": metric.title, "arrow": metric.arrow} for name, metric in further.items()},
-        protocol=protocol(cfg, reference.count) | about, versions=versions(), device=hardware(how.device),
+        cost=spent(cfg, run), protocol=protocol(cfg, run, reference.count) | about, versions=versions(),
+        device=hardware(how.device),
         seconds=run.seconds() | {"evaluate": round(time.monotonic() - start, 3)}, commits=commits(run),
         **provenance())
     metrics.write(run.metrics)
     tracker.summary(metrics.numbers())
+
+
+def spent(cfg: DictConfig, run: Run) -> dict[str, int]:
+    """The multiply-accumulates of each stage."""
+    rounds = run.rounds(cfg.schedule.rounds)
+    return cost(rounds, [healing(cfg, each) for each in rounds] if trains(cfg) else [], cfg.pruner.calibration_batch,
+                timestep_policy(cfg, criterion(cfg)).needs_all_losses, cfg.evaluate.images * evaluations(cfg.sampler))
 
 
 def further_metrics(cfg: DictConfig) -> dict[str, SetMetric]:
@@ -125,6 +141,17 @@ def statistics(cfg: DictConfig, extractor: Extractor, images: np.ndarray, name: 
         return FeatureStatistics.read(path)
 
 
+def held_out_losses(cfg: DictConfig, run: Run, how: Execution) -> dict[str, list[float]]:
+    """{"dense", "before_healing", "final": its loss on held-out images in each range of timesteps}; empty without any."""
+    _, images = parts(cfg, load_images(cfg)) if cfg.dataset.held_out else (None, None)
+    if images is None:
+        return {}
+    models = {"dense": lambda: load_dense(cfg, run), "final": lambda: load_model(run.final(trains(cfg)))}
+    if trains(cfg):
+        models["before_healing"] = lambda: load_model(run.pruned)
+    return {name: held_out_loss(load().to(how.device), images, cfg.sampler.batch) for name, load in models.items()}
+
+
 def sha256_of(images: np.ndarray) -> str:
     """Hex digest of an array of images; one that is mapped from a file is not read into memory."""
     digest = hashlib.sha256(str(images.shape).encode())
@@ -138,11 +165,11 @@ def time_models(cfg: DictConfig, run: Run, how: Execution) -> dict[str, float]:
     return speed(dense, final, min(64, cfg.sampler.batch), evaluations(cfg.sampler))
 
 
-def protocol(cfg: DictConfig, reference: int | None = None) -> dict[str, Any]:
+def protocol(cfg: DictConfig, run: Run, reference: int | None = None) -> dict[str, Any]:
     """What a number must share with another to be compared with it; `reference`: number of images that it compares with."""
     sampler = {("sampler" if name == "name" else name): value for name, value in sampler_options(cfg).protocol().items()}
-    subset, of_a_round = cfg.evaluate.subset, replace(recipe(cfg), steps=cfg.schedule.steps // cfg.schedule.rounds)
-    return sampler | {"images": cfg.evaluate.images, "ema": of_a_round.average if trains(cfg) else None,
+    subset, last = cfg.evaluate.subset, run.rounds(cfg.schedule.rounds)[-1]
+    return sampler | {"images": cfg.evaluate.images, "ema": healing(cfg, last).average if trains(cfg) else None,
                       "ssim_window": cfg.evaluate.ssim_window, "kid_subset": cfg.evaluate.kid_subset,
                       "subset": subset, "neighbours": cfg.evaluate.neighbours, "precision": cfg.precision,
                       **subset_rule(max(cfg.evaluate.images, reference or 0), subset)}

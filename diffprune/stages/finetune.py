@@ -2,19 +2,23 @@
 
 import logging
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from statistics import fmean
 
 from omegaconf import DictConfig
 
 from diffprune.data.loading.images import ImageSet
+from diffprune.evaluation.held_out_loss import held_out_loss
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.runs.data_record import note_skipped
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runtime.distributed import current_ranks
-from diffprune.runtime.files import remove
+from diffprune.runtime.files import read_json, remove, write_json
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.runtime.progress import progress
 from diffprune.sampling.preview import Preview
@@ -32,25 +36,28 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     Raises Interrupted after a request to stop, with the state of the last finished step kept; several ranks finish the step
     that they are in together. Raises UserError, and the states stay, where a weight is NaN or infinite at the end.
     """
-    ranks, previous_steps = current_ranks(), run.round.steps_before(cfg.schedule.steps)
-    recipe = replace(options.recipe(cfg), steps=run.round.steps(cfg.schedule.steps))
+    ranks, previous_steps, recipe = current_ranks(), run.round.steps_before(cfg.schedule.steps), options.healing(cfg, run)
     teacher = options.load_teacher(cfg, run)
     trainer = Trainer(load_model(run.pruned), recipe, options.execution(cfg), cfg.seed, ranks, previous_steps, teacher,
                       options.kept_channels(cfg, run, teacher))
     checkpoints = Checkpoints(cfg.schedule, run, trainer)
     checkpoints.resume()
     # Rank 0 compares the data with those that the run was begun with, before any rank trains on them.
-    images = options.load_images(cfg)
-    trainer.model.check_classes(images.labels, images.class_count)
+    whole = options.load_images(cfg)
+    trainer.model.check_classes(whole.labels, whole.class_count)
     if ranks.is_rank0:
-        options.begin_data(cfg, run, images)
+        options.begin_data(cfg, run, whole)
+    images, held_out = options.parts(cfg, whole)
     ranks.barrier()
     with Interrupt(at_once=ranks.world_size == 1) as interrupt, ranks.lost_rank_as_user_error():
         with (ProgressLog(run.progress, trainer.step, tracker.log, previous_steps) if ranks.is_rank0
               else nullcontext()) as progress_log:
-            train(cfg, trainer, images.to(trainer.device), checkpoints, interrupt, progress_log, tracker)
+            watched = [Previews(cfg, run, trainer, tracker)]
+            if held_out is not None:
+                watched.append(HeldOutCurve(cfg, run, trainer, tracker, held_out))
+            train(cfg, trainer, images.to(trainer.device), checkpoints, interrupt, progress_log, watched)
         if ranks.is_rank0:
-            note_skipped(run, images.skipped)
+            note_skipped(run, whole.skipped)
             # Save the averaged weights, unless one is NaN or infinite, and delete the states.
             with interrupt.held():
                 trainer.check_state()
@@ -66,17 +73,17 @@ def join(cfg: DictConfig, run: Run) -> None:
 
 
 def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Checkpoints", interrupt: Interrupt,
-          progress_log: ProgressLog | None, tracker: Tracker) -> None:
+          progress_log: ProgressLog | None, watched: Sequence["Watched"]) -> None:
     """Trains from `trainer.step` to the last step; a step depends on the state before and on (seed, global step) alone."""
     schedule, ranks, steps = cfg.schedule, trainer.ranks, trainer.recipe.steps
-    previews = Previews(cfg, checkpoints.run, trainer, tracker)
     batches = images.batches(trainer.global_step, trainer.previous_steps + steps, trainer.recipe.batch, cfg.seed,
                              (ranks.rank, ranks.world_size))
     if ranks.is_rank0:
         batches = progress(batches, "fine-tuning", steps, done=trainer.step)
     try:
-        # A killed run may have kept the state of this step and not drawn its preview.
-        previews.draw(interrupt)
+        # A killed run may have kept the state of this step and not looked at it.
+        for each in watched:
+            each.look(interrupt)
         for batch, labels in batches:
             # Until the update nothing has changed: a request to stop leaves the step at once.
             loss = trainer.gradients(batch, labels)
@@ -84,9 +91,10 @@ def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Che
             with interrupt.held():
                 trainer.update(loss)
                 log_step(schedule.log_every, trainer, progress_log)
-                if previews.due() or (trainer.step < steps and checkpoints.due()):
+                if any(each.due() for each in watched) or (trainer.step < steps and checkpoints.due()):
                     checkpoints.save()
-                previews.draw(interrupt)
+                for each in watched:
+                    each.look(interrupt)
             # All ranks stop after the same step.
             if signal_number := ranks.all_reduce_max(interrupt.requested):
                 raise Interrupted(signal_number)
@@ -107,31 +115,84 @@ def log_step(log_every: int, trainer: Trainer, progress_log: ProgressLog | None)
             progress_log.write(trainer.step, loss, trainer.recipe.learning_rate(trainer.step - 1))
 
 
-class Previews:
-    """The previews of a training, one every `preview_every` steps; rank 0 draws with the averaged weights, others wait."""
+class Watched(ABC):
+    """What is looked at now and then in a training, with the averaged weights; rank 0 looks, the others wait. It changes
+    nothing and can be left at once."""
+
+    def __init__(self, run: Run, trainer: Trainer, tracker: Tracker) -> None:
+        self.run, self.trainer, self.tracker = run, trainer, tracker
+
+    @abstractmethod
+    def due(self) -> bool:
+        """Whether the present step is to be looked at."""
+
+    @abstractmethod
+    def missing(self) -> bool:
+        """Whether that has not been done yet."""
+
+    @abstractmethod
+    def record(self) -> None:
+        """Looks at the trainer's model."""
+
+    def look(self, interrupt: Interrupt) -> None:
+        if not self.due():
+            return
+        with interrupt.left_at_once():
+            if self.trainer.ranks.is_rank0 and self.missing():
+                self.trainer.swap()
+                try:
+                    self.record()
+                finally:
+                    self.trainer.swap()
+            self.trainer.ranks.barrier()
+
+
+class Previews(Watched):
+    """The previews of a training, one every `preview_every` steps."""
 
     def __init__(self, cfg: DictConfig, run: Run, trainer: Trainer, tracker: Tracker) -> None:
-        self.every, self.run, self.trainer, self.tracker = cfg.schedule.preview_every, run, trainer, tracker
+        super().__init__(run, trainer, tracker)
+        self.every = cfg.schedule.preview_every
         self.preview = Preview(options.sampler_options(cfg), trainer.execution,
                                None if cfg.model.checkpoint is None else partial(options.load_dense, cfg, run))
+
+    @property
+    def path(self) -> Path:
+        return self.run.preview(self.trainer.step)
 
     def due(self) -> bool:
         return self.every > 0 and self.trainer.step > 0 and self.trainer.step % self.every == 0
 
-    def draw(self, interrupt: Interrupt) -> None:
-        """Draws the preview of the present step if it is due and missing. That changes nothing and can be left at once."""
-        if not self.due():
-            return
-        trainer, path = self.trainer, self.run.preview(self.trainer.step)
-        with interrupt.left_at_once():
-            if trainer.ranks.is_rank0 and not path.exists():
-                trainer.swap()
-                try:
-                    self.preview.draw(trainer.model, path)
-                finally:
-                    trainer.swap()
-                self.tracker.image("preview", path, trainer.global_step)
-            trainer.ranks.barrier()
+    def missing(self) -> bool:
+        return not self.path.exists()
+
+    def record(self) -> None:
+        self.preview.draw(self.trainer.model, self.path)
+        self.tracker.image("preview", self.path, self.trainer.global_step)
+
+
+class HeldOutCurve(Watched):
+    """The loss on the images `held_out`, before the training, every `measure_every` steps and at the end: {step: the mean
+    over all timesteps} in the run's file."""
+
+    def __init__(self, cfg: DictConfig, run: Run, trainer: Trainer, tracker: Tracker, held_out: ImageSet) -> None:
+        super().__init__(run, trainer, tracker)
+        self.every, self.batch, self.images = cfg.schedule.measure_every, cfg.sampler.batch, held_out
+
+    def due(self) -> bool:
+        step = self.trainer.step
+        return self.every > 0 and (step % self.every == 0 or step == self.trainer.recipe.steps)
+
+    def measured(self) -> dict[str, float]:
+        return read_json(self.run.held_out_losses) if self.run.held_out_losses.exists() else {}
+
+    def missing(self) -> bool:
+        return str(self.trainer.step) not in self.measured()
+
+    def record(self) -> None:
+        loss = fmean(held_out_loss(self.trainer.model, self.images, self.batch))
+        write_json(self.run.held_out_losses, self.measured() | {str(self.trainer.step): loss}, checksum=True)
+        self.tracker.log({"held_out_loss": loss}, self.trainer.global_step)
 
 
 class Checkpoints:

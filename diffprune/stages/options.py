@@ -1,6 +1,6 @@
 """What the stages read from a run's configuration: the options of each component, built here and nowhere else."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -16,6 +16,7 @@ from diffprune.config.schema import STAGES
 from diffprune.data import load_images as load_data_set
 from diffprune.data.loading.images import Images, ImageSet
 from diffprune.data.loading.record import recall_key
+from diffprune.data.loading.split import split
 from diffprune.models.dense import DenseModel, check_fit
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
@@ -30,6 +31,7 @@ from diffprune.runs.data_record import DataRecord, ModelRecord, note_skipped
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.protocol import Drawing, SamplerOptions
+from diffprune.stages.cost import affordable_steps
 from diffprune.tracking.tracker import Description
 from diffprune.training.block_outputs import output_layers
 from diffprune.training.losses import TERMS, Term
@@ -99,19 +101,25 @@ def load_images(cfg: DictConfig) -> ImageSet:
     return images
 
 
+def parts(cfg: DictConfig, images: ImageSet) -> tuple[ImageSet, ImageSet | None]:
+    """The images that the run's model is scored, compensated and trained on, and those on which its loss is measured."""
+    return split(images, cfg.dataset.held_out)
+
+
 def begin_data(cfg: DictConfig, run: Run, images: ImageSet) -> None:
     """Notes at the run's first use of data which images it has; UserError where it was begun with others."""
     DataRecord(images.key, len(images), cfg.dataset.path).keep(run)
 
 
 def calibration(cfg: DictConfig, run: Run, model: DiffusionModel, option: str) -> tuple[ImageSet, Tensor, Tensor | None]:
-    """The data set, as many of its images as `pruner.<option>` says, [N, C, H, W] in [-1, 1], and their classes [N].
+    """The images to train on, as many of them as `pruner.<option>` says, [N, C, H, W] in [-1, 1], and their classes [N].
 
     UserError where it has fewer than any stage will need, or where its classes do not fit the model.
     """
-    images, pruner = load_images(cfg), cfg.pruner
-    begin_data(cfg, run, images)
-    model.check_classes(images.labels, images.class_count)
+    whole, pruner = load_images(cfg), cfg.pruner
+    begin_data(cfg, run, whole)
+    model.check_classes(whole.labels, whole.class_count)
+    images, _ = parts(cfg, whole)
     for name in (option, *(["compensation_images"] if pruner.compensate != "none" else [])):
         images.check_count(pruner[name], name)
     x_0 = images.calibration(pruner[option], cfg.seed)
@@ -156,6 +164,12 @@ def recipe(cfg: DictConfig) -> Recipe:
                         "has random weights: give a trained model, or only schedule.objective={noise: 1}")
     options |= {"objective": objective, "betas": tuple(options["betas"])}
     return Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
+
+
+def healing(cfg: DictConfig, run: Run) -> Recipe:
+    """How a round of the run fine-tunes, with its own number of steps."""
+    of_a_round = replace(recipe(cfg), steps=run.round.steps(cfg.schedule.steps))
+    return replace(of_a_round, steps=affordable_steps(of_a_round, run)) if cfg.schedule.equal_cost else of_a_round
 
 
 def term_class(name: str) -> type[Term]:

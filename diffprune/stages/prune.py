@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from diffprune.evaluation.speed import LATENCY_ROUNDS, Latency, latency_share
+from diffprune.models.cost import measure
 from diffprune.models.device import CPU, Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
@@ -74,13 +75,15 @@ def compensation(cfg: DictConfig, run: Run, pruned: DiffusionModel, dense: Diffu
     pruned.to(device)
     dense.to(device)
     x_0, context = dense.to_latent(x_0.to(device)), dense.context(labels)
-    errors = compensate(pruned, dense, kept, NoisedImages.draw(dense, x_0, cfg.seed, context))
+    layers = compensate(pruned, dense, kept, NoisedImages.draw(dense, x_0, cfg.seed, context))
     pruned.to(CPU)
+    evaluation = measure(pruned.unet).macs + measure(dense.unet).macs
+    macs = sum(layer["macs"] for layer in layers.values()) + len(x_0) * evaluation
     seconds = time.monotonic() - start
-    mean_error = {when: fmean([layer[when] for layer in errors.values()] or [0.0]) for when in ("before", "after")}
-    log.info("compensated %d layers in %.0f s: mean relative error %.3f, was %.3f", len(errors), seconds,
+    mean_error = {when: fmean([layer[when] for layer in layers.values()] or [0.0]) for when in ("before", "after")}
+    log.info("compensated %d layers in %.0f s: mean relative error %.3f, was %.3f", len(layers), seconds,
              mean_error["after"], mean_error["before"])
-    return {"images": len(x_0), "seconds": round(seconds, 3), "layers": errors}
+    return {"images": len(x_0), "seconds": round(seconds, 3), "macs": macs, "layers": layers}
 
 
 def track_widths(title: str, layers: dict[str, Any], tracker: Tracker) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from diffprune.config.schema import EVALUATIONS_PER_STEP
 from diffprune.training.losses import NoisePrediction, Term
 
 LARGEST_REST = 0.05         # of the average's weights that may still be the pruned ones after the last step
@@ -40,6 +41,13 @@ class Recipe:
     dropout: float = 0.0
     ema: float = 0.9999
     ema_power: float | None = None
+
+    def step_macs(self, student: int, dense: int) -> int:
+        """Multiply-accumulates of a step, the teacher's included, for those of one evaluation of one image by the `student`
+        and by the `dense` model. Forward and backward pass together count as three evaluations."""
+        evaluations = 1 + sum(term.evaluations for term in self.objective)
+        taught = any(term.needs_teacher for term in self.objective)
+        return self.batch * evaluations * (EVALUATIONS_PER_STEP * student + (dense if taught else 0))
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of `step` (0, 1, …): a linear rise over `warmup` steps, then `rate`."""

@@ -1,6 +1,7 @@
 """Scores of images: exact where the answer is known, refusing where they lack something."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,11 +95,11 @@ def test_models_are_timed_in_the_memory_format_of_the_run(config, monkeypatch) -
     assert not any(model.unet.conv_out.weight.is_contiguous() for model in models)
 
 
-def test_the_protocol_says_which_average_was_sampled(config) -> None:
-    assert evaluate.protocol(config())["ema"] == config().schedule.ema
-    assert evaluate.protocol(config("schedule.ema_power=6.94"))["ema"] == "power 6.94"
-    assert evaluate.protocol(config("schedule.steps=100"))["ema"] == "0.99 with warm-up"
-    assert evaluate.protocol(config("schedule=none"))["ema"] is None
+def test_the_protocol_says_which_average_was_sampled(config, tmp_path: Path) -> None:
+    assert evaluate.protocol(config(), Run(tmp_path))["ema"] == config().schedule.ema
+    assert evaluate.protocol(config("schedule.ema_power=6.94"), Run(tmp_path))["ema"] == "power 6.94"
+    assert evaluate.protocol(config("schedule.steps=100"), Run(tmp_path))["ema"] == "0.99 with warm-up"
+    assert evaluate.protocol(config("schedule=none"), Run(tmp_path))["ema"] is None
 
 
 @pytest.mark.slow

@@ -45,7 +45,8 @@ def test_distillation_is_a_data_sets_own_recipe_with_a_teacher(config, dataset: 
 
 
 def test_a_distillation_keeps_its_name(config) -> None:
-    then = ("schedule.steps=300", "schedule.batch=128", "sampler.steps=50", "pruner.calibration_batch=128")
+    then = ("schedule.steps=300", "schedule.batch=128", "sampler.steps=50", "pruner.calibration_batch=128",
+            "dataset.held_out=0")
     assert run_name(config("schedule=distill", *then)) == "ddpm_digits-diff_pruning-T0.05-r0.3-distill_digits-s0-f0f30201"
     assert run_name(config("dataset=cifar10", "schedule=distill")) == (
         "ddpm_cifar10-diff_pruning-T0.05-r0.3-distill_cifar10-s0-85a40311")

@@ -241,7 +241,7 @@ def test_the_library_compensates_as_the_stage_does() -> None:
 
 
 def test_compensation_names_a_run_and_its_absence_does_not(config) -> None:
-    assert run_name(config()) == "ddpm_digits-diff_pruning-T0.05-r0.3-finetune_digits-s0-f7400c8f"
+    assert run_name(config("dataset.held_out=0")) == "ddpm_digits-diff_pruning-T0.05-r0.3-finetune_digits-s0-f7400c8f"
     assert "-r0.3-ridge-finetune" in run_name(config("pruner.compensate=ridge"))
     names = {run_name(config("pruner.compensate=ridge", f"pruner.compensation_images={count}")) for count in (64, 512)}
     assert len(names) == 2

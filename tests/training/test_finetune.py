@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import safetensors.torch
@@ -22,7 +23,8 @@ from omegaconf import DictConfig
 from safetensors import SafetensorError
 
 from diffprune.config.naming import run_folder
-from diffprune.data.loading.images import Images
+from diffprune.data.loading.images import ImageSet
+from diffprune.evaluation.held_out_loss import held_out_loss
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
@@ -30,10 +32,10 @@ from diffprune.pipeline import reproduce
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import write_json
+from diffprune.runtime.files import read_json, write_json
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.stages import finetune
-from diffprune.stages.options import kept_channels, load_dense
+from diffprune.stages.options import kept_channels, load_dense, load_images, parts
 from diffprune.tracking.tracker import Tracker
 from diffprune.training import state_files as state
 from diffprune.training.block_outputs import output_layers
@@ -131,12 +133,12 @@ def test_states_are_kept_by_the_clock_too(tmp_path: Path, whole: str, before_ste
 def test_requests_at_random_moments_cost_nothing(tmp_path: Path, whole: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is being done then: a pass, the optimiser's step, a line of the progress log, a state being written."""
     rng, run, cfg, stopped = random.Random(0), pruned(tmp_path), tuned(*SHORT, "schedule.save_every=1"), 0
-    usual, timers = Images.batches, []
+    usual, timers = ImageSet.batches, []
 
-    def batches(self: Images, *given: object) -> Iterator:
+    def batches(self: ImageSet, *given: object) -> Iterator:
         timers[-1].start()
         yield from usual(self, *given)
-    monkeypatch.setattr(Images, "batches", batches)
+    monkeypatch.setattr(ImageSet, "batches", batches)
     for number in (signal.SIGUSR1, signal.SIGINT) * 6:
         timers.append(threading.Timer(0.02 * rng.random(), ask(number)))
         with suppress(Interrupted), Interrupt():
@@ -146,7 +148,7 @@ def test_requests_at_random_moments_cost_nothing(tmp_path: Path, whole: str, mon
             break
         stopped += 1
     assert stopped >= 3
-    monkeypatch.setattr(Images, "batches", usual)
+    monkeypatch.setattr(ImageSet, "batches", usual)
     assert fine_tune(cfg, run) == whole
 
 
@@ -438,3 +440,40 @@ def test_features_are_compared_on_the_channels_that_pruning_has_kept(config, tmp
     widths = list(output_layers(load_model(run.finetuned).unet).values())
     assert [len(channels) for channels in kept] == widths
     assert widths != list(output_layers(teacher.unet).values())
+
+
+def test_the_loss_on_held_out_images_is_measured_and_changes_nothing(tmp_path: Path, whole: str) -> None:
+    run = pruned(tmp_path)
+    assert fine_tune(tuned(*SHORT, "schedule.measure_every=4"), run) == whole
+    steps = tuned(*SHORT).schedule.steps
+    curve = read_json(run.held_out_losses)
+    assert list(map(int, curve)) == [*range(0, steps, 4), steps]
+    held_out = parts(tuned(), load_images(tuned()))[1]
+    for step, model in (("0", load_model(run.pruned)), (str(steps), load_model(run.finetuned))):
+        assert curve[step] == fmean(held_out_loss(model, held_out, tuned().sampler.batch))
+
+
+@pytest.mark.parametrize(("option", "held_out"), [("schedule.measure_every=0", 297), ("dataset.held_out=0", 0)])
+def test_without_it_nothing_is_measured(tmp_path: Path, option: str, held_out: int) -> None:
+    cfg, run = tuned(*SHORT, option), pruned(tmp_path)
+    assert cfg.dataset.held_out == held_out
+    fine_tune(cfg, run)
+    assert not run.held_out_losses.exists()
+
+
+def test_a_request_while_it_is_measured_costs_nothing(tmp_path: Path, whole: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, run = tuned(*SHORT, "schedule.measure_every=2"), pruned(tmp_path)
+    usual = finetune.held_out_loss
+
+    def asked(model: DiffusionModel, *given: object) -> list[float]:
+        if len(read_json(run.held_out_losses) if run.held_out_losses.exists() else {}) == 2:     # at step 4
+            os.kill(os.getpid(), signal.SIGTERM)
+        return usual(model, *given)
+    monkeypatch.setattr(finetune, "held_out_loss", asked)
+    with pytest.raises(Interrupted):
+        fine_tune(cfg, run)
+    assert run.states[-1] == run.state(4)
+    assert list(read_json(run.held_out_losses)) == ["0", "2"]
+    monkeypatch.setattr(finetune, "held_out_loss", usual)
+    assert fine_tune(cfg, run) == whole
+    assert "4" in read_json(run.held_out_losses)

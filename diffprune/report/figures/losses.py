@@ -5,7 +5,7 @@ from itertools import groupby
 
 import numpy as np
 
-from diffprune.report.figures.chart import Absent, Chart, Series
+from diffprune.report.figures.chart import DENSE, Absent, Chart, Series
 from diffprune.report.finished import Finished
 from diffprune.runs.score_file import TimestepLosses
 
@@ -74,3 +74,37 @@ def training_loss(run: Finished) -> Chart | Absent:
         f"steps {mean[-1]:.3g}.", "training step", "squared error, summed over pixels",
         [Series("logged steps", steps, loss, line=True, marks=False), *([smooth] if window > 1 else [])],
         log_y=min(loss) > 0)
+
+
+def held_out_loss(run: Finished) -> Chart | Absent:
+    """The loss on held-out images in each range of timesteps, of the dense, the pruned and the final model."""
+    losses, title = run.metrics.held_out_losses, "Loss on held-out images"
+    if not losses:
+        return Absent(title, "dataset.held_out=0 leaves none")
+    names = {"dense": "dense", "before_healing": run.before_healing, "final": run.final}
+    shown = {name: losses[state] for state, name in names.items() if state in losses}
+    count = len(losses["dense"])
+    places = [(i + 0.5) * 100 / count for i in range(count)]
+    return Chart(
+        "held-out-loss", title,
+        f"Squared error in {count} equal ranges of timesteps, the same images and noise for every model.",
+        f"{title} from the first range of timesteps to the last. " + "; ".join(
+            f"{name}: {values[0]:.3g} to {values[-1]:.3g}" for name, values in shown.items()),
+        "timestep t [% of all]", "squared error, summed over pixels",
+        [Series(name, places, values, colour=DENSE if name == "dense" else i, line=True)
+         for i, (name, values) in enumerate(shown.items(), -1)], log_y=min(map(min, shown.values())) > 0)
+
+
+def held_out_curve(run: Finished) -> Chart | Absent:
+    """The loss on held-out images over the steps of training, beside the dense model's."""
+    curve, title = {int(step): loss for step, loss in run.held_out_curve.items()}, "Loss on held-out images during training"
+    if len(curve) < 2:
+        return Absent(title, "it was measured at fewer than two steps (dataset.held_out, schedule.measure_every)")
+    steps, dense = sorted(curve), run.metrics.scores["dense"].get("held_out_loss")
+    series = [Series("averaged weights", steps, [curve[step] for step in steps], line=True)]
+    if dense is not None:
+        series.append(Series("dense", [steps[0], steps[-1]], [dense, dense], colour=DENSE, line=True, marks=False))
+    return Chart("held-out-curve", title, "Mean over all timesteps; the same images and noise every time.",
+                 f"{title}, from {curve[steps[0]]:.3g} before it to {curve[steps[-1]]:.3g} after {steps[-1]} steps; the "
+                 f"dense model's is {dense}.", "training step", "squared error, summed over pixels", series,
+                 log_y=min(curve.values()) > 0)

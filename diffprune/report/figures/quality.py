@@ -13,9 +13,11 @@ from diffprune.report.tables.quantities import MAIN, Quantity, quality
 from diffprune.report.tables.rows import Row, compared
 
 WIDE = 8        # values that span so much have a logarithmic axis, on which small ones' differences show
-MACS, LATENCY = "macs", "latency_percent"
+MACS, LATENCY, HEALING, SECONDS = "macs", "latency_percent", "healing_macs", "healing_seconds"
 COSTS = {MACS: ("MACs", "MACs [G], one evaluation of one image", 1e-9),
-         LATENCY: ("measured latency", "measured latency [% of dense]", 1.0)}
+         LATENCY: ("measured latency", "measured latency [% of dense]", 1.0),
+         HEALING: ("the cost of healing", "MACs of compensation and fine-tuning, teachers included [T]", 1e-12),
+         SECONDS: ("the time of fine-tuning", "seconds of fine-tuning, on the machine of each run", 1.0)}
 OPTIONS = {"pruner.ratio": "nominal ratio (asked for)", "pruner.threshold": "threshold T"}
 SPREAD = "Mean over seeds; bars are one standard deviation."
 NOTES = {LATENCY: " Dense and pruned model took turns in one process, so that a busy machine slows both alike.",
@@ -40,7 +42,8 @@ def quality_charts(runs: list[Finished], differing: list[str]) -> list[Chart | A
         Point(Row.of(title, [compared(run) for run in group]), family(group[0], differing), flat(group[0].options))
         for title, group in configurations(runs, differing))]
     shown = [one for one in quality({key for point in points for key in point.row.values}) if one.level == MAIN]
-    return [*(against_cost(points, quantity, cost) for cost in COSTS for quantity in shown),
+    known = [cost for cost in COSTS if cost in (MACS, LATENCY) or any(cost in point.row.values for point in points)]
+    return [*(against_cost(points, quantity, cost) for cost in known for quantity in shown),
             *(against_option(points, quantity, option) for option in OPTIONS for quantity in shown)]
 
 
@@ -64,7 +67,7 @@ def against_cost(points: list[Point], quantity: Quantity, cost: str) -> Chart | 
         series.append(series_of(
             name, members, quantity, [spread.mean * scale for spread in spreads], colours(kept)[name],
             x_error=[spread.std * scale if spread.std else None for spread in spreads]))
-    return chart_of(cost, cost.removesuffix("_percent"), title, axis, quantity, kept, series,
+    return chart_of(cost, cost.removesuffix("_percent").replace("_", "-"), title, axis, quantity, kept, series,
                     lambda row: f" at {row.values[cost].mean * scale:.3g}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from diffprune.report.figures.channels import in_order, width_chart
-from diffprune.report.figures.losses import scoring_pass, training_loss
+from diffprune.report.figures.losses import held_out_curve, held_out_loss, scoring_pass, training_loss
 from diffprune.report.finished import Finished
 from diffprune.report.pages.files import drawings, figure_files, table_files, write
 from diffprune.report.pages.page import page
@@ -20,7 +20,8 @@ from diffprune.report.tables.table import Table, transposed
 def write_page(run: Finished) -> Path:
     """Writes the run's `report.html`, whole or not at all, and returns its path."""
     pruned = [(run.final, run.pruning["layers"])] if run.is_pruned and run.pruning.get("layers") else []
-    figures, grid = [scoring_pass(run), width_chart(pruned), training_loss(run)], own_samples(run)
+    figures = [scoring_pass(run), width_chart(pruned), training_loss(run), held_out_loss(run), held_out_curve(run)]
+    grid = own_samples(run)
     skipped = [(entry["layer"], entry["reason"]) for entry in run.pruning.get("skipped", [])]
     tables = {"table": transposed(states(run)), "layers": layers(run),
               "left": text_table({"layer": "left as it was", "reason": "because"}, skipped),

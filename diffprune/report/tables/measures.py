@@ -27,6 +27,7 @@ class Measure:
 MEASURES = (
     Measure("fid", "Fréchet distance", "↓", of_features=True, to_dense=False),
     Measure("ssim", "SSIM to dense", "↑", of_features=False, to_dense=True, decimals=3),
+    Measure("held_out_loss", "held-out loss", "↓", of_features=False, to_dense=False, decimals=3),
     Measure("kid", "KID", "↓", of_features=True, to_dense=False),
     Measure("precision", "precision", "↑", of_features=True, to_dense=False, decimals=3),
     Measure("recall", "recall", "↑", of_features=True, to_dense=False, decimals=3),

@@ -75,6 +75,7 @@ def quantities(rows: list[Row], published: bool = False) -> list[Quantity]:
         *([Quantity("total_macs", "MACs of an image, all steps [G]", 1e-9)] if "total_macs" in keys else []),
         *quality(keys),
         *quality(keys, before_healing=True),
+        *([Quantity("healing_macs", "MACs of healing [T]", 1e-12, level=REPORT)] if "healing_macs" in keys else []),
         Quantity("images_per_second", "images/s ↑", decimals=0),
         Quantity("speedup", "speed-up [×] ↑"),
     ]

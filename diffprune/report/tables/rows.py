@@ -87,8 +87,10 @@ def dense(run: Finished) -> Numbers:
 
 def final(run: Finished) -> Numbers:
     """The model with which the run ends."""
-    speedup = run.metrics.speed.get("speedup")
+    speedup, cost, seconds = run.metrics.speed.get("speedup"), run.metrics.cost, run.metrics.seconds
     return sizes(run, run.metrics.params, run.metrics.macs) | scores(run) | {
+        "healing_macs": cost["compensate"] + cost["finetune"] if cost else None,
+        "healing_seconds": seconds.get("finetune", 0.0) if run.is_pruned and seconds else None,
         "images_per_second": run.metrics.speed.get("images_per_second"), "speedup": speedup,
         "latency_percent": 100 / speedup if speedup else None}
 

@@ -1,0 +1,108 @@
+"""What a run has cost: the formulas, and that the evaluations which they count really happen."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from diffprune.config.naming import run_name
+from diffprune.config.validation import check
+from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.pipeline import reproduce
+from diffprune.pruning.compensation import ridge_macs
+from diffprune.runs.metrics import Metrics
+from diffprune.runs.progress_log import ProgressLog
+from diffprune.runs.run import Run
+from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import read_json
+from diffprune.training.losses import TERMS, FiniteDifference, NoisePrediction, OutputDistillation
+from diffprune.training.recipe import Recipe
+from diffprune.training.trainer import Trainer
+from tests.conftest import tiny_unet
+
+SMALL = ("pruner.calibration_batch=2", "pruner.compensation_images=8", "schedule.batch=4", "evaluate.images=8",
+         "sampler.steps=2", "evaluate.speed=false", "model.checkpoint=null", "model.scheduler.num_train_timesteps=20")
+
+
+@pytest.mark.parametrize(("terms", "student", "dense"), [
+    (["noise"], 3, 0), (["output"], 3, 1), (["noise", "output", "kept_features", "place"], 3, 1),
+    (["jacobian_difference"], 9, 3), (["output", "jacobian_difference"], 9, 3)])
+def test_a_step_costs_its_evaluations(terms: list[str], student: int, dense: int) -> None:
+    recipe = Recipe(1, batch=5, objective={TERMS[name]: 1.0 for name in terms})
+    assert recipe.step_macs(1, 0) == 5 * student
+    assert recipe.step_macs(0, 1) == 5 * dense
+
+
+@pytest.mark.parametrize("term", [NoisePrediction, OutputDistillation, FiniteDifference])
+def test_as_many_evaluations_happen(term: type) -> None:
+    """The Jacobian's term alone does not need the evaluation that the others share."""
+    model, teacher = (DiffusionModel(tiny_unet(), DDIMScheduler()) for _ in range(2))
+    counts = {"student": 0, "teacher": 0}
+    for name, network in (("student", model.unet), ("teacher", teacher.unet)):
+        network.register_forward_hook(lambda _, given, out, name=name: counts.update({name: counts[name] + len(given[0])}))
+    recipe = Recipe(1, batch=4, objective={NoisePrediction: 1.0, OutputDistillation: 1.0, term: 1.0})
+    Trainer(model, recipe, teacher=teacher).advance(torch.randn(4, 1, 8, 8), None)
+    assert recipe.step_macs(1, 0) == 3 * counts["student"]
+    assert recipe.step_macs(0, 1) == counts["teacher"]
+
+
+def test_a_regression_costs_its_matrices_and_its_solution() -> None:
+    assert ridge_macs(100, 10, 4) == 100 * 10 * 10 + 100 * 10 * 4 + 10**3 // 3 + 10 * 10 * 4
+
+
+
+
+def finished(config, folder: Path, *overrides: str) -> Metrics:
+    run = Run(folder)
+    reproduce(config(*SMALL, *overrides), run)
+    return Metrics.read(run.metrics)
+
+
+@pytest.mark.slow
+def test_a_run_says_what_each_stage_has_cost(config, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    done = finished(config, run.folder, "schedule.steps=6", "pruner.compensate=ridge", "pruner.threshold=0")
+    layers = read_json(run.prune_report)["compensation"]["layers"]
+    assert done.cost == {
+        "score": 2 * (20 + 2 * 20) * done.macs_dense, "finetune": 6 * 4 * 3 * done.macs, "sample": 8 * 2 * done.macs,
+        "compensate": sum(layer["macs"] for layer in layers.values()) + 8 * (done.macs + done.macs_dense)}
+
+
+@pytest.mark.slow
+def test_rounds_are_summed_at_their_own_widths(config, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    trained = [text for text in SMALL if not text.startswith("model.")]     # rounds need a trained model
+    reproduce(config(*trained, "schedule.steps=6", "schedule.rounds=2", "pruner=magnitude"), run)
+    first, last = (entry["macs"] for entry in read_json(run.prune_report)["rounds"])
+    assert first > last
+    assert Metrics.read(run.metrics).cost["finetune"] == 3 * 4 * 3 * (first + last)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [("schedule.dropout=0",), ("pruner.compensate=ridge",)])
+def test_at_equal_cost_as_many_steps_are_taken_as_the_noise_objectives_pay_for(config, tmp_path: Path,
+                                                                               overrides: tuple[str, ...]) -> None:
+    run, trained = Run(tmp_path / "run"), [text for text in SMALL if not text.startswith("model.")]
+    cfg = config(*trained, "pruner=magnitude", "schedule.steps=400", "schedule.objective={noise: 0, output: 1}",
+                 "schedule.equal_cost=true", "schedule.measure_every=0", *overrides)
+    reproduce(cfg, run)
+    done, steps = Metrics.read(run.metrics), ProgressLog.read(run.progress)[-1]["step"]
+    budget = 400 * 4 * 3 * done.macs
+    spent = done.cost["finetune"] + done.cost["compensate"]
+    assert spent <= budget < spent + 4 * (3 * done.macs + done.macs_dense)
+    assert done.cost["finetune"] == steps * 4 * (3 * done.macs + done.macs_dense)
+    assert (done.cost["compensate"] > 0) == ("pruner.compensate=ridge" in overrides)
+
+
+def test_equal_cost_names_a_run_and_its_absence_does_not(config) -> None:
+    assert run_name(config("schedule.equal_cost=true")) != run_name(config())
+    assert run_name(config("schedule.equal_cost=false")) == run_name(config())
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["schedule=none", "schedule.equal_cost=true"], "schedule.steps=0 fine-tunes nothing"),
+    (["schedule.rounds=2", "schedule.equal_cost=true"], "which counts the steps of a single round")])
+def test_equal_cost_without_a_use_is_refused(config, words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check(config(*words), words)
