@@ -105,7 +105,7 @@ class Pruner:
     selection: str = option(choices=("paper", "torch_pruning"))
     heads: str = option(choices=("equal", "whole"))
     round_to: int | None = option(1)
-    scope: str = option(choices=("local", "global", "isomorphic"))
+    scope: str = option(choices=("local", "global", "isomorphic", "cost_aware"))
     floor: float = option(0, 1)
     target: Target = option()
     timesteps: dict[str, Any] | None = option()

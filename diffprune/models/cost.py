@@ -39,7 +39,22 @@ def weightless(unet: nn.Module) -> nn.Module:
 
 def true_macs(unet: nn.Module) -> int:
     """Multiply-accumulates of one evaluation with the products inside attention, by PyTorch's own counter."""
+    return macs_by_module(unet)["Global"]
+
+
+def layer_costs(unet: nn.Module) -> dict[str, Cost]:
+    """{layer: the cost of its weight alone, without its bias} of every convolution and linear layer."""
+    meta_copy = weightless(unet)
+    macs, root = macs_by_module(meta_copy), type(meta_copy).__name__
+    return {name: Cost(layer.weight.numel(), macs.get(f"{root}.{name}", 0)) for name, layer in meta_copy.named_modules()
+            if isinstance(layer, nn.Conv2d | nn.Linear)}
+
+
+def macs_by_module(unet: nn.Module) -> dict[str, int]:
+    """{module: its multiply-accumulates in one evaluation} by PyTorch's own counter, whose names begin with the class of
+    `unet`; the sum is under "Global"."""
     from torch.utils.flop_counter import FlopCounterMode
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         unet(**example_inputs(unet))
-    return counter.get_total_flops() // 2       # the counter calls a multiply-accumulate two operations
+    # The counter calls a multiply-accumulate two operations.
+    return {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}

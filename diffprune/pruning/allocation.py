@@ -7,12 +7,14 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from diffprune.models.cost import Cost
 from diffprune.pruning.dependency import Group
 from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.scope import SCOPES, Ranked, portions_to_remove
 from diffprune.pruning.selection import PaperSelection, Selection, removal_count
 
 HEADS = ("equal", "whole")
+QUANTITIES = ("macs", "params")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Allocation:
 
     `scope`: the ratio is that of each group (`local`), or of all channels that are ranked together (`scope.SCOPES`). Then
     at least the fraction `floor` of each group is kept, and a gated hidden unit is ranked with its gate.
+    `quantity`: the cost in cost-aware scope, "macs" or "params".
 
     `previous`: the report on earlier rounds; groups then end as wide as one round would leave them. In local scope only.
     Raises ValueError for a value outside its range.
@@ -36,12 +39,13 @@ class Allocation:
     scope: str = "local"
     floor: float = 0.1
     previous: PruneReport | None = None
+    quantity: str = "macs"
 
     def __post_init__(self) -> None:
         for name in ("ratio", "floor"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is outside [0, 1)")
-        for name, choices in (("heads", HEADS), ("scope", SCOPES)):
+        for name, choices in (("heads", HEADS), ("scope", SCOPES), ("quantity", QUANTITIES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(choices)}")
         if self.round_to is not None and self.round_to < 1:
@@ -54,14 +58,19 @@ class Allocation:
         """Whether all groups are scored on the dense model, instead of each after the cuts before it."""
         return self.scope != "local" or not self.selection.lazy
 
-    def portion_counts(self, groups: Sequence[Group], scores: Mapping[str, Tensor | None]) -> dict[str, int]:
-        """{root: portions to remove}, ranked over all `groups` with their `scores` {root: [C]}; empty in local scope."""
+    def portion_counts(self, groups: Sequence[Group], scores: Mapping[str, Tensor | None],
+                       costs: Mapping[str, Cost]) -> dict[str, int]:
+        """{root: portions to remove}, ranked over all `groups` with their `scores` {root: [C]}; empty in local scope.
+        The cost-aware scope needs the `costs` {layer: that of its weight} of the dense model."""
+        amounts = {layer: getattr(cost, self.quantity) for layer, cost in costs.items()}
         ranked = []
         for group in groups if self.scope != "local" else ():
             if (score := scores[group.root]) is not None and not self.obstacle(group):
                 portions = self.portions(group, score)
                 means = torch.stack([score[portion].double().mean() for portion in portions])
-                ranked.append(Ranked(group.root, group.channels, len(portions[0]), means, group.topology))
+                size = len(portions[0])
+                cost = group.saved(amounts, size) / size if amounts else 0.0
+                ranked.append(Ranked(group.root, group.channels, size, means, group.topology, cost))
         return portions_to_remove(ranked, self.scope, self.ratio, self.floor)
 
     def choose(self, group: Group, scores: Tensor | None, count: int | None = None) -> tuple[list[int], str]:

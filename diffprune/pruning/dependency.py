@@ -109,6 +109,17 @@ class Group:
         """How many units stay without the channels `removed` of the root: a gated one goes with either of its two."""
         return self.unit_count - len({channel % self.unit_count for channel in removed})
 
+    def saved(self, costs: Mapping[str, float], count: int) -> float:
+        """What removing `count` of the root's channels, and nothing else, saves of the `costs` {layer: that of its weight}:
+        out-slices of the group's outputs and in-slices of their readers, and what is both only once. Norms, biases and the
+        products inside attention are neglected."""
+        kept: dict[str, float] = {}
+        for m in self.members:
+            if isinstance(m.module, nn.Conv2d | nn.Linear):
+                removed = len(m.indices) * count / self.channels
+                kept[m.layer] = kept.get(m.layer, 1.0) * (1 - removed / m.module.weight.shape[1 if m.of_input else 0])
+        return sum(costs[layer] * (1 - fraction) for layer, fraction in kept.items())
+
     def slices(self, terms: Mapping[str, Mapping[str, Tensor]]) -> list[Slice]:
         """The slice of `terms` {term: {layer: tensor}} of each member that has as many channels as the root."""
         return [Slice(isinstance(m.module, NORMS), isinstance(m.module, nn.GroupNorm),

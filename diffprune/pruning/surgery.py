@@ -9,7 +9,7 @@ from diffusers.models.embeddings import PatchEmbed
 from torch import Generator, Tensor, nn
 
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.models.cost import measure
+from diffprune.models.cost import layer_costs, measure
 from diffprune.models.widths import synchronise
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Criterion
@@ -60,7 +60,8 @@ def cut_groups(unet: nn.Module, fixed: Mapping[str, str], criterion: Criterion, 
     # A ranking over several groups needs all scores before the first cut; otherwise each group is scored in its turn.
     dense_groups = list(graph.groups()) if allocation.scores_dense else []
     scores = {group.root: score(group) for group in dense_groups}
-    counts = allocation.portion_counts(dense_groups, scores)
+    costs = layer_costs(unet) if allocation.scope == "cost_aware" else {}
+    counts = allocation.portion_counts(dense_groups, scores, costs)
     return [cut_group(group, scores[group.root] if scores else score(group), allocation, terms, counts.get(group.root))
             for group in graph.groups()]
 

@@ -142,7 +142,8 @@ def allocation(cfg: DictConfig, ratio: float | None = None) -> Allocation:
     """The pruner's options, at the nominal `ratio` if it is given."""
     pruner = cfg.pruner
     return Allocation(pruner.ratio if ratio is None else ratio, SELECTIONS[pruner.selection](), pruner.heads,
-                      pruner.round_to, pruner.scope, pruner.floor)
+                      pruner.round_to, pruner.scope, pruner.floor,
+                      quantity="macs" if pruner.target.params is None else "params")
 
 
 def pruning_target(cfg: DictConfig) -> tuple[str, float] | None:

@@ -58,7 +58,7 @@ def test_what_no_ratio_leaves_is_refused_with_what_one_does() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("quantity", "scope", "selection"), [
     ("macs", "local", PaperSelection), ("params", "local", TorchPruningSelection), ("macs", "global", PaperSelection),
-    ("params", "isomorphic", PaperSelection)])
+    ("params", "isomorphic", PaperSelection), ("macs", "cost_aware", PaperSelection)])
 def test_no_other_ratio_gets_nearer(quantity: str, scope: str, selection: type) -> None:
     unet = tiny_unet((8, 16), groups=2)
     terms, allocation = scored(unet, 0), Allocation(0, selection(), scope=scope)

@@ -245,7 +245,8 @@ def test_two_processes_heal_every_round_together(asked, tmp_path: Path) -> None:
     (("schedule.rounds=0",), "schedule.rounds=0 is outside"), (("schedule.steps=0",), "schedule.steps=0"),
     (("schedule.steps=2",), "give schedule.steps=3 or more"), (("pruner.ratio=0",), "removes nothing"),
     (("pruner.reinitialise=true",), "pruner.reinitialise"), (("model.checkpoint=null",), "model.checkpoint=null"),
-    (("pruner.scope=global",), "pruner.scope=global"), (("pruner.target.macs=.5",), "pruner.target")])
+    (("pruner.scope=global",), "pruner.scope=global"), (("pruner.scope=cost_aware",), "pruner.scope=cost_aware"),
+    (("pruner.target.macs=.5",), "pruner.target")])
 def test_what_rounds_do_not_go_with_is_refused(overrides: tuple[str, ...], words: str) -> None:
     with pytest.raises(UserError) as error:
         check(tuned("schedule.rounds=3", *overrides))
@@ -263,6 +264,7 @@ def test_several_rounds_are_in_the_readable_part_of_the_name() -> None:
     assert "-finetune_digits-rounds2-s0-" in run_name(tuned("schedule.rounds=2"))
 
 
-def test_scopes_beyond_the_local_one_know_no_rounds() -> None:
-    with pytest.raises(ValueError, match="scope global"):
-        Allocation(.3, scope="global", previous=PruneReport(.1, 1, 1, 1, 1, {}, []))
+@pytest.mark.parametrize("scope", ["global", "isomorphic", "cost_aware"])
+def test_scopes_beyond_the_local_one_know_no_rounds(scope: str) -> None:
+    with pytest.raises(ValueError, match=f"scope {scope} has no rounds"):
+        Allocation(.3, scope=scope, previous=PruneReport(.1, 1, 1, 1, 1, {}, []))
