@@ -1,5 +1,6 @@
 """Checks of a composed configuration, before any work."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -13,6 +14,8 @@ from diffprune.config.model_source import PAGE, by_hand, is_hub_name, is_url, or
 from diffprune.config.naming import masked, run_name
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import exists, is_file, is_folder
+
+log = logging.getLogger(__name__)
 
 LONGEST_NAME = 240          # bytes, of 255: a lock file adds to it
 ON_THE_HUB = ("cifar10",)     # data sets whose path may be the name of a repository on the Hugging Face hub
@@ -49,7 +52,8 @@ def check_names(cfg: DictConfig) -> None:
 
 
 def check_effect(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuses options of the command line that others make void."""
+    """Refuses options of the command line that others make void, and says of those of a fine-tuning that does not take place
+    that they have no effect: a sweep or a table may give them to all its runs."""
     checkpoint, pruner = cfg.model.checkpoint, cfg.pruner
     void = {
         r"model\.(unet|scheduler|vqvae|class_embedder|family)\b.*": checkpoint is not None and not is_url(checkpoint) and
@@ -58,12 +62,14 @@ def check_effect(cfg: DictConfig, overrides: Sequence[str]) -> None:
         r"pruner\.ratio": any(kept is not None for kept in pruner.target.values()) and "pruner.target finds the ratio",
         r"pruner\.compensation_images": pruner.compensate == "none" and "pruner.compensate=none uses none",
         r"pruner\.floor": pruner.scope == "local" and "pruner.scope=local has no floor",
-        r"schedule\.equal_cost": not cfg.schedule.steps and "schedule.steps=0 fine-tunes nothing",
         r"schedule\.ema": cfg.schedule.ema_power is not None and "schedule.ema_power replaces it"}
     for text in overrides:
+        option = text.lstrip("+~").partition("=")[0]
         for key, reason in void.items():
-            if reason and re.fullmatch(key, text.lstrip("+~").partition("=")[0]):
+            if reason and re.fullmatch(key, option):
                 raise UserError(f"{text} has no effect: {reason}; leave one of the two out")
+        if cfg.schedule.steps == 0 and re.fullmatch(r"schedule\.(?!steps|name|rounds).*", option):
+            log.warning("%s has no effect: schedule.steps=0 fine-tunes nothing", text)
 
 
 def check_pruner(pruner: DictConfig) -> None:

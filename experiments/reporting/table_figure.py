@@ -49,7 +49,9 @@ def curve(x: str, quantity: Quantity, lines: Sequence[Line]) -> Chart:
     if published := [(at, theirs) for at, line in placed if (theirs := line.theirs(quantity)) is not None]:
         series.append(Series("published", [at for at, _ in published], [theirs for _, theirs in published],
                              colour=PUBLISHED))
-    return Chart(quantity.key, "", "", "", along.title if along else x, quantity.title, series, log_x=along is not None)
+    values = [value for one in series for value in one.y]
+    return Chart(quantity.key, "", "", "", along.title if along else x, quantity.title, series, log_x=along is not None,
+                 log_y=min(values) > 0 and max(values) > WIDE * min(values))
 
 
 def place(line: Line, x: str, along: Quantity | None) -> float | None:

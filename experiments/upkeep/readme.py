@@ -1,4 +1,4 @@
-"""The README's tables and figure, and the tables of the digits, from kept results:
+"""The README's tables and pictures, and the tables of the digits, from kept results:
 `python -m experiments.upkeep.readme [RUNS]`.
 
 RUNS is a folder of runs that has every run of these tables: what tells their numbers and how they were made is copied to
@@ -10,10 +10,11 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from diffprune.config.compose import composed
 from diffprune.config.naming import run_name
@@ -32,11 +33,17 @@ from experiments.reporting.against_published import beside
 from experiments.reporting.files import files, measured_table
 from experiments.upkeep import README, RESULTS, ROOT, replaced
 
-CRITERIA, METHOD = "table1_digits", "method_digits"
-TABLES, DATASET = (CRITERIA, METHOD), "digits"
-# What the README shows of the method's table.
-COLUMNS = ("configuration", "Fréchet distance before healing", "SSIM before healing", "Fréchet distance (", "SSIM to dense")
-SCALE = 8       # screen pixels per image pixel
+CRITERIA, METHOD, CURVE = "table1_digits", "method_digits", "healing_curve_digits"
+TABLES, DATASET = (CRITERIA, METHOD, CURVE), "digits"
+# What the README shows of the method's table: columns by the beginning of their titles, rows by the end of theirs.
+COLUMNS = ("configuration", "MACs of healing", "Fréchet distance before", "Fréchet distance (", "SSIM to dense",
+           "held-out loss ↓")
+ROWS = ("dense", ": paper", ": compensation", ": diffprune", ": diffprune, at the paper's cost")
+# The runs whose images are shown, and the rows of the picture: a title, the run, and the row of its own grid.
+SHOWN = {"paper": ("pruner.ratio=.5",), "diffprune": ("pruner=diffprune", "pruner.ratio=.5")}
+PICTURE = (("dense", "paper", 0), ("cut to a quarter", "paper", 2), ("compensated", "diffprune", 2),
+           ("cut, fine-tuned", "paper", 1), ("diffprune", "diffprune", 1))
+SCALE, LABEL = 6, 150       # screen pixels per image pixel, and of the column of titles
 
 
 def keep(runs: Path, results: Path = RESULTS) -> int:
@@ -66,46 +73,61 @@ def keep_run(source: Run, target: Run, processes: dict[tuple[str, int], int]) ->
         now = RunStatus.of(source)
         number = processes.setdefault((now.host, now.pid), len(processes) + 1)
         write_json(target.status, asdict(replace(now, host="", pid=number)))
-    if is_default(Finished.of(source.folder)):
+    if source.name in {shown_name(words) for words in SHOWN.values()}:
         target.samples.mkdir()
         shutil.copyfile(source.grid, target.grid)
 
 
-def is_default(run: Finished) -> bool:
-    """Whether `python -m diffprune` alone makes this run."""
-    return run.run.name == run_name(composed([]))
+@cache
+def shown_name(words: tuple[str, ...] = ()) -> str:
+    """The name of the run that `python -m diffprune` makes with these `words`."""
+    return run_name(composed(words))
 
 
 def made(results: Path = RESULTS, readme: Path = README) -> dict[Path, bytes]:
     """{file: its content}, all of it from the kept runs."""
     kept, contents = plan(TABLES, [f"paths.runs={results}"]), {}
     runs = [Finished.of(cell.folder) for cell in plan([CRITERIA], [f"paths.runs={results}"]).cells]
-    (default,) = (run for run in runs if is_default(run))
+    (default,) = (run for run in runs if run.run.name == shown_name())
     blocks = {"default run": run_table(default.run.folder, MAIN), "criteria": compare(runs, level=MAIN)}
     for name in TABLES:
         table, lines = measured_table(kept, name)
         shown = beside(lines)
         contents |= {results / file: content for file, content in files(table, lines, shown).items() if content is not None}
-    blocks["method"] = narrowed(shown, COLUMNS)
+        if name == METHOD:
+            blocks["method"] = narrowed(shown, COLUMNS, ROWS)
     text = readme.read_text()
     for block, shown in blocks.items():
         text = replaced(text, block, shown.markdown())
-    return {readme: text.encode(), results / "digits_samples.png": enlarged(default.run.grid)} | contents
+    grids = {name: Run(results / DATASET / shown_name(words)).grid for name, words in SHOWN.items()}
+    return {readme: text.encode(), results / "digits_samples.png": picture(grids)} | contents
 
 
-def narrowed(table: Table, beginnings: Sequence[str]) -> Table:
-    """The columns of `table` whose titles begin so, in that order."""
+def narrowed(table: Table, beginnings: Sequence[str], ends: Sequence[str]) -> Table:
+    """The columns of `table` whose titles begin so, in that order, and the rows whose titles end so."""
     columns = [next(i for i, title in enumerate(table.header) if title.startswith(beginning)) for beginning in beginnings]
-    return Table([table.header[i] for i in columns], [[line[i] for i in columns] for line in table.body], table.records)
+    lines = [line for line in table.body if line[columns[0]].endswith(tuple(ends))]
+    return Table([table.header[i] for i in columns], [[line[i] for i in columns] for line in lines], table.records)
 
 
-def enlarged(grid: Path) -> bytes:
-    """A picture of small images as PNG, larger without smoothing."""
+def picture(grids: Mapping[str, Path]) -> bytes:
+    """The rows of PICTURE under one another as PNG, larger without smoothing, each with its title on the left."""
+    rows = [row_of(grids[run], number) for _, run, number in PICTURE]
+    width, height = (SCALE * side for side in rows[0].size)
+    whole = Image.new("L", (LABEL + width, height * len(rows)), 255)
+    for i, ((title, _, _), row) in enumerate(zip(PICTURE, rows, strict=True)):
+        whole.paste(row.resize((width, height), Image.Resampling.NEAREST), (LABEL, i * height))
+        ImageDraw.Draw(whole).text((LABEL - 10, (i + 0.5) * height), title, 0, ImageFont.load_default(15), "rm")
     out = io.BytesIO()
-    with Image.open(grid) as small:
-        large = small.resize((small.width * SCALE, small.height * SCALE), Image.Resampling.NEAREST)
-        large.save(out, "png", optimize=True)
+    whole.save(out, "png", optimize=True)
     return out.getvalue()
+
+
+def row_of(grid: Path, number: int) -> Image.Image:
+    """One of the three rows of a run's grid: dense, final, before healing."""
+    with Image.open(grid) as whole:
+        height = whole.height // 3
+        return whole.crop((0, number * height, whole.width, (number + 1) * height)).convert("L")
 
 
 def write(contents: Mapping[Path, bytes]) -> None:

@@ -331,3 +331,14 @@ def test_a_class_that_refuses_its_options_is_one_sentence() -> None:
                             ("pathlib.PurePath", "_target_=pathlib.PurePath cannot be used: .*unexpected keyword")):
         with pytest.raises(UserError, match=message):
             made({"_target_": target, "option": 1})
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["schedule=none", "schedule.lr=1e-3"], "schedule.lr=1e-3 has no effect: schedule.steps=0 fine-tunes nothing"),
+    (["schedule=none", "schedule.objective={noise: 0, output: 1}"], "has no effect: schedule.steps=0 fine-tunes nothing"),
+    (["schedule=none", "schedule.name=other"], ""), (["schedule.steps=5", "schedule.lr=1e-3"], "")])
+def test_options_of_a_fine_tuning_that_does_not_take_place_are_named(config, caplog: pytest.LogCaptureFixture,
+                                                                    words: list[str], said: str) -> None:
+    check(config(*words), words)
+    assert said in caplog.text
+    assert bool(said) == ("no effect" in caplog.text)

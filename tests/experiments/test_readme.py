@@ -33,7 +33,8 @@ def test_tables_and_figures_are_those_of_the_kept_results() -> None:
     made = readme.made()
     assert {path.name for path in made} == {"README.md", "digits_samples.png", *(
         f"table1_digits.{end}" for end in ("md", "csv", "tex", "svg", "png")), *(
-        f"method_digits.{end}" for end in ("md", "csv", "tex"))}
+        f"method_digits.{end}" for end in ("md", "csv", "tex")), *(
+        f"healing_curve_digits.{end}" for end in ("md", "csv", "tex", "svg", "png"))}
     for path, content in made.items():
         assert pixels(content) == pixels(path.read_bytes()) if path.suffix == ".png" else content == path.read_bytes(), path
 
