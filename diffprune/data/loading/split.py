@@ -43,9 +43,9 @@ class Part(ImageSet):
     def check_count(self, size: int, option: str) -> None:
         """UserError where `pruner.<option>` is a `size` of more images than the part has."""
         if size > len(self):
-            total = len(self.whole)
-            raise UserError(f"pruner.{option}={size} asks for more images than dataset.held_out={total - len(self)} leaves of "
-                            f"the data set's {total} ({len(self)}): lower one of the two")
+            total, held_out = len(self.whole), len(self.whole) - len(self)
+            raise UserError(f"pruner.{option}={size} asks for more images than dataset.held_out={held_out} leaves of the "
+                            f"data set's {total} ({len(self)}): lower one of the two")
 
     def _classes(self, indices: Tensor) -> Tensor | None:
         return self.whole._classes(self.places[indices])      # the set knows which image replaces a bad one
