@@ -84,6 +84,8 @@ class Stages:
             return Tracker()
         if STAGES.index(self.cfg.until) >= STAGES.index("finetune"):
             options.recipe(self.cfg)
+        if self.cfg.dataset.held_out:
+            options.parts(self.cfg, options.load_images(self.cfg))
         if self.cfg.until == STAGES[-1]:
             evaluate.further_metrics(self.cfg)
             extractor = load_extractor(self.cfg.evaluate.features, self.cfg.evaluate.weights)

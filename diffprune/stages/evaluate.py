@@ -142,11 +142,14 @@ def statistics(cfg: DictConfig, extractor: Extractor, images: np.ndarray, name: 
 
 
 def held_out_losses(cfg: DictConfig, run: Run, how: Execution) -> dict[str, list[float]]:
-    """{"dense", "before_healing", "final": its loss on held-out images in each range of timesteps}; empty without any."""
+    """{"dense", "before_healing", "final": its loss on held-out images in each range of timesteps}; empty without any. There
+    is no dense model where the run starts from random weights."""
     _, images = parts(cfg, load_images(cfg)) if cfg.dataset.held_out else (None, None)
     if images is None:
         return {}
-    models = {"dense": lambda: load_dense(cfg, run), "final": lambda: load_model(run.final(trains(cfg)))}
+    models = {"final": lambda: load_model(run.final(trains(cfg)))}
+    if cfg.model.checkpoint is not None:
+        models["dense"] = lambda: load_dense(cfg, run)
     if trains(cfg):
         models["before_healing"] = lambda: load_model(run.pruned)
     return {name: held_out_loss(load().to(how.device), images, cfg.sampler.batch) for name, load in models.items()}
@@ -168,8 +171,9 @@ def time_models(cfg: DictConfig, run: Run, how: Execution) -> dict[str, float]:
 def protocol(cfg: DictConfig, run: Run, reference: int | None = None) -> dict[str, Any]:
     """What a number must share with another to be compared with it; `reference`: number of images that it compares with."""
     sampler = {("sampler" if name == "name" else name): value for name, value in sampler_options(cfg).protocol().items()}
-    subset, last = cfg.evaluate.subset, run.rounds(cfg.schedule.rounds)[-1]
+    subset, last, held_out = cfg.evaluate.subset, run.rounds(cfg.schedule.rounds)[-1], cfg.dataset.held_out
     return sampler | {"images": cfg.evaluate.images, "ema": healing(cfg, last).average if trains(cfg) else None,
                       "ssim_window": cfg.evaluate.ssim_window, "kid_subset": cfg.evaluate.kid_subset,
                       "subset": subset, "neighbours": cfg.evaluate.neighbours, "precision": cfg.precision,
-                      **subset_rule(max(cfg.evaluate.images, reference or 0), subset)}
+                      **subset_rule(max(cfg.evaluate.images, reference or 0), subset),
+                      **({"held_out": held_out} if held_out else {})}

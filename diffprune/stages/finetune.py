@@ -173,11 +173,15 @@ class Previews(Watched):
 
 class HeldOutCurve(Watched):
     """The loss on the images `held_out`, before the training, every `measure_every` steps and at the end: {step: the mean
-    over all timesteps} in the run's file."""
+    over all timesteps} in the run's file. Of an earlier file it keeps the steps before the one that the training goes on
+    from: what came after them belongs to a training that is repeated."""
 
     def __init__(self, cfg: DictConfig, run: Run, trainer: Trainer, tracker: Tracker, held_out: ImageSet) -> None:
         super().__init__(run, trainer, tracker)
         self.every, self.batch, self.images = cfg.schedule.measure_every, cfg.sampler.batch, held_out
+        if trainer.ranks.is_rank0 and (measured := self.measured()):
+            earlier = {step: loss for step, loss in measured.items() if int(step) < trainer.step}
+            write_json(run.held_out_losses, earlier, checksum=True)
 
     def due(self) -> bool:
         step = self.trainer.step

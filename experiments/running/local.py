@@ -31,7 +31,8 @@ from experiments.planning.cells import Cell, model_of
 
 log = logging.getLogger("diffprune")
 DONE, FAILED = 0, 1     # exit statuses, with RESUME
-MODEL = ("scores", "prune_report", "pruned", "progress", "finetuned", "data", "model")     # a run's files up to fine-tuning
+# A run's files up to fine-tuning.
+MODEL = ("scores", "prune_report", "pruned", "progress", "held_out_losses", "finetuned", "data", "model")
 POLL = 5.0              # seconds between looks at a cell that another process is doing
 
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from diffprune.config.naming import run_name
+from diffprune.data import image_folder
 from diffprune.data.loading.images import Images
 from diffprune.data.loading.split import split
 from diffprune.data.loading.streamed import StreamedImages
 from diffprune.runtime.errors import UserError
 from diffprune.stages.options import load_images, parts
+from tests import data_sets_on_disk as made
 from tests.conftest import tuned
 from tests.data.test_streamed import folder
 
@@ -62,9 +64,22 @@ def test_a_streamed_set_gives_the_same_part(tmp_path: Path) -> None:
         assert torch.equal(one.calibration(1, 0), other.calibration(1, 0))
 
 
+@pytest.mark.parametrize("options", [{}, {"memory_gb": 0}, {"memory_gb": 0, "workers": 2}])
+def test_the_class_of_an_image_that_replaces_a_bad_one_is_its_own(tmp_path: Path, options: dict) -> None:
+    """Each class is that of its folder of four, and an image's value is its number."""
+    root = made.folder(tmp_path / "images", size=(8, 8))
+    for number in (2, 7):       # 3 and 8 replace them, the second of another class
+        file = root / f"class_{number // 4}" / f"{number:03d}.png"
+        file.write_bytes(file.read_bytes()[:-150])
+    training, _ = split(image_folder.load(str(root), 8, 3, flip=False, on_error="skip", **options), 2)
+    shown = ((training.calibration(10, 0)[:, 0, 0, 0] + 1) * 127.5).round().long()
+    assert 8 in shown.tolist()
+    assert torch.equal(training.calibration_labels(10, 0), shown // 4)
+
+
 def test_the_digits_hold_out_a_sixth_and_other_data_sets_nothing() -> None:
     training, held_out = parts(tuned(), load_images(tuned()))
     assert held_out is not None
     assert (len(training), len(held_out)) == (1500, 297)
-    assert tuned("dataset.held_out=0") is not None
+    assert parts(tuned("dataset.held_out=0"), training)[1] is None
     assert run_name(tuned("dataset.held_out=0")) != run_name(tuned())

@@ -10,14 +10,17 @@ import torch
 from diffprune.config.naming import run_folder
 from diffprune.evaluation import speed
 from diffprune.evaluation.features import load_extractor
+from diffprune.evaluation.held_out_loss import held_out_loss
 from diffprune.evaluation.set_metrics import fid
+from diffprune.models.model_folder import save_model
 from diffprune.pipeline import reproduce
+from diffprune.runs.metrics import STATES
 from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples
 from diffprune.runtime.errors import UserError
 from diffprune.stages import evaluate
 from diffprune.stages.evaluate import reference_of
-from diffprune.stages.options import execution
+from diffprune.stages.options import execution, load_dense, load_images, parts
 
 
 @pytest.fixture
@@ -114,4 +117,48 @@ def test_baselines_are_the_same_run_with_other_options(config, overrides: tuple[
     if overrides == ("pruner=none", "schedule.steps=0"):
         assert metrics["ssim"] == pytest.approx(1)
         assert metrics["fid"] == metrics["fid_dense"]
+        assert metrics["held_out_loss"] == metrics["held_out_loss_dense"]
     assert (metrics["ssim"] is None) == ("model.checkpoint=null" in overrides)
+    assert ("held_out_loss_dense" in metrics) == ("model.checkpoint=null" not in overrides)
+    assert ("held_out_loss_before_healing" in metrics) == ("schedule.steps=0" not in overrides)
+    for state, losses in metrics["held_out_losses"].items():
+        assert metrics[f"held_out_loss{STATES[state]}"] == pytest.approx(sum(losses) / len(losses), rel=1e-12)
+
+
+def test_the_protocol_says_how_many_images_are_held_out_where_there_are_some(config, tmp_path: Path) -> None:
+    assert evaluate.protocol(config(), Run(tmp_path))["held_out"] == 297
+    assert "held_out" not in evaluate.protocol(config("dataset.held_out=0"), Run(tmp_path))
+
+
+def test_without_held_out_images_there_is_no_loss_on_them(config, tmp_path: Path) -> None:
+    cfg = config("dataset.held_out=0")
+    assert evaluate.held_out_losses(cfg, Run(tmp_path), execution(cfg)) == {}
+
+
+def test_a_model_that_nothing_was_taken_from_has_the_dense_loss_exactly(config, tmp_path: Path) -> None:
+    cfg, run = config("pruner=none", "schedule=none"), Run(tmp_path / "run")
+    save_model(load_dense(cfg), run.pruned)
+    losses = evaluate.held_out_losses(cfg, run, execution(cfg))
+    assert losses["final"] == losses["dense"]
+    assert "before_healing" not in losses
+
+
+def test_a_run_from_random_weights_has_no_dense_loss(config, tmp_path: Path) -> None:
+    cfg, run = config("model.checkpoint=null", "pruner=none"), Run(tmp_path / "run")
+    for folder in (run.pruned, run.finetuned):
+        save_model(load_dense(cfg), folder)
+    assert evaluate.held_out_losses(cfg, run, execution(cfg)).keys() == {"final", "before_healing"}
+
+
+def test_each_model_of_a_run_has_its_own_loss_on_the_held_out_images(config, tmp_path: Path) -> None:
+    cfg, run = config(), Run(tmp_path / "run")
+    models = {"dense": load_dense(cfg), "before_healing": load_dense(cfg), "final": load_dense(cfg)}
+    for name, folder in (("before_healing", run.pruned), ("final", run.finetuned)):
+        with torch.no_grad():
+            next(models[name].unet.parameters()).mul_({"before_healing": 0.5, "final": 0.9}[name])
+        save_model(models[name], folder)
+    losses = evaluate.held_out_losses(cfg, run, execution(cfg))
+    held_out = parts(cfg, load_images(cfg))[1]
+    assert held_out is not None
+    assert losses == {name: held_out_loss(model, held_out, cfg.sampler.batch) for name, model in models.items()}
+    assert sum(losses["dense"]) < sum(losses["final"]) < sum(losses["before_healing"])

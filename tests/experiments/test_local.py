@@ -237,7 +237,7 @@ def test_a_cell_keeps_its_own_log_and_command(cells, pretended) -> None:
 def test_cells_that_differ_in_sampling_alone_share_one_healed_model(config, tmp_path: Path) -> None:
     few, first = lone(["sampler.steps=10", f"paths.runs={tmp_path}/runs"]), Run(run_folder(cfg := config()))
     first.open(OmegaConf.to_yaml(masked(cfg), resolve=True))
-    for file in (first.scores, first.prune_report, first.progress):
+    for file in (first.scores, first.prune_report, first.progress, first.held_out_losses):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(file.name)
     for folder in (first.pruned, first.finetuned):
@@ -248,6 +248,7 @@ def test_cells_that_differ_in_sampling_alone_share_one_healed_model(config, tmp_
         assert (few.run.finetuned / "weights").read_text() == "finetuned"
         assert (few.run.pruned / "weights").samefile(first.pruned / "weights")
         assert few.run.progress.read_text() == "progress.jsonl"
+        assert few.run.held_out_losses.read_text() == "held_out.json"
     assert not few.run.metrics.exists()
     other = lone(["sampler.steps=10", "schedule.steps=7", f"paths.runs={tmp_path}/runs"])
     with ExitStack() as held:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from diffprune.data import image_folder
 from diffprune.data.loading.images import Images
-from diffprune.diffusion.randomness import noise_for
+from diffprune.diffusion.randomness import Stream, generator, noise_for
+from diffprune.evaluation.held_out_loss import RANGES, held_out_loss, noised_timesteps
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families.latent import ClassEmbedder, Latent
 from diffprune.models.identity import state_key
@@ -196,6 +197,26 @@ def test_a_batch_comes_with_its_classes() -> None:
     plain = Images(images.pixels, False)
     assert next(plain.batches(0, 1, 4, 3))[1] is plain.calibration_labels(4, 3) is None
     assert plain.key != images.key
+
+
+def test_the_loss_on_held_out_images_is_that_of_latents_given_their_classes(model: DiffusionModel) -> None:
+    pixels = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    classes = torch.arange(20) % CLASSES
+    timesteps, ranges = noised_timesteps(1000)
+    places = (ranges == RANGES - 1).nonzero()[:, 0]
+    with torch.no_grad():
+        x_0, t = model.to_latent(pixels.float() / 127.5 - 1)[places % 20], timesteps[places]
+        draws = [generator(0, Stream.HELD_OUT, int(place)) for place in places]
+        eps = torch.stack([torch.randn(model.shape, generator=own) for own in draws])
+        alpha_bar = model.alpha_bar[t].view(-1, 1, 1, 1)
+        x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
+        predicted = model.denoise(x_t, t, model.context(classes[places % 20]))
+    expected = (predicted - eps).square().sum((1, 2, 3)).mean()
+    losses = held_out_loss(model, Images(pixels, False, classes), 256)
+    assert losses[-1] == pytest.approx(float(expected), rel=1e-5)
+    assert losses != held_out_loss(model, Images(pixels, False, classes.flip(0)), 256)
+    with pytest.raises(UserError, match="class"):
+        held_out_loss(model, Images(pixels, False), 256)
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from PIL import Image, ImageFont
 
 from diffprune.report.__main__ import main
 from diffprune.report.figures.channels import overlap, width_chart, widths
-from diffprune.report.figures.chart import DENSE, Chart, Dots, Matrix, Panels, Series
-from diffprune.report.figures.losses import loss_per_timestep
+from diffprune.report.figures.chart import DENSE, Absent, Chart, Dots, Matrix, Panels, Series
+from diffprune.report.figures.losses import held_out_curve, held_out_loss, loss_per_timestep
 from diffprune.report.figures.palette import LIGHT
 from diffprune.report.figures.quality import quality_charts
 from diffprune.report.figures.render import draw, file_name
@@ -31,8 +31,10 @@ from diffprune.report.pages.runs_table import not_measured
 from diffprune.report.tables.comparison import compare
 from diffprune.report.tables.configurations import configurations
 from diffprune.report.tables.published import Published
+from diffprune.runs.metrics import STATES
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import write_json
 from tests.report.test_report import DENSE as DENSE_OPTIONS
 from tests.report.test_report import DENSE_METRICS, cells, make_run
 
@@ -122,6 +124,52 @@ def test_the_loss_has_the_stop_of_every_threshold_that_stops(tmp_path: Path) -> 
     (chart,) = loss_per_timestep(runs_in(tmp_path))
     assert chart.stops == [(249, "T = 0.05")]
     assert len(chart.series[0].y) == 1000
+
+
+HELD_OUT = {"dense": [8.0, 2.0], "before_healing": [32.0, 4.0], "final": [9.0, 3.0]}
+
+
+def measured(folder: Path, losses: dict[str, list[float]] = HELD_OUT, curve: dict[str, float] | None = None) -> Finished:
+    """A run whose loss on held-out images was measured, in its folder."""
+    means = {f"held_out_loss{STATES[state]}": sum(values) / len(values) for state, values in losses.items()}
+    run = Run(make_run(folder, held_out_losses=losses, **means))
+    write_json(run.held_out_losses, {"0": 18.0, "100": 7.0, "50": 8.0} if curve is None else curve)
+    return Finished.of(folder)
+
+
+def test_the_loss_on_held_out_images_has_a_line_for_each_model(tmp_path: Path) -> None:
+    chart = held_out_loss(measured(tmp_path / "a"))
+    assert isinstance(chart, Chart)
+    assert {series.name: (list(series.x), list(series.y), series.colour) for series in chart.series} == {
+        "dense": ([25.0, 75.0], [8.0, 2.0], DENSE), "pruned before healing": ([25.0, 75.0], [32.0, 4.0], 0),
+        "pruned and healed": ([25.0, 75.0], [9.0, 3.0], 1)}
+    assert "pruned and healed: 9 to 3" in chart.alt
+
+
+def test_without_a_dense_model_the_others_have_their_lines(tmp_path: Path) -> None:
+    run = measured(tmp_path / "a", {"final": [9.0, 3.0], "before_healing": [32.0, 4.0]})
+    chart, curve = held_out_loss(run), held_out_curve(run)
+    assert isinstance(chart, Chart)
+    assert isinstance(curve, Chart)
+    assert [series.name for series in chart.series] == ["pruned before healing", "pruned and healed"]
+    assert [series.name for series in curve.series] == ["averaged weights"]
+    assert curve.alt.endswith("at step 100.")
+
+
+def test_the_curve_of_a_training_is_in_the_order_of_its_steps_with_the_dense_loss(tmp_path: Path) -> None:
+    chart = held_out_curve(measured(tmp_path / "a"))
+    assert isinstance(chart, Chart)
+    assert [(series.name, list(series.x), list(series.y)) for series in chart.series] == [
+        ("averaged weights", [0, 50, 100], [18.0, 8.0, 7.0]), ("dense", [0, 100], [5.0, 5.0])]
+    assert chart.alt.endswith("from 18 at step 0 to 7 at step 100. The dense model's is 5.")
+
+
+def test_a_loss_that_was_not_measured_has_its_reason(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    assert held_out_loss(Finished.of(tmp_path / "a")) == Absent("Loss on held-out images", "dataset.held_out=0 leaves none")
+    reason = "it was measured at fewer than two steps (dataset.held_out, schedule.measure_every)"
+    for run in (Finished.of(tmp_path / "a"), measured(tmp_path / "b", curve={"0": 18.0})):
+        assert held_out_curve(run) == Absent("Loss on held-out images during training", reason)
 
 
 def test_a_drawing_is_themed_on_the_page_and_plain_in_its_files() -> None:

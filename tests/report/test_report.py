@@ -59,7 +59,7 @@ DENSE_METRICS = {"params": 35_746_307, "macs": 6_065_500_000, "fid": 4.194, "ssi
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    return {**base, **{name: merged(base[name], value) if isinstance(value, dict) else value
+    return {**base, **{name: merged(base.get(name, {}), value) if isinstance(value, dict) else value
                        for name, value in changes.items()}}
 
 
@@ -446,6 +446,15 @@ def test_runs_older_than_a_measure_line_up_with_those_that_have_it(tmp_path: Pat
     make_run(tmp_path / "runs" / "a")
     make_run(tmp_path / "runs" / "b", {"seed": 1}, kid=0.01, protocol={"kid_subset": 100, "features_sha256": "0"})
     assert len(compared(tmp_path, tmp_path / "runs")) == 3
+
+
+def test_losses_on_other_held_out_images_do_not_line_up_and_runs_without_them_do(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a")
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, held_out_loss=5.0, protocol={"held_out": 297})
+    assert len(compared(tmp_path, tmp_path / "runs")) == 3
+    make_run(tmp_path / "runs" / "c", {"seed": 2}, held_out_loss=5.0, protocol={"held_out": 100})
+    with pytest.raises(UserError, match="held_out is 297 or 100"):
+        compared(tmp_path, tmp_path / "runs")
 
 
 def test_what_does_not_apply_to_a_run_is_no_difference(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The numbers of a run under the names of metrics.json."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from diffprune.runs.metrics import Metrics
@@ -18,6 +19,17 @@ def metrics() -> Metrics:
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     metrics().write(tmp_path / "metrics.json")
     assert Metrics.read(tmp_path / "metrics.json") == metrics()
+
+
+def test_the_losses_on_held_out_images_are_read_again_and_left_out_where_there_are_none(tmp_path: Path) -> None:
+    metrics().write(tmp_path / "without.json")
+    assert "held_out_losses" not in json.loads((tmp_path / "without.json").read_text())
+    measured = replace(metrics(), held_out_losses={"dense": [2.0, 1.0], "final": [3.0, 1.0]},
+                       scores={**SCORES, "dense": {"held_out_loss": 1.5}, "final": {"held_out_loss": 2.0}})
+    measured.write(tmp_path / "with.json")
+    content = json.loads((tmp_path / "with.json").read_text())
+    assert (content["held_out_loss"], content["held_out_loss_dense"]) == (2.0, 1.5)
+    assert Metrics.read(tmp_path / "with.json") == measured
 
 
 def test_each_state_has_its_suffix(tmp_path: Path) -> None:

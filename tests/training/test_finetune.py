@@ -476,4 +476,39 @@ def test_a_request_while_it_is_measured_costs_nothing(tmp_path: Path, whole: str
     assert list(read_json(run.held_out_losses)) == ["0", "2"]
     monkeypatch.setattr(finetune, "held_out_loss", usual)
     assert fine_tune(cfg, run) == whole
-    assert "4" in read_json(run.held_out_losses)
+    fine_tune(cfg, undisturbed := pruned(tmp_path / "undisturbed"))
+    assert read_json(run.held_out_losses) == read_json(undisturbed.held_out_losses)
+
+
+@pytest.mark.parametrize("step", [0, 3, 6])
+def test_what_a_killed_training_had_measured_after_its_last_state_is_measured_again(tmp_path: Path, whole: str, step: int,
+                                                                                    before_step) -> None:
+    cfg, run = tuned(*SHORT, "schedule.measure_every=2"), pruned(tmp_path)
+    before_step(step, ask(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        fine_tune(cfg, run)
+    before = read_json(run.held_out_losses)
+    assert max(map(int, before)) <= step
+    write_json(run.held_out_losses, before | {"6": 1e9, str(STEPS): 1e9}, checksum=True)
+    assert fine_tune(cfg, run) == whole
+    fine_tune(cfg, undisturbed := pruned(tmp_path / "undisturbed"))
+    assert read_json(run.held_out_losses) == read_json(undisturbed.held_out_losses)
+
+
+def test_a_training_that_is_made_again_has_a_curve_of_its_own(tmp_path: Path) -> None:
+    run = pruned(tmp_path)
+    fine_tune(tuned(*SHORT, "schedule.measure_every=2"), run)
+    shutil.rmtree(run.finetuned)
+    fine_tune(tuned(*SHORT, "schedule.measure_every=4"), run)
+    assert list(read_json(run.held_out_losses)) == ["0", "4", str(STEPS)]
+    shutil.rmtree(run.finetuned)
+    fine_tune(tuned(*SHORT, "schedule.measure_every=0"), run)
+    assert read_json(run.held_out_losses) == {}
+
+
+def test_a_damaged_file_of_the_curve_is_named(tmp_path: Path) -> None:
+    run = pruned(tmp_path)
+    write_json(run.held_out_losses, {"0": 1.0}, checksum=True)
+    run.held_out_losses.write_text("{}")
+    with pytest.raises(UserError, match=r"held_out\.json .*delete it and repeat the command"):
+        fine_tune(tuned(*SHORT), run)

@@ -40,6 +40,16 @@ class Part(ImageSet):
     def to(self, device: torch.device | str) -> "Part":
         return Part(self.whole.to(device), self.places)
 
+    def check_count(self, size: int, option: str) -> None:
+        """UserError where `pruner.<option>` is a `size` of more images than the part has."""
+        if size > len(self):
+            total, held_out = len(self.whole), len(self.whole) - len(self)
+            raise UserError(f"pruner.{option}={size} asks for more images than dataset.held_out={held_out} leaves of the "
+                            f"data set's {total} ({len(self)}): lower one of the two")
+
+    def _classes(self, indices: Tensor) -> Tensor | None:
+        return self.whole._classes(self.places[indices])      # the set knows which image replaces a bad one
+
 
 def split(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet | None]:
     """The part to train on and a held-out part of `count` images, evenly spaced over the set; without any, the set itself.

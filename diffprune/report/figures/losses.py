@@ -83,7 +83,7 @@ def held_out_loss(run: Finished) -> Chart | Absent:
         return Absent(title, "dataset.held_out=0 leaves none")
     names = {"dense": "dense", "before_healing": run.before_healing, "final": run.final}
     shown = {name: losses[state] for state, name in names.items() if state in losses}
-    count = len(losses["dense"])
+    count = len(losses["final"])
     places = [(i + 0.5) * 100 / count for i in range(count)]
     return Chart(
         "held-out-loss", title,
@@ -105,6 +105,6 @@ def held_out_curve(run: Finished) -> Chart | Absent:
     if dense is not None:
         series.append(Series("dense", [steps[0], steps[-1]], [dense, dense], colour=DENSE, line=True, marks=False))
     return Chart("held-out-curve", title, "Mean over all timesteps; the same images and noise every time.",
-                 f"{title}, from {curve[steps[0]]:.3g} before it to {curve[steps[-1]]:.3g} after {steps[-1]} steps; the "
-                 f"dense model's is {dense}.", "training step", "squared error, summed over pixels", series,
-                 log_y=min(curve.values()) > 0)
+                 f"{title}, from {curve[steps[0]]:.3g} at step {steps[0]} to {curve[steps[-1]]:.3g} at step {steps[-1]}."
+                 + ("" if dense is None else f" The dense model's is {dense:.3g}."), "training step",
+                 "squared error, summed over pixels", series, log_y=min(curve.values()) > 0)

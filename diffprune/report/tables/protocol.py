@@ -7,9 +7,9 @@ from typing import Any
 from diffprune.report.finished import Finished
 
 UNTRAINED = ("ema",)    # what of a run's protocol does not apply to the dense model it started from
-# Entries that a run may lack and agree with any value: it was not trained, or it is older than they are (the last three say
-# how KID, precision and recall were made, which such a run has none of).
-MAY_LACK = (*UNTRAINED, "features_sha256", "subset", "kid_subset", "neighbours")
+# Entries that a run may lack and agree with any value: it was not trained, or it is older than they are (the last four say
+# how KID, precision, recall and the held-out loss were made, which such a run has none of).
+MAY_LACK = (*UNTRAINED, "features_sha256", "subset", "kid_subset", "neighbours", "held_out")
 UNLESS_STATED = {"guidance": 1.0}       # what the absence of an entry means
 
 
