@@ -130,7 +130,7 @@ class KeptFeatures(Term):
     def __call__(self, compared: Comparison) -> Tensor:
         distances = []
         for own, whole, kept in zip(compared.student.blocks, compared.teacher.blocks, compared.kept, strict=True):
-            taught = precise(whole).index_select(1, kept.to(whole.device))
+            taught = precise(whole).index_select(1, kept)
             distances.append(squared_error(precise(own), taught) / taught.square().flatten(1).sum(1).clamp(min=1e-12))
         return compared.noised.eps[0].numel() * torch.stack(distances).mean(0)
 
@@ -234,9 +234,10 @@ class Objective:
             teacher.unet.eval().requires_grad_(False)
         elif needing := [type(term).__name__ for term, _ in self.terms if term.needs_teacher]:
             raise ValueError(f"{needing[0]} needs a teacher: give the dense model")
-        self.teacher, self.kept = teacher, kept or []
+        self.teacher, self.kept = teacher, list(kept or [])
         if self.needs_blocks and teacher is not None:
-            self.kept = kept or [torch.arange(width) for width in output_layers(teacher.unet).values()]
+            widths = output_layers(teacher.unet).values()
+            self.kept = [channels.to(teacher.device) for channels in kept or map(torch.arange, widths)]
 
     def __call__(self, student: DiffusionModel, noised: Noised) -> Tensor:
         compared = Comparison(self, student, noised)

@@ -1,4 +1,4 @@
-"""The README's tables and pictures, and the tables of the digits, from kept results:
+"""The tables and pictures of the README and of docs/method.md, and the tables of the digits, from kept results:
 `python -m experiments.upkeep.readme [RUNS]`.
 
 RUNS is a folder of runs that has every run of these tables: what tells their numbers and how they were made is copied to
@@ -21,24 +21,28 @@ from diffprune.config.naming import run_name
 from diffprune.report import run_table
 from diffprune.report.finished import Finished, find
 from diffprune.report.tables.comparison import compare
-from diffprune.report.tables.quantities import MAIN
-from diffprune.report.tables.table import Table
+from diffprune.report.tables.paired import HEADER, Difference, differences_to
+from diffprune.report.tables.quantities import MAIN, REPORT
+from diffprune.report.tables.table import Table, listed
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, atomic_folder, write_json
 from experiments.planning.cells import plan
-from experiments.reporting.against_published import beside
+from experiments.reporting.against_published import Line, beside
 from experiments.reporting.files import files, measured_table
 from experiments.upkeep import README, RESULTS, ROOT, replaced
 
-CRITERIA, METHOD, CURVE = "table1_digits", "method_digits", "healing_curve_digits"
-TABLES, DATASET = (CRITERIA, METHOD, CURVE), "digits"
-# What the README shows of the method's table: columns by the beginning of their titles, rows by the end of theirs.
+CRITERIA, METHOD = "table1_digits", "method_digits"
+OF_METHOD = (METHOD, "healing_curve_digits", "compensation_digits", "objectives_digits")     # docs/method.md has them all
+TABLES, DATASET = (CRITERIA, *OF_METHOD), "digits"
+DISTANCE = "fid_digits-cnn"
+PAGE = ROOT / "docs" / "method.md"
+# What is shown of the method's tables: columns by the beginning of their titles; in the README rows by the end of theirs.
 COLUMNS = ("configuration", "MACs of healing", "Fréchet distance before", "Fréchet distance (", "SSIM to dense",
            "held-out loss ↓")
-ROWS = ("dense", ": paper", ": compensation", ": diffprune", ": diffprune, at the paper's cost")
+ROWS = (": paper", ": diffprune", ": diffprune, at the paper's cost")
 # The runs whose images are shown, and the rows of the picture: a title, the run, and the row of its own grid.
 SHOWN = {"paper": ("pruner.ratio=.5",), "diffprune": ("pruner=diffprune", "pruner.ratio=.5")}
 PICTURE = (("dense", "paper", 0), ("cut to a quarter", "paper", 2), ("compensated", "diffprune", 2),
@@ -84,28 +88,43 @@ def shown_name(words: tuple[str, ...] = ()) -> str:
     return run_name(composed(words))
 
 
-def made(results: Path = RESULTS, readme: Path = README) -> dict[Path, bytes]:
+def made(results: Path = RESULTS, readme: Path = README, page: Path = PAGE) -> dict[Path, bytes]:
     """{file: its content}, all of it from the kept runs."""
     kept, contents = plan(TABLES, [f"paths.runs={results}"]), {}
     runs = [Finished.of(cell.folder) for cell in plan([CRITERIA], [f"paths.runs={results}"]).cells]
     (default,) = (run for run in runs if run.run.name == shown_name())
     blocks = {"default run": run_table(default.run.folder, MAIN), "criteria": compare(runs, level=MAIN)}
+    of_page = {}
     for name in TABLES:
         table, lines = measured_table(kept, name)
         shown = beside(lines)
         contents |= {results / file: content for file, content in files(table, lines, shown).items() if content is not None}
+        if name in OF_METHOD:
+            of_page[name] = narrowed(listed([line.measured for line in lines], [], REPORT), COLUMNS)
         if name == METHOD:
-            blocks["method"] = narrowed(shown, COLUMNS, ROWS)
-    text = readme.read_text()
+            blocks["method"], of_page["paired"] = narrowed(of_page[name], COLUMNS, ROWS), against_paper(lines)
+    text, page_text = readme.read_text(), page.read_text()
     for block, shown in blocks.items():
         text = replaced(text, block, shown.markdown())
+    for block, shown in of_page.items():
+        page_text = replaced(page_text, block, shown.markdown())
     grids = {name: Run(results / DATASET / shown_name(words)).grid for name, words in SHOWN.items()}
-    return {readme: text.encode(), results / "digits_samples.png": picture(grids)} | contents
+    return {readme: text.encode(), page: page_text.encode(), results / "digits_samples.png": picture(grids)} | contents
 
 
-def narrowed(table: Table, beginnings: Sequence[str], ends: Sequence[str]) -> Table:
-    """The columns of `table` whose titles begin so, in that order, and the rows whose titles end so."""
-    columns = [next(i for i, title in enumerate(table.header) if title.startswith(beginning)) for beginning in beginnings]
+def against_paper(lines: Sequence[Line]) -> Table:
+    """The Fréchet distance of each row of the method's table against the paper's at the same ratio, seed by seed."""
+    differences: list[Difference] = []
+    for beginning in dict.fromkeys(line.row.title.partition(":")[0] for line in lines if ":" in line.row.title):
+        group = [(line.row.title, list(line.runs)) for line in lines if line.row.title.startswith(f"{beginning}:")]
+        differences += [one for one in differences_to(f"{beginning}: paper", group) if one.quantity.key == DISTANCE]
+    table = Table(HEADER, [one.cells() for one in differences], [one.record() for one in differences])
+    return narrowed(table, ("configuration", "difference", "95 %", "p (Holm)", "verdict"))
+
+
+def narrowed(table: Table, beginnings: Sequence[str], ends: Sequence[str] = ("",)) -> Table:
+    """The columns of `table` whose titles begin so, in that order, if it has them, and the rows whose titles end so."""
+    columns = [i for beginning in beginnings for i, title in enumerate(table.header) if title.startswith(beginning)]
     lines = [line for line in table.body if line[columns[0]].endswith(tuple(ends))]
     return Table([table.header[i] for i in columns], [[line[i] for i in columns] for line in lines], table.records)
 

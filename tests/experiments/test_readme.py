@@ -31,10 +31,9 @@ COMMANDS = sorted({line for line in LINES if re.match(r"python -m diffprune( |$)
 @pytest.mark.slow
 def test_tables_and_figures_are_those_of_the_kept_results() -> None:
     made = readme.made()
-    assert {path.name for path in made} == {"README.md", "digits_samples.png", *(
-        f"table1_digits.{end}" for end in ("md", "csv", "tex", "svg", "png")), *(
-        f"method_digits.{end}" for end in ("md", "csv", "tex")), *(
-        f"healing_curve_digits.{end}" for end in ("md", "csv", "tex", "svg", "png"))}
+    assert {path.name for path in made} == {"README.md", "method.md", "digits_samples.png", *(
+        f"{table}.{end}" for table in readme.TABLES for end in ("md", "csv", "tex")), *(
+        f"{table}.{end}" for table in ("table1_digits", "healing_curve_digits") for end in ("svg", "png"))}
     for path, content in made.items():
         assert pixels(content) == pixels(path.read_bytes()) if path.suffix == ".png" else content == path.read_bytes(), path
 
@@ -50,7 +49,8 @@ def test_one_folder_of_runs_makes_all_that_is_kept(tmp_path) -> None:
     copytree(readme.RESULTS / "digits", runs, ignore=ignore_patterns("checksums.sha256"))
     dense = next(cell for cell in plan(readme.TABLES).cells if cell.is_dense)
     rmtree(runs / dense.run.name, ignore_errors=True)
-    with pytest.raises(UserError, match=r"lacks 1 of the 37 finished runs.*dense, seed 0"):
+    count = len(plan(readme.TABLES).cells)
+    with pytest.raises(UserError, match=rf"lacks 1 of the {count} finished runs.*dense, seed 0"):
         readme.keep(tmp_path / "runs", results)
     assert not results.exists()
 
@@ -64,8 +64,10 @@ def test_one_folder_of_runs_makes_all_that_is_kept(tmp_path) -> None:
     for i, folder in enumerate(sorted(runs.iterdir(), key=lambda folder: (folder.name not in own, folder.name))):
         put(Run(folder), RunStatus("done", host="somebodys-host", pid=987654320 + i % 2, since=100.0 + i, ended=200.0 + i))
     copyfile(ROOT / "README.md", text)
-    assert readme.keep(tmp_path / "runs", results) == 37
-    made = readme.made(results, text)
+    assert readme.keep(tmp_path / "runs", results) == count
+    page = tmp_path / "method.md"
+    copyfile(readme.PAGE, page)
+    made = readme.made(results, text, page)
     readme.write(made)
     table = (results / "table1_digits.md").read_text()
     assert "`python -m experiments run table1_digits --workers 2`" in table
@@ -73,7 +75,7 @@ def test_one_folder_of_runs_makes_all_that_is_kept(tmp_path) -> None:
     assert "| dense | 0.701" in table
     kept = "".join(path.read_text() for path in (results / "digits").rglob("*") if path.suffix in (".json", ".yaml"))
     assert not [word for word in ("somebodys-host", "private", "98765432") if word in kept]
-    assert readme.made(results, text) == made
+    assert readme.made(results, text, page) == made
 
 
 def test_it_fits_on_a_few_screens() -> None:

@@ -36,7 +36,6 @@ def test_a_step_costs_its_evaluations(terms: list[str], student: int, dense: int
 
 @pytest.mark.parametrize("term", [NoisePrediction, OutputDistillation, FiniteDifference])
 def test_as_many_evaluations_happen(term: type) -> None:
-    """The Jacobian's term alone does not need the evaluation that the others share."""
     model, teacher = (DiffusionModel(tiny_unet(), DDIMScheduler()) for _ in range(2))
     counts = {"student": 0, "teacher": 0}
     for name, network in (("student", model.unet), ("teacher", teacher.unet)):
