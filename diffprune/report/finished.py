@@ -63,6 +63,12 @@ class Finished:
     knows_dense = property(lambda self: self.has_dense or self.is_dense or self.is_pruned)   # its size at least
 
     @property
+    def steps(self) -> int:
+        """The training steps over all rounds; at equal cost those that were taken, which `schedule.steps` does not say."""
+        schedule = self.options["schedule"]
+        return int(self.progress[-1]["step"]) if schedule.get("equal_cost") and self.progress else schedule["steps"]
+
+    @property
     def model(self) -> str:
         """The model and the data set, in words."""
         return f"{self.options['model']['name']} on {self.options['dataset']['name']}"

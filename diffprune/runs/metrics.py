@@ -19,9 +19,9 @@ class Metrics:
     `scores` has the metrics of the three models that a run compares: "dense", "before_healing" (pruned, not fine-tuned yet)
     and "final". `features` names the network on whose features distances were computed; only numbers of one `protocol`
     compare. `speed` is empty where it was not timed; `seconds` is the wall-clock time of each stage, `cost` what it took in
-    multiply-accumulates. `measures` has the
-    title and arrow of each metric that `evaluate.metrics` added. `commits` has those of the source at each stage.
-    `held_out_losses` has each model's denoising loss on held-out images in equal ranges of timesteps.
+    multiply-accumulates, empty in files from before it was counted. `measures` has the title and arrow of each metric that
+    `evaluate.metrics` added. `commits` has those of the source at each stage. `held_out_losses` has each model's denoising
+    loss on held-out images in equal ranges of timesteps.
     """
     name: str
     dataset: str

@@ -37,6 +37,8 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     that they are in together. Raises UserError, and the states stay, where a weight is NaN or infinite at the end.
     """
     ranks, previous_steps, recipe = current_ranks(), run.round.steps_before(cfg.schedule.steps), options.healing(cfg, run)
+    if cfg.schedule.equal_cost and ranks.is_rank0:
+        log.info("at equal cost %d steps are paid for by %d of the noise objective", recipe.steps, cfg.schedule.steps)
     teacher = options.load_teacher(cfg, run)
     trainer = Trainer(load_model(run.pruned), recipe, options.execution(cfg), cfg.seed, ranks, previous_steps, teacher,
                       options.kept_channels(cfg, run, teacher))

@@ -97,7 +97,7 @@ class Line:
         """In what our runs were not made as the published number was, or may not have been."""
         differing = {}
         for run in self.runs:
-            steps, wanted_steps = run.options["schedule"]["steps"], self.published.get("steps")
+            steps, wanted_steps = run.steps, self.published.get("steps")
             own = protocol_of(run) | {"images": run.metrics.images, "ratio": run.options["pruner"].get("ratio"),
                                       "trained": steps}
             for name, wanted in self.conditions.items():

@@ -35,8 +35,8 @@ from diffprune.runs.metrics import STATES
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
+from tests.report.test_report import COST, DENSE_METRICS, cells, make_run
 from tests.report.test_report import DENSE as DENSE_OPTIONS
-from tests.report.test_report import DENSE_METRICS, cells, make_run
 
 PAPER = """
 digits:
@@ -84,6 +84,17 @@ def test_latency_is_what_was_measured_beside_the_dense_model(tmp_path: Path) -> 
     make_run(tmp_path / "a", speedup=1.25)
     chart = charts(tmp_path)["ssim-latency"]
     assert [(series.name, list(series.x)) for series in chart.series] == [("dense", [100.0]), ("diff_pruning", [80.0])]
+
+
+def test_quality_lies_over_the_cost_of_healing_of_runs_that_know_it(tmp_path: Path) -> None:
+    make_run(tmp_path / "old", {"pruner": {"name": "random"}}, fid=9.0)
+    assert not [name for name in charts(tmp_path) if "healing-macs" in name]
+    make_run(tmp_path / "new", **COST)
+    found = charts(tmp_path)
+    assert [(series.name, series.x, series.y) for series in found["fid-digits-cnn-healing-macs"].series] == [
+        ("diff_pruning", [pytest.approx(0.9)], [5.29])]
+    seconds = {series.name: list(series.x) for series in found["ssim-healing-seconds"].series}
+    assert seconds["diff_pruning"] == [40.0]
 
 
 def test_a_curve_joins_what_differs_in_one_option_alone(tmp_path: Path) -> None:

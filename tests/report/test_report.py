@@ -144,6 +144,23 @@ def test_a_healed_run_has_three_columns_with_their_own_numbers(tmp_path: Path) -
         "images/s ↑": "151", "speed-up [×] ↑": "1.51"}
 
 
+COST = {"cost": {"score": 10**12, "compensate": 2 * 10**11, "finetune": 7 * 10**11, "sample": 10**12},
+        "seconds": {"score": 7.5, "prune": 1.5, "finetune": 40.0, "sample": 20.25}}
+
+
+def test_healing_has_cost_the_model_before_it_only_its_compensation(tmp_path: Path) -> None:
+    table = run_table(make_run(tmp_path / "run", **COST)).markdown()
+    assert [column(table, title)["MACs of healing [T]"] for title in cells(table)[0][1:]] == ["–", "0.200", "0.900"]
+    in_rounds = run_table(make_run(tmp_path / "rounds", {"schedule": {"rounds": 2}}, **COST)).markdown()
+    assert column(in_rounds, "pruned before healing")["MACs of healing [T]"] == "–"
+
+
+def test_the_steps_of_a_run_at_equal_cost_are_those_it_took(tmp_path: Path) -> None:
+    own = Finished.of(make_run(tmp_path / "own", {"schedule": {"steps": 1000}}))
+    equal = Finished.of(make_run(tmp_path / "equal", {"schedule": {"steps": 1000, "equal_cost": True}}))
+    assert (own.steps, equal.steps) == (1000, 400)      # the last line of the progress log
+
+
 @pytest.mark.parametrize(("options", "titles"), [
     (DENSE, ["dense"]),
     ({"schedule": {"steps": 0}}, ["dense", "pruned"]),

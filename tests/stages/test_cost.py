@@ -1,5 +1,6 @@
 """What a run has cost: the formulas, and that the evaluations which they count really happen."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,17 @@ from diffprune.config.validation import check
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pipeline import reproduce
 from diffprune.pruning.compensation import ridge_macs
+from diffprune.pruning.criteria import DiffPruning
+from diffprune.pruning.gradients import CalibrationBatch
+from diffprune.pruning.importance import score
+from diffprune.pruning.prune_report import PruneReport
+from diffprune.pruning.timesteps import Largest, Policy, Threshold, Window
 from diffprune.runs.metrics import Metrics
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import read_json
+from diffprune.runtime.files import read_json, write_json
+from diffprune.stages.cost import affordable_steps, scoring_evaluations
 from diffprune.training.losses import TERMS, FiniteDifference, NoisePrediction, OutputDistillation
 from diffprune.training.recipe import Recipe
 from diffprune.training.trainer import Trainer
@@ -50,6 +57,49 @@ def test_a_regression_costs_its_matrices_and_its_solution() -> None:
     assert ridge_macs(100, 10, 4) == 100 * 10 * 10 + 100 * 10 * 4 + 10**3 // 3 + 10 * 10 * 4
 
 
+@pytest.mark.parametrize("term", [NoisePrediction, OutputDistillation, FiniteDifference])
+def test_a_term_alone_takes_the_evaluations_that_are_counted(term: type) -> None:
+    model, teacher = (DiffusionModel(tiny_unet(), DDIMScheduler()) for _ in range(2))
+    student, taught = forward_count(model.unet), forward_count(teacher.unet)
+    recipe = Recipe(1, batch=4, objective={term: 1.0})
+    Trainer(model, recipe, teacher=teacher if term.needs_teacher else None).advance(torch.randn(4, 1, 8, 8), None)
+    assert (recipe.step_macs(1, 0), recipe.step_macs(0, 1)) == (3 * sum(student), sum(taught))
+
+
+@pytest.mark.parametrize(("policy", "kept"), [
+    (Threshold(0.0), 12), (Threshold(1.0), 1), (Threshold(1.0, True), 2), (Window(2, 5), 4), (Largest(3), 3)])
+def test_a_scoring_pass_takes_the_evaluations_that_are_counted(policy: Policy, kept: int, tmp_path: Path) -> None:
+    """With these weights and this noise the second loss is below the first, where T = 1 stops."""
+    model, run = DiffusionModel(tiny_unet(), DDIMScheduler(num_train_timesteps=12)), Run(tmp_path)
+    forward, backward = forward_count(model.unet), []
+
+    def count_backward(_: torch.nn.Module, given: tuple, out: torch.Tensor) -> None:
+        if out.requires_grad:
+            out.register_hook(lambda gradient: backward.append(len(gradient)))
+
+    model.unet.conv_out.register_forward_hook(count_backward)
+    batch = CalibrationBatch.with_noise(torch.zeros(2, 1, 8, 8), 0)
+    score(model, DiffPruning(), batch, policy, per_evaluation=1).write(run.scores)
+    assert len(backward) == kept
+    assert 2 * scoring_evaluations(run, policy.needs_all_losses) == sum(forward) + 2 * sum(backward)
+
+
+def forward_count(network: torch.nn.Module) -> list[int]:
+    """To which every evaluation of the `network` adds its number of images."""
+    counted: list[int] = []
+    network.register_forward_hook(lambda _, given, out: counted.append(len(given[0])))
+    return counted
+
+
+@pytest.mark.parametrize(("compensation", "steps"), [(0, 75), (12_000, 67), (10**9, 1)])
+def test_compensation_is_paid_from_what_the_noise_objective_would_cost(tmp_path: Path, compensation: int,
+                                                                       steps: int) -> None:
+    run, recipe = Run(tmp_path), Recipe(100, batch=4, objective={OutputDistillation: 1.0})
+    report = PruneReport(0.3, 1, 100, 2, 100, {}, [])
+    write_json(run.prune_report, asdict(report) | {"compensation": {"macs": compensation}})
+    budget, step = 100 * 4 * 3 * 100 - compensation, 4 * (3 * 100 + 100)
+    assert affordable_steps(recipe, run) == steps
+    assert steps == 1 or steps * step <= budget < (steps + 1) * step
 
 
 def finished(config, folder: Path, *overrides: str) -> Metrics:

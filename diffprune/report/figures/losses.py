@@ -62,8 +62,7 @@ def loss_chart(model: str, scoring: TimestepLosses) -> Chart:
 def training_loss(run: Finished) -> Chart | Absent:
     """The training loss over the steps, and its running mean."""
     if len(run.progress) < 2:
-        return Absent("Loss of training", f"it takes two logged steps, of {run.options['schedule']['steps']} there are "
-                      f"{len(run.progress)}")
+        return Absent("Loss of training", f"it takes two logged steps, of {run.steps} there are {len(run.progress)}")
     steps, loss = ([float(line[key]) for line in run.progress] for key in ("step", "loss"))
     window = max(1, len(loss) // WINDOWS)
     mean = np.convolve(loss, np.ones(window) / window, "valid").tolist()

@@ -41,7 +41,7 @@ class Published:
         """{quantity: value} of the row with the run's method, threshold, training steps and achieved size."""
         return self.of_size(run, run.metrics.params, run.metrics.macs, {
             "method": run.metrics.pruner, "threshold": run.options["pruner"].get("threshold"),
-            "steps": run.options["schedule"]["steps"]})
+            "steps": run.steps})
 
     def dense(self, run: Finished) -> dict[str, float]:
         """{quantity: value} of the dense model that the run began with."""

@@ -53,7 +53,7 @@ def states(run: Finished) -> list[Row]:
     unhealed = scores(run, "before_healing")
     if run.is_trained and (unhealed[distance(run)] is not None or unhealed["ssim"] is not None):
         # Training changes no shapes: sizes and speed stay.
-        rows.append(Row.of(run.before_healing, [final(run) | unhealed]))
+        rows.append(Row.of(run.before_healing, [final(run) | unhealed | unhealed_cost(run)]))
     return rows if run.is_dense else [*rows, Row.of(run.final, [final(run)])]
 
 
@@ -93,6 +93,12 @@ def final(run: Finished) -> Numbers:
         "healing_seconds": seconds.get("finetune", 0.0) if run.is_pruned and seconds else None,
         "images_per_second": run.metrics.speed.get("images_per_second"), "speedup": speedup,
         "latency_percent": 100 / speedup if speedup else None}
+
+
+def unhealed_cost(run: Finished) -> Numbers:
+    """What healing had cost before fine-tuning: compensation alone. None where earlier rounds have fine-tuned too."""
+    single, cost = run.options["schedule"].get("rounds", 1) == 1, run.metrics.cost
+    return {"healing_macs": cost["compensate"] if cost and single else None, "healing_seconds": 0.0 if single else None}
 
 
 def compared(run: Finished) -> Numbers:
