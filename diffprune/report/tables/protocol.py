@@ -10,6 +10,7 @@ UNTRAINED = ("ema",)    # what of a run's protocol does not apply to the dense m
 # Entries that a run may lack and agree with any value: it was not trained, or it is older than they are (the last four say
 # how KID, precision, recall and the held-out loss were made, which such a run has none of).
 MAY_LACK = (*UNTRAINED, "features_sha256", "subset", "kid_subset", "neighbours", "held_out")
+WARM_UP = " with warm-up"
 UNLESS_STATED = {"guidance": 1.0}       # what the absence of an entry means
 
 
@@ -20,8 +21,15 @@ def protocol_of(run: Finished) -> dict[str, Any]:
 
 def entries_of(run: Finished, names: list[str]) -> dict[str, Any]:
     """{name: value} of these entries of the run's protocol; for one that it does not state what that means, else None."""
-    stated = {name: value for name, value in protocol_of(run).items() if value is not None}
+    stated = {name: compared(value) for name, value in protocol_of(run).items() if value is not None}
     return {name: stated.get(name, UNLESS_STATED.get(name)) for name in names}
+
+
+def compared(value: Any) -> Any:
+    """An entry as it is compared: an average that warms up is that of its decay, since it does so where the training is short,
+    and how long a training is belongs to the configuration."""
+    warmed_up = isinstance(value, str) and value.endswith(WARM_UP)
+    return float(value.removesuffix(WARM_UP)) if warmed_up else value
 
 
 def protocol_differences(runs: list[Finished]) -> dict[str, list[Any]]:
