@@ -26,8 +26,8 @@ def entries_of(run: Finished, names: list[str]) -> dict[str, Any]:
 
 
 def compared(value: Any) -> Any:
-    """An entry as it is compared: an average that warms up is that of its decay, since it does so where the training is short,
-    and how long a training is belongs to the configuration."""
+    """An entry as it is compared: an average that warms up, which it does where the training is short, is that of its decay;
+    how long a training is belongs to the configuration."""
     warmed_up = isinstance(value, str) and value.endswith(WARM_UP)
     return float(value.removesuffix(WARM_UP)) if warmed_up else value
 
