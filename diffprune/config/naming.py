@@ -25,13 +25,17 @@ def run_folder(cfg: DictConfig) -> Path:
 
 
 def run_name(cfg: DictConfig) -> str:
-    """`model-pruner[-T.05]-r.3-schedule-seed-hash`: readable up to the hash, which alone tells runs apart.
+    """The name of the run's folder; raises UserError while an option is still `???`."""
+    return name_of(science(cfg))
+
+
+def name_of(options: dict[str, Any]) -> str:
+    """`model-pruner[-T.05]-r.3-schedule-seed-hash` of a run with these scientific options: readable up to the hash, which
+    alone tells runs apart.
 
     A timestep policy replaces T (`window0_499`), a target replaces r (`macs.5`); a scope other than local and a compensation
-    (`ridge`) follow it. Several rounds follow the schedule's name (`rounds3`). Raises UserError while an option is still
-    `???`.
+    (`ridge`) follow it. Several rounds follow the schedule's name (`rounds3`).
     """
-    options = science(cfg)
     pruner, schedule = options["pruner"], options["schedule"]
     words = [options["model"]["name"], pruner["name"]]
     if "threshold" in pruner:

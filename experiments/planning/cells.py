@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from diffprune.config.compose import composed
-from diffprune.config.naming import fingerprint, prunes, run_folder, science
+from diffprune.config.naming import fingerprint, name_of, prunes, science
 from diffprune.config.schema import outside_the_name
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus
@@ -97,7 +97,9 @@ def of_row(row: Row, overrides: Sequence[str], group: str | None = None) -> list
     for seed, own in zip(row.seeds, words, strict=True):
         if not seeded:
             cfg.seed = seed
-        cells.append(Cell(row.title, cfg.seed, own + grouped, science(cfg), run_folder(cfg), cfg.until, missing))
+        options = science(cfg)
+        folder = Path(cfg.paths.runs) / cfg.dataset.name / name_of(options)
+        cells.append(Cell(row.title, cfg.seed, own + grouped, options, folder, cfg.until, missing))
     return cells
 
 

@@ -91,7 +91,7 @@ def shown_name(words: tuple[str, ...] = ()) -> str:
 def made(results: Path = RESULTS, readme: Path = README, page: Path = PAGE) -> dict[Path, bytes]:
     """{file: its content}, all of it from the kept runs."""
     kept, contents = plan(TABLES, [f"paths.runs={results}"]), {}
-    runs = [Finished.of(cell.folder) for cell in plan([CRITERIA], [f"paths.runs={results}"]).cells]
+    runs = [Finished.of(cell.folder) for table, _, cells in kept.rows if table.name == CRITERIA for cell in cells]
     (default,) = (run for run in runs if run.run.name == shown_name())
     blocks = {"default run": run_table(default.run.folder, MAIN), "criteria": compare(runs, level=MAIN)}
     of_page = {}

@@ -47,9 +47,9 @@ def pixels(content: bytes) -> tuple:
 def test_one_folder_of_runs_makes_all_that_is_kept(tmp_path) -> None:
     runs, results, text = tmp_path / "runs" / "digits", tmp_path / "results", tmp_path / "README.md"
     copytree(readme.RESULTS / "digits", runs, ignore=ignore_patterns("checksums.sha256"))
-    dense = next(cell for cell in plan(readme.TABLES).cells if cell.is_dense)
+    cells = plan(readme.TABLES).cells
+    dense, count = next(cell for cell in cells if cell.is_dense), len(cells)
     rmtree(runs / dense.run.name, ignore_errors=True)
-    count = len(plan(readme.TABLES).cells)
     with pytest.raises(UserError, match=rf"lacks 1 of the {count} finished runs.*dense, seed 0"):
         readme.keep(tmp_path / "runs", results)
     assert not results.exists()

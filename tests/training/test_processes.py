@@ -118,9 +118,11 @@ def test_two_processes_come_to_what_one_comes_to(tmp_path: Path) -> None:
 
 
 def test_a_whole_run_of_two_processes_is_that_of_one_with_two_micro_batches(tmp_path: Path, pair) -> None:
-    """Both train and draw; rank 0 alone does the rest, logs and writes."""
+    """Both train, with terms that evaluate the networks several times, and draw; rank 0 alone does the rest, logs and
+    writes."""
     def smoke(folder: Path) -> tuple[str, ...]:
-        return (f"paths.runs={folder}/runs", f"paths.cache={folder}/cache", "logger=none", "experiment=smoke", "device=cpu")
+        return (f"paths.runs={folder}/runs", f"paths.cache={folder}/cache", "logger=none", "experiment=smoke", "device=cpu",
+                "schedule.objective={output: 1, kept_features: 1, jacobian_difference: 1}")
     both = pair(*smoke(tmp_path / "two"))
     (code, said), (other_code, other_said) = (ended(process) for process in both)
     assert (code, other_code, other_said) == (0, 0, ""), said + other_said
