@@ -149,13 +149,15 @@ def test_the_run_folder_holds_what_the_design_lists(smoke: tuple) -> None:
     checksums = {str(file.relative_to(run)) for file in run.rglob(".*.sha256")}
     assert checksums == {".data.json.sha256", ".model.json.sha256", ".scores.safetensors.sha256", ".prune.json.sha256",
                          ".provenance.json.sha256", ".metrics.json.sha256", ".hydra/.config.yaml.sha256",
-                         "finetune/.progress.jsonl.sha256", "samples/.images.npy.sha256", "samples/.samples.json.sha256"}
+                         "finetune/.progress.jsonl.sha256", "finetune/.held_out.json.sha256",
+                         "samples/.images.npy.sha256", "samples/.samples.json.sha256"}
     names = {str(file.relative_to(run)) for file in run.rglob("*")} - checksums
     assert {name for name in names if "/" not in name} == {
         ".hydra", "data.json", "model.json", "scores.safetensors", "prune.json", "pruned", "finetune", "finetuned",
         "samples", "metrics.json", "provenance.json", "report.html", "status.json", "diffprune.log"}
     assert {name for name in names if name.startswith((".hydra/", "finetune/", "samples/"))} == {
-        ".hydra/config.yaml", "finetune/progress.jsonl", "finetune/preview-000003.png", "finetune/preview-000006.png",
+        ".hydra/config.yaml", "finetune/progress.jsonl", "finetune/held_out.json", "finetune/preview-000003.png",
+        "finetune/preview-000006.png",
         "samples/images.npy", "samples/grid.png", "samples/samples.json"}
     for model in ("pruned", "finetuned"):
         assert {f.name for f in (run / model / "unet").iterdir()} == {
