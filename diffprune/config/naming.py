@@ -81,11 +81,11 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
         pruner.pop("compensate", None)
         pruner.pop("compensation_images", None)
     schedule = options["schedule"]
-    if not schedule.get("equal_cost"):
+    if not schedule.get("equal_cost"):      # runs from before there was this option keep their names
         schedule.pop("equal_cost", None)
     if "objective" in schedule:
         schedule["objective"] = {term: weight for term, weight in schedule["objective"].items() if weight}
-        if (former := [name for name, weights in FORMER_LOSSES.items() if weights == schedule["objective"]]):
+        if former := [name for name, weights in FORMER_LOSSES.items() if weights == schedule["objective"]]:
             schedule["loss"] = former[0]
             del schedule["objective"]
     return options

@@ -144,9 +144,10 @@ def statistics(cfg: DictConfig, extractor: Extractor, images: np.ndarray, name: 
 def held_out_losses(cfg: DictConfig, run: Run, how: Execution) -> dict[str, list[float]]:
     """{"dense", "before_healing", "final": its loss on held-out images in each range of timesteps}; empty without any. There
     is no dense model where the run starts from random weights."""
-    _, images = parts(cfg, load_images(cfg)) if cfg.dataset.held_out else (None, None)
-    if images is None:
+    if not cfg.dataset.held_out:
         return {}
+    _, images = parts(cfg, load_images(cfg))
+    assert images is not None
     models = {"final": lambda: load_model(run.final(trains(cfg)))}
     if cfg.model.checkpoint is not None:
         models["dense"] = lambda: load_dense(cfg, run)

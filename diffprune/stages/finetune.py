@@ -54,10 +54,10 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     with Interrupt(at_once=ranks.world_size == 1) as interrupt, ranks.lost_rank_as_user_error():
         with (ProgressLog(run.progress, trainer.step, tracker.log, previous_steps) if ranks.is_rank0
               else nullcontext()) as progress_log:
-            watched = [Previews(cfg, run, trainer, tracker)]
+            observers = [Previews(cfg, run, trainer, tracker)]
             if held_out is not None:
-                watched.append(HeldOutCurve(cfg, run, trainer, tracker, held_out))
-            train(cfg, trainer, images.to(trainer.device), checkpoints, interrupt, progress_log, watched)
+                observers.append(HeldOutCurve(cfg, run, trainer, tracker, held_out))
+            train(cfg, trainer, images.to(trainer.device), checkpoints, interrupt, progress_log, observers)
         if ranks.is_rank0:
             note_skipped(run, whole.skipped)
             # Save the averaged weights, unless one is NaN or infinite, and delete the states.
@@ -75,7 +75,7 @@ def join(cfg: DictConfig, run: Run) -> None:
 
 
 def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Checkpoints", interrupt: Interrupt,
-          progress_log: ProgressLog | None, watched: Sequence["Watched"]) -> None:
+          progress_log: ProgressLog | None, observers: Sequence["Observer"]) -> None:
     """Trains from `trainer.step` to the last step; a step depends on the state before and on (seed, global step) alone."""
     schedule, ranks, steps = cfg.schedule, trainer.ranks, trainer.recipe.steps
     batches = images.batches(trainer.global_step, trainer.previous_steps + steps, trainer.recipe.batch, cfg.seed,
@@ -84,8 +84,8 @@ def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Che
         batches = progress(batches, "fine-tuning", steps, done=trainer.step)
     try:
         # A killed run may have kept the state of this step and not looked at it.
-        for each in watched:
-            each.look(interrupt)
+        for observer in observers:
+            observer.look(interrupt)
         for batch, labels in batches:
             # Until the update nothing has changed: a request to stop leaves the step at once.
             loss = trainer.gradients(batch, labels)
@@ -93,10 +93,10 @@ def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Che
             with interrupt.held():
                 trainer.update(loss)
                 log_step(schedule.log_every, trainer, progress_log)
-                if any(each.due() for each in watched) or (trainer.step < steps and checkpoints.due()):
+                if any(observer.due() for observer in observers) or (trainer.step < steps and checkpoints.due()):
                     checkpoints.save()
-                for each in watched:
-                    each.look(interrupt)
+                for observer in observers:
+                    observer.look(interrupt)
             # All ranks stop after the same step.
             if signal_number := ranks.all_reduce_max(interrupt.requested):
                 raise Interrupted(signal_number)
@@ -117,9 +117,9 @@ def log_step(log_every: int, trainer: Trainer, progress_log: ProgressLog | None)
             progress_log.write(trainer.step, loss, trainer.recipe.learning_rate(trainer.step - 1))
 
 
-class Watched(ABC):
-    """What is looked at now and then in a training, with the averaged weights; rank 0 looks, the others wait. It changes
-    nothing and can be left at once."""
+class Observer(ABC):
+    """Looks at a training now and then, with the averaged weights; rank 0 looks, the others wait. It changes nothing and can
+    be left at once."""
 
     def __init__(self, run: Run, trainer: Trainer, tracker: Tracker) -> None:
         self.run, self.trainer, self.tracker = run, trainer, tracker
@@ -149,7 +149,7 @@ class Watched(ABC):
             self.trainer.ranks.barrier()
 
 
-class Previews(Watched):
+class Previews(Observer):
     """The previews of a training, one every `preview_every` steps."""
 
     def __init__(self, cfg: DictConfig, run: Run, trainer: Trainer, tracker: Tracker) -> None:
@@ -173,7 +173,7 @@ class Previews(Watched):
         self.tracker.image("preview", self.path, self.trainer.global_step)
 
 
-class HeldOutCurve(Watched):
+class HeldOutCurve(Observer):
     """The loss on the images `held_out`, before the training, every `measure_every` steps and at the end: {step: the mean
     over all timesteps} in the run's file. Of an earlier file it keeps the steps before the one that the training goes on
     from: what came after them belongs to a training that is repeated."""

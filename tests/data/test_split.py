@@ -77,9 +77,11 @@ def test_the_class_of_an_image_that_replaces_a_bad_one_is_its_own(tmp_path: Path
     assert torch.equal(training.calibration_labels(10, 0), shown // 4)
 
 
-def test_the_digits_hold_out_a_sixth_and_other_data_sets_nothing() -> None:
+def test_the_digits_hold_out_a_sixth_and_other_data_sets_nothing(config) -> None:
     training, held_out = parts(tuned(), load_images(tuned()))
     assert held_out is not None
     assert (len(training), len(held_out)) == (1500, 297)
     assert parts(tuned("dataset.held_out=0"), training)[1] is None
+    others = (("cifar10", "ddpm_cifar10"), ("celeba", "ddpm_celeba"), ("lsun_church", "ddpm_lsun_church"))
+    assert [config(f"dataset={name}", f"model={model}").dataset.held_out for name, model in others] == [0, 0, 0]
     assert run_name(tuned("dataset.held_out=0")) != run_name(tuned())

@@ -465,6 +465,18 @@ def test_runs_older_than_a_measure_line_up_with_those_that_have_it(tmp_path: Pat
     assert len(compared(tmp_path, tmp_path / "runs")) == 3
 
 
+@pytest.mark.parametrize(("other", "alike"), [("0.99 with warm-up", True), ("0.9 with warm-up", False), (0.9, False),
+                                              ("power 6.94", False)])
+def test_an_average_that_warms_up_is_that_of_its_decay(tmp_path: Path, other: object, alike: bool) -> None:
+    make_run(tmp_path / "runs" / "a", protocol={"ema": 0.99})
+    make_run(tmp_path / "runs" / "b", {"seed": 1}, protocol={"ema": other})
+    if alike:
+        assert len(compared(tmp_path, tmp_path / "runs")) == 3
+    else:
+        with pytest.raises(UserError, match=r"ema is 0\.99 or"):
+            compared(tmp_path, tmp_path / "runs")
+
+
 def test_losses_on_other_held_out_images_do_not_line_up_and_runs_without_them_do(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     make_run(tmp_path / "runs" / "b", {"seed": 1}, held_out_loss=5.0, protocol={"held_out": 297})

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 from diffprune.config.compose import CONF
 from diffprune.config.validation import check
+from diffprune.models.cost import example_inputs
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Magnitude
@@ -181,6 +182,22 @@ def test_kept_features_compare_the_channels_that_a_cut_has_left() -> None:
               for a, b, channels in zip(own, whole, kept, strict=True)]
     loss = Objective({TERMS["kept_features"]: 1.0}, dense, kept)(student, NOISED)
     torch.testing.assert_close(loss, 64 * torch.stack(errors).mean(0))
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_the_channels_of_a_blocks_output_are_those_of_its_last_convolution(attention: bool) -> None:
+    plain = tiny_unet((8, 16, 16), layers=2, attention=attention)
+    conditional = UNet2DConditionModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=1, cross_attention_dim=8)
+    for unet in (plain, conditional):
+        inputs = example_inputs(unet)
+        with torch.no_grad(), recorded_blocks(unet) as outputs:
+            unet(**inputs)
+        layers = output_layers(unet)
+        assert list(layers.values()) == [output.shape[1] for output in outputs]
+        assert [name.rpartition(".")[0].split(".")[0] for name in layers] == [name.split(".")[0] for name in blocks_of(unet)]
 
 
 def test_the_teacher_is_evaluated_once_for_all_terms(student: DiffusionModel) -> None:

@@ -21,11 +21,11 @@ def protocol_of(run: Finished) -> dict[str, Any]:
 
 def entries_of(run: Finished, names: list[str]) -> dict[str, Any]:
     """{name: value} of these entries of the run's protocol; for one that it does not state what that means, else None."""
-    stated = {name: compared(value) for name, value in protocol_of(run).items() if value is not None}
+    stated = {name: as_compared(value) for name, value in protocol_of(run).items() if value is not None}
     return {name: stated.get(name, UNLESS_STATED.get(name)) for name in names}
 
 
-def compared(value: Any) -> Any:
+def as_compared(value: Any) -> Any:
     """An entry as it is compared: an average that warms up, which it does where the training is short, is that of its decay;
     how long a training is belongs to the configuration."""
     warmed_up = isinstance(value, str) and value.endswith(WARM_UP)
