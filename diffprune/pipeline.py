@@ -80,6 +80,7 @@ class Stages:
         from diffprune.evaluation.reference import file_statistics
         from diffprune.stages import evaluate, options
         options.execution(self.cfg)
+        options.import_family(self.cfg)
         if not self.ranks.is_rank0:
             return Tracker()
         if STAGES.index(self.cfg.until) >= STAGES.index("finetune"):

@@ -8,6 +8,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffprune.config.model_source import PAGE, by_hand, is_hub_name, is_url, origin
@@ -52,8 +53,8 @@ def check_names(cfg: DictConfig) -> None:
 
 
 def check_effect(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuses options of the command line that others make void, and says of those of a fine-tuning that does not take place
-    that they have no effect: a sweep or a table may give them to all its runs."""
+    """Refuses options of the command line that others make void. Of those of a fine-tuning or a scoring pass that does not
+    take place it says that they have no effect: a sweep or a table may give them to all its runs."""
     checkpoint, pruner = cfg.model.checkpoint, cfg.pruner
     void = {
         r"model\.(unet|scheduler|vqvae|class_embedder|family)\b.*": checkpoint is not None and not is_url(checkpoint) and
@@ -70,6 +71,16 @@ def check_effect(cfg: DictConfig, overrides: Sequence[str]) -> None:
                 raise UserError(f"{text} has no effect: {reason}; leave one of the two out")
         if cfg.schedule.steps == 0 and re.fullmatch(r"schedule\.(?!steps|name|rounds).*", option):
             log.warning("%s has no effect: schedule.steps=0 fine-tunes nothing", text)
+        if re.fullmatch(r"pruner\.(calibration_batch|timesteps_per_pass)", option) and not takes_gradients(pruner):
+            log.warning("%s has no effect: pruner=%s takes no gradients", text, pruner.name)
+
+
+def takes_gradients(pruner: DictConfig) -> bool:
+    """Whether the criterion needs a scoring pass; one that cannot be found is refused when it is made."""
+    try:
+        return getattr(get_object(pruner.criterion._target_), "gradient", True)
+    except (ImportError, ValueError):
+        return True
 
 
 def check_pruner(pruner: DictConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffprune.models.network import class_name
 from diffprune.runs.provenance import installed_versions
 
 CODE = 1        # raised when this package computes other bits from the same inputs
@@ -23,7 +24,7 @@ def model_key(networks: Iterable[nn.Module], scheduler: Any, family: type, lasti
                 "last": float(getattr(scheduler, "final_alpha_cumprod", 1.0))}
     digest = hashlib.sha256(json.dumps(schedule).encode())
     digest.update(scheduler.alphas_cumprod.cpu().contiguous().numpy().tobytes())
-    digest.update(f"{family.__module__}.{family.__qualname__}".encode())
+    digest.update(class_name(family).encode())
     for network in networks:
         digest.update(state_key(network).encode() + (options_given if lasting else architecture)(network).encode())
     return digest.hexdigest()
@@ -42,7 +43,7 @@ def architecture(network: nn.Module) -> str:
     """The class of a network, its config and its layers, with the heads that narrowed attention has left: what computes
     with its weights. Where it came from, and the version of the library that wrote it, are left out."""
     config = {name: value for name, value in dict(getattr(network, "config", {})).items() if not name.startswith("_")}
-    return json.dumps([f"{type(network).__module__}.{type(network).__qualname__}", config, heads(network), repr(network)],
+    return json.dumps([class_name(type(network)), config, heads(network), repr(network)],
                       sort_keys=True, default=str)
 
 

@@ -13,12 +13,11 @@ from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from hydra.utils import get_class
 from torch import nn
 
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import SHIPPED, Family, family_for, predictors
-from diffprune.models.network import Kind, WithoutWeights, from_config
+from diffprune.models.network import Kind, WithoutWeights, class_name, from_config
 from diffprune.models.noise_schedule import as_ddim
 from diffprune.models.weights import WEIGHTS, read_tensors
 from diffprune.models.widths import narrow, narrowing
@@ -54,7 +53,7 @@ def pipeline_of(model: DiffusionModel) -> DiffusionPipeline:
 def save_model(model: DiffusionModel, folder: Path) -> None:
     """Writes the model folder by rename; saving what was loaded gives the same bytes."""
     kind = type(model.family)
-    named = {} if kind in (*SHIPPED, Family) else {"family": f"{kind.__module__}.{kind.__qualname__}"}
+    named = {} if kind in (*SHIPPED, Family) else {"family": class_name(kind)}
     with atomic_folder(folder, mark=f"*/{WIDTHS}") as partial:
         pipeline_of(model).save_pretrained(partial)
         for name, network in model.family.networks.items():
@@ -112,18 +111,16 @@ def other_networks(folder: Path, network: Path) -> set[str]:
 
 
 def family_named_in(folder: Path) -> type[Family] | None:
-    """The family that a network's folder names, imported; None where it names none, for a family of this package."""
+    """The family that a network's folder names; None where it names none, for a family of this package. It has to be imported
+    already: a folder may come from anybody, and what it names is not run for that."""
     name = read_config(folder / WIDTHS).get("family") if (folder / WIDTHS).exists() else None
     if name is None:
         return None
-    try:
-        kind = get_class(name)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{folder / WIDTHS} names the model family {name}, which cannot be imported ({error}): "
-                        "put its module on PYTHONPATH") from error
-    if not issubclass(kind, Family):
-        raise UserError(f"{folder / WIDTHS} names the model family {name}, which is no subclass of Family")
-    return kind
+    for family in Family.registered:
+        if class_name(family) == name:
+            return family
+    raise UserError(f"{folder / WIDTHS} names the model family {name}, which is not loaded: import its module first, or in a "
+                    "run choose the model whose configuration names it")
 
 
 def scheduler_file(folder: Path) -> Path:

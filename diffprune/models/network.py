@@ -13,6 +13,11 @@ from diffprune.runtime.errors import UserError
 Kind = TypeVar("Kind", bound=nn.Module)
 
 
+def class_name(kind: type) -> str:
+    """The full name of a class, with its module."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def config_of(network: nn.Module) -> Mapping[str, Any]:
     """The options of a diffusers network, as its config.json has them."""
     return cast("Mapping[str, Any]", network.config)

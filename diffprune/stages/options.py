@@ -6,6 +6,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -55,6 +56,16 @@ def cache(cfg: DictConfig) -> Cache:
 def execution(cfg: DictConfig) -> Execution:
     """Where and how the run's networks run; UserError where the machine lacks the device."""
     return Execution.of(cfg.device, cfg.precision, cfg.memory_format)
+
+
+def import_family(cfg: DictConfig) -> None:
+    """Imports the model family of one's own that the configuration names, if it names one, so that the folders of its models
+    can be read; UserError where there is none of that name."""
+    if (name := OmegaConf.select(cfg, "model.family._target_")) is not None:
+        try:
+            get_class(name)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"model.family._target_={name} cannot be imported ({error}): put its module on PYTHONPATH") from error
 
 
 def image_shape(cfg: DictConfig) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ from diffprune.runs.cache import Cache
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.draw import draw
 from diffprune.sampling.protocol import SamplerOptions
-from diffprune.stages.options import load_dense
+from diffprune.stages.options import import_family, load_dense
 from tests.conftest import ROOT
 
 OUTSIDE = '''
@@ -133,21 +133,36 @@ def test_a_folder_of_such_a_model_names_its_family_and_is_loaded_in_a_new_proces
     folder = tmp_path / "model"
     save_model(halved, folder)
     assert json.loads((folder / "unet" / "widths.json").read_text())["family"] == "halved_family.Halved"
-    script = ("import sys; from pathlib import Path; from diffprune.models.model_folder import load_model;"
+    script = ("import sys; from pathlib import Path; import halved_family; from diffprune.models.model_folder import load_model;"
               "model = load_model(Path(sys.argv[1])); print(type(model.family).__name__, model.key)")
     done = subprocess.run([sys.executable, "-c", script, folder], cwd=ROOT, capture_output=True, text=True, check=True,
                           env={"PYTHONPATH": str(outside), "OMP_NUM_THREADS": "1"})
     assert done.stdout.split() == ["Halved", halved.key]
 
 
-@pytest.mark.parametrize(("named", "message"), [
-    ("no_such_module.Family", "cannot be imported"), ("torch.nn.Linear", "no subclass of Family"),
-    ("diffprune.models.families.family.Missing", "cannot be imported")])
-def test_a_folder_with_a_family_that_is_not_there_is_refused(tmp_path: Path, named: str, message: str) -> None:
+def test_a_folder_that_is_loaded_imports_no_module_that_it_names(outside: Path, tmp_path: Path) -> None:
+    save_model(latent_model(), tmp_path / "model")
+    widths = tmp_path / "model" / "unet" / "widths.json"
+    widths.write_text(json.dumps(json.loads(widths.read_text()) | {"family": "halved_family.Halved"}))
+    with pytest.raises(UserError, match=r"names the model family halved_family\.Halved, which is not loaded: import its"):
+        load_model(tmp_path / "model")
+    assert "halved_family" not in sys.modules
+
+
+def test_a_run_imports_the_family_that_its_configuration_names(configured: DictConfig) -> None:
+    import_family(configured)
+    assert "halved_family" in sys.modules
+    configured.model.family._target_ = "no_such_module.Family"
+    with pytest.raises(UserError, match=r"model\.family\._target_=no_such_module\.Family cannot be imported"):
+        import_family(configured)
+
+
+@pytest.mark.parametrize("named", ["no_such_module.Family", "torch.nn.Linear", "diffprune.models.families.family.Missing"])
+def test_a_folder_with_a_family_that_is_not_there_is_refused(tmp_path: Path, named: str) -> None:
     save_model(latent_model(), tmp_path / "model")
     widths = tmp_path / "model" / "unet" / "widths.json"
     widths.write_text(json.dumps(json.loads(widths.read_text()) | {"family": named}))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match="which is not loaded"):
         load_model(tmp_path / "model")
 
 
