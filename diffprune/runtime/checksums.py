@@ -50,9 +50,13 @@ def write_checksum(path: Path) -> None:
 
 
 def matches(path: Path) -> bool:
-    """Whether the file `path` equals its checksum, if it has one."""
-    digest = listed(checksum_file(path)).get(path.name)
-    return digest is None or sha256(path) == digest
+    """Whether the file `path` equals its checksum, if it has one; where another process has replaced it meanwhile, whether
+    the new one does."""
+    before, digest = path.stat(), listed(checksum_file(path)).get(path.name)
+    if digest is None or sha256(path) == digest:
+        return True
+    after = path.stat()
+    return (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns) and matches(path)
 
 
 def check(path: Path) -> None:

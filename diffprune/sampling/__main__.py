@@ -8,7 +8,7 @@ from diffprune.config.compose import read_foreign_run
 from diffprune.runs.run import Run
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
-from diffprune.stages.options import execution, import_family, trains
+from diffprune.stages.options import execution, trains
 from diffprune.stages.sample import draw_sets
 
 
@@ -27,7 +27,6 @@ def main(arguments: list[str] | None = None) -> None:
         model = run.final(trains(cfg))
         if not model.exists():
             raise UserError(f"{run.folder} has no model {model.name}/ yet: repeat its command with until=finetune")
-        import_family(cfg)
         draw_sets(cfg, run, execution(cfg))
 
 

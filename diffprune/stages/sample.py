@@ -21,7 +21,17 @@ from diffprune.runtime.files import atomic_file
 from diffprune.sampling.draw import draw_all
 from diffprune.sampling.grid import grid
 from diffprune.sampling.workers import Workers, leave_with_parent
-from diffprune.stages.options import TITLES, cache, drawing, execution, load_dense, plain, sampler_options, trains
+from diffprune.stages.options import (
+    TITLES,
+    cache,
+    drawing,
+    execution,
+    import_family,
+    load_dense,
+    plain,
+    sampler_options,
+    trains,
+)
 from diffprune.tracking.tracker import Tracker
 
 COLUMNS = 16
@@ -57,6 +67,7 @@ def image_sets(cfg: DictConfig, run: Run) -> dict[str, Callable[[], DiffusionMod
 
 def draw_sets(cfg: DictConfig, run: Run, how: Execution, **options: Any) -> dict[str, Path]:
     """Draws what is missing of the run's sets, together with every process that does the same; {set: its file}."""
+    import_family(cfg)
     files, plan = {}, drawing(cfg, how)
     for name, load in image_sets(cfg, run).items():
         model = load()
