@@ -10,8 +10,8 @@ from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.diffusion_model import DiffusionModel
 
-NOISED = 1024       # noised images that are evaluated; the held-out ones are taken in turn
-RANGES = 16         # equal ranges of timesteps, each with as many of them
+NOISED = 1024       # noised images that are evaluated at most; the held-out ones are taken in turn
+RANGES = 16         # equal ranges of timesteps, each with as many of them; no image is noised more often than that
 
 
 @torch.no_grad()
@@ -21,8 +21,9 @@ def held_out_loss(model: DiffusionModel, images: ImageSet, batch: int) -> list[f
     Timesteps are evenly spaced over 0 … T - 1, in an order that is always the same, and noise is that of the place in it:
     nothing depends on a run's seed. The network is in evaluation mode meanwhile, in float32, and sees `batch` at once.
     """
-    (timesteps, ranges), was_training = noised_timesteps(len(model.alpha_bar)), model.unet.training
-    places, errors = torch.arange(NOISED), []
+    count, was_training = min(NOISED, RANGES * len(images)), model.unet.training
+    timesteps, ranges = noised_timesteps(len(model.alpha_bar), count)
+    places, errors = torch.arange(count), []
     model.unet.eval()
     try:
         shown = images.taken((places % len(images)).split(batch))
@@ -38,7 +39,7 @@ def held_out_loss(model: DiffusionModel, images: ImageSet, batch: int) -> list[f
     return [float(error[ranges == i].mean()) for i in range(RANGES)]
 
 
-def noised_timesteps(total: int) -> tuple[Tensor, Tensor]:
-    """Of each of the NOISED images the timestep below `total` and which of the RANGES it is in, int64."""
-    order = torch.randperm(NOISED, generator=generator(0, Stream.HELD_OUT))
-    return ((order + 0.5) * total / NOISED).long(), order * RANGES // NOISED
+def noised_timesteps(total: int, count: int = NOISED) -> tuple[Tensor, Tensor]:
+    """Of each of `count` noised images the timestep below `total` and which of the RANGES it is in, int64."""
+    order = torch.randperm(count, generator=generator(0, Stream.HELD_OUT))
+    return ((order + 0.5) * total / count).long(), order * RANGES // count

@@ -19,9 +19,10 @@ def model(seed: int = 0) -> DiffusionModel:
 
 
 def test_it_is_the_mean_squared_error_of_the_noise_in_each_range() -> None:
-    timesteps, ranges = noised_timesteps(1000)
-    in_last = [place for place in range(NOISED) if ranges[place] == RANGES - 1]
-    assert min(timesteps[in_last]) == 937
+    count = RANGES * len(IMAGES)        # fewer than NOISED
+    timesteps, ranges = noised_timesteps(1000, count)
+    in_last = [place for place in range(count) if ranges[place] == RANGES - 1]
+    assert min(timesteps[in_last]) == 939
     errors = []
     for place in in_last:
         x_0 = IMAGES.pixels[place % len(IMAGES)].float() / 127.5 - 1
@@ -30,7 +31,7 @@ def test_it_is_the_mean_squared_error_of_the_noise_in_each_range() -> None:
         x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
         with torch.no_grad():
             errors.append(float((model().unet(x_t[None], timesteps[place]).sample - eps).square().sum()))
-    assert len(errors) == NOISED // RANGES
+    assert len(errors) == len(IMAGES)
     assert held_out_loss(model(), IMAGES, 256)[-1] == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
 
@@ -43,9 +44,16 @@ def test_every_range_has_as_many_timesteps() -> None:
         assert ((timesteps * RANGES / total).floor() - ranges).abs().max() <= 1
 
 
+def test_a_large_set_is_measured_on_a_fixed_number_of_noised_images() -> None:
+    seen, dense = [], model()
+    dense.unet.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    held_out_loss(dense, Images(IMAGES.pixels.repeat(4, 1, 1, 1), False), 512)
+    assert seen == [512, 512] == [NOISED // 2] * 2
+
+
 def test_it_does_not_depend_on_the_batch_or_on_the_mode() -> None:
     dense = model()
-    whole = held_out_loss(dense, IMAGES, NOISED)
+    whole = held_out_loss(dense, IMAGES, 512)
     dense.unet.train()
     assert held_out_loss(dense, IMAGES, 100) == pytest.approx(whole, rel=1e-6)
     assert dense.unet.training
