@@ -111,16 +111,16 @@ def other_networks(folder: Path, network: Path) -> set[str]:
 
 
 def family_named_in(folder: Path) -> type[Family] | None:
-    """The family that a network's folder names; None where it names none, for a family of this package. It has to be imported
-    already: a folder may come from anybody, and what it names is not run for that."""
+    """The family that a network's folder names; None where it names none, for a family of this package. It has to be
+    imported already: a folder may come from anybody, and what it names is not run for that."""
     name = read_config(folder / WIDTHS).get("family") if (folder / WIDTHS).exists() else None
     if name is None:
         return None
     for family in Family.registered:
         if class_name(family) == name:
             return family
-    raise UserError(f"{folder / WIDTHS} names the model family {name}, which is not loaded: import its module first, or in a "
-                    "run choose the model whose configuration names it")
+    raise UserError(f"{folder / WIDTHS} names the model family {name}, which is not loaded: import its module first, or in "
+                    "a run choose the model whose configuration names it")
 
 
 def scheduler_file(folder: Path) -> Path:

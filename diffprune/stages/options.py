@@ -65,7 +65,8 @@ def import_family(cfg: DictConfig) -> None:
         try:
             get_class(name)
         except (ImportError, ValueError) as error:
-            raise UserError(f"model.family._target_={name} cannot be imported ({error}): put its module on PYTHONPATH") from error
+            raise UserError(f"model.family._target_={name} cannot be imported ({error}): put its module on "
+                            "PYTHONPATH") from error
 
 
 def image_shape(cfg: DictConfig) -> tuple[int, int, int]:
