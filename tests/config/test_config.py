@@ -336,7 +336,7 @@ def test_a_class_that_refuses_its_options_is_one_sentence() -> None:
 @pytest.mark.parametrize(("words", "said"), [
     (["schedule=none", "schedule.lr=1e-3"], "schedule.lr=1e-3 has no effect: schedule.steps=0 fine-tunes nothing"),
     (["schedule=none", "schedule.objective={noise: 0, output: 1}"], "has no effect: schedule.steps=0 fine-tunes nothing"),
-    (["pruner=magnitude", "pruner.calibration_batch=8"], "calibration_batch=8 has no effect: pruner=magnitude takes no gradients"),
+    (["pruner=magnitude", "pruner.calibration_batch=8"], "batch=8 has no effect: pruner=magnitude takes no gradients"),
     (["pruner=random", "pruner.timesteps_per_pass=2"], "per_pass=2 has no effect: pruner=random takes no gradients"),
     (["schedule=none", "schedule.name=other"], ""), (["schedule.steps=5", "schedule.lr=1e-3"], "")])
 def test_options_of_a_fine_tuning_that_does_not_take_place_are_named(config, caplog: pytest.LogCaptureFixture,

@@ -134,7 +134,8 @@ def test_a_folder_of_such_a_model_names_its_family_and_is_loaded_in_a_new_proces
     save_model(halved, folder)
     assert json.loads((folder / "unet" / "widths.json").read_text())["family"] == "halved_family.Halved"
     script = ("import sys; from pathlib import Path; import halved_family;"
-              "from diffprune.models.model_folder import load_model; model = load_model(Path(sys.argv[1])); print(type(model.family).__name__, model.key)")
+              "from diffprune.models.model_folder import load_model; model = load_model(Path(sys.argv[1]));"
+              "print(type(model.family).__name__, model.key)")
     done = subprocess.run([sys.executable, "-c", script, folder], cwd=ROOT, capture_output=True, text=True, check=True,
                           env={"PYTHONPATH": str(outside), "OMP_NUM_THREADS": "1"})
     assert done.stdout.split() == ["Halved", halved.key]
