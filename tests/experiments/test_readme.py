@@ -80,6 +80,8 @@ def test_one_folder_of_runs_makes_all_that_is_kept(tmp_path) -> None:
 
 def test_it_fits_on_a_few_screens() -> None:
     assert len(TEXT.splitlines()) < 180
+    assert max(len(line) for line in TEXT.splitlines() if not line.startswith("|")) <= 120
+    assert max(line.count("|") for line in TEXT.splitlines() if line.startswith("|")) <= 7      # six columns
 
 
 def test_there_are_commands() -> None:
