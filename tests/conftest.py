@@ -1,8 +1,9 @@
 """What several test files share: the reference folder, composed configurations, a tiny UNet."""
 
+import copy
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+import diffprune.config.compose
 from diffprune.config.compose import register
 from tests import processes
 
@@ -19,6 +21,23 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_SILENT"] = "true"
 subprocess.Popen = processes.Popen     # commands start without their imports
+
+
+@cache
+def composition(folder: Path, name: str, overrides: tuple[str, ...], with_hydra: bool) -> DictConfig:
+    """What Hydra composes in a tenth of a second, once for all tests of this process."""
+    return compose(name, list(overrides), return_hydra_config=with_hydra)
+
+
+def composed_once(config_name: str, overrides: Sequence[str] = (), return_hydra_config: bool = False) -> DictConfig:
+    """As `hydra.compose`, from the configurations of the repository, which no test changes."""
+    if any("searchpath" in text for text in overrides):
+        return compose(config_name, list(overrides), return_hydra_config=return_hydra_config)
+    folder = diffprune.config.compose.CONF
+    return copy.deepcopy(composition(folder, config_name, tuple(overrides), return_hydra_config))
+
+
+diffprune.config.compose.compose = composed_once
 
 
 @pytest.hookimpl(tryfirst=True)       # before the plugin reads the marks
@@ -58,21 +77,19 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
     def composed(*overrides: str) -> DictConfig:
         register()
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("config", overrides=[f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache",
-                                                "logger=none", *overrides])
+            cfg = composed_once("config", ["logger=none", *overrides])
+        for name in ("runs", "cache"):
+            if not any(text.startswith(f"paths.{name}=") for text in overrides):
+                cfg.paths[name] = f"{tmp_path}/{name}"
+        return cfg
     return composed
 
 
-@cache
-def default_config() -> DictConfig:
+def tuned(*overrides: str) -> DictConfig:
+    """The default configuration with some values changed, for tests that need no other group option."""
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=["logger=none"])
-
-
-def tuned(*overrides: str) -> DictConfig:
-    """The default configuration with some values changed: composed once, for tests that need no other group option."""
-    return OmegaConf.merge(default_config(), OmegaConf.from_dotlist(list(overrides)))
+        return OmegaConf.merge(composed_once("config", ["logger=none"]), OmegaConf.from_dotlist(list(overrides)))
 
 
 @pytest.fixture(scope="session")

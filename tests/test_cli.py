@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,17 @@ from tests.processes import NewPython
 Command = Callable[..., subprocess.CompletedProcess]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _() -> Iterator[None]:
-    """Starts each command as a person does: these tests look at its imports and at the time that they take."""
+@contextmanager
+def as_a_person_does() -> Iterator[None]:
+    """Starts a new Python for each command, where its imports or the time that they take are looked at."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(subprocess, "Popen", NewPython)
+        yield
+
+
+@pytest.fixture
+def new_python() -> Iterator[None]:
+    with as_a_person_does():
         yield
 
 
@@ -48,6 +55,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"WANDB_MODE": "offline", "PYTHONUNBUFFERED": "1"}
 
 
+@pytest.mark.usefixtures("new_python")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("module", [["diffprune"], ["experiments.running.cell"], ["experiments", "run", "table1_digits"]],
                          ids=["run", "cell", "table"])
@@ -98,6 +106,7 @@ def numbers(folder: Path) -> dict:
     return {k: v for k, v in json.loads((folder / "metrics.json").read_text()).items() if k not in timed}
 
 
+@pytest.mark.usefixtures("new_python")
 @pytest.mark.parametrize(("override", "words"), [
     ("pruner.rato=.3", ["pruner.rato"]), ("pruner=tayler", ["pruner/tayler", "taylor"]),
     ("pruner.ratio=1.5", ["pruner.ratio=1.5", "[0, 1)"]), ("pruner.ratio=many", ["pruner.ratio", "many"]),
@@ -117,12 +126,14 @@ def test_a_mistake_is_one_sentence_and_a_failing_exit(diffprune: Command, overri
         assert word in said
 
 
+@pytest.mark.usefixtures("new_python")
 def test_nothing_is_made_before_a_mistake_is_found(diffprune: Command, tmp_path: Path) -> None:
     diffprune("pruner.ratio=1.5")
     assert not (tmp_path / "cache").exists()
     assert not list((tmp_path / "runs").glob("*/*/.hydra")) if (tmp_path / "runs").exists() else True
 
 
+@pytest.mark.usefixtures("new_python")
 def test_help_is_quick_and_needs_no_torch(diffprune: Command) -> None:
     start = processor_seconds()
     done = diffprune("--help")
@@ -136,8 +147,9 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     """One finished smoke run with the default logger, shared by the tests below: (its temporary folder, the process)."""
     folder = tmp_path_factory.mktemp("smoke")
     start = processor_seconds()
-    done = subprocess.run(line(folder, "experiment=smoke"), cwd=ROOT, capture_output=True, text=True, env=environment(),
-                          check=False)
+    with as_a_person_does():
+        done = subprocess.run(line(folder, "experiment=smoke"), cwd=ROOT, capture_output=True, text=True, env=environment(),
+                              check=False)
     assert done.returncode == 0, done.stderr
     assert processor_seconds() - start < 60
     return folder, done
@@ -201,6 +213,7 @@ def test_an_offline_wandb_run_lies_beside_the_runs(smoke: tuple) -> None:
     assert "wandb sync" in smoke[1].stdout
 
 
+@pytest.mark.usefixtures("new_python")
 @pytest.mark.slow
 def test_repeating_a_finished_run_touches_nothing_but_its_log(smoke: tuple) -> None:
     run = only_run(smoke[0])

@@ -27,7 +27,8 @@ from tests.conftest import ROOT, tiny_unet
 SEED = 0        # of the place of a flipped bit in each file
 UNLIKE = {"seconds", "commits"}      # of metrics.json: durations, and what a provenance.json that was deleted had said
 TINY = ("experiment=smoke", "device=cpu", "evaluate.speed=false", "evaluate.images=24", "sampler.steps=2", "sampler.batch=8",
-        "schedule.steps=2", "schedule.preview_every=2", "pruner.calibration_batch=2", "evaluate.reference=null")
+        "schedule.steps=2", "schedule.preview_every=2", "pruner.calibration_batch=2", "evaluate.reference=null",
+        "dataset.held_out=1", "evaluate.subset=24")
 
 
 @dataclass
