@@ -202,7 +202,7 @@ def test_a_batch_comes_with_its_classes() -> None:
 def test_the_loss_on_held_out_images_is_that_of_latents_given_their_classes(model: DiffusionModel) -> None:
     pixels = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     classes = torch.arange(20) % CLASSES
-    timesteps, ranges = noised_timesteps(1000)
+    timesteps, ranges = noised_timesteps(1000, 20 * RANGES)
     places = (ranges == RANGES - 1).nonzero()[:, 0]
     with torch.no_grad():
         x_0, t = model.to_latent(pixels.float() / 127.5 - 1)[places % 20], timesteps[places]

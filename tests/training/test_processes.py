@@ -183,7 +183,7 @@ def test_a_process_that_waits_for_one_that_never_comes_can_be_stopped(tmp_path: 
     _, run = ready(tmp_path)
     process = start("diffprune", *options(tmp_path), RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE="2",
                     MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
-    time.sleep(6)       # it waits by then, or still starts
+    time.sleep(3)       # it waits by then, or still starts
     process.send_signal(signal.SIGTERM)
     asked = time.monotonic()
     code, said = ended(process)
