@@ -12,13 +12,14 @@ from experiments.upkeep import RESULTS, ROOT
 PAGE = ROOT / "docs" / "performance.md"
 INTRODUCTION = """# Performance
 
-All ways of a case are timed alternately in one process. Seconds are medians; a speed-up is the median over the rounds of
-the plain way's time divided by this way's. The plain way is what a script does: one timestep per step, float32, NCHW, a
-scoring pass for every cell of a grid, PNG files between sampling and scoring (`diffprune/bench/plain.py`). Memory is the
-most that a call took above what was in use before it. The first call of a compiled way compiles; the table says after how
-many calls that has paid for itself. What is done beside a training step is timed alone and counted as often as a step does
-it. GMAC/s are 10⁹ multiply-accumulates a second; a training step counts as three evaluations. Where the plain way comes near
-the rate of a matrix product in its own format, only formats that the device computes faster can gain."""
+All ways of a case are timed alternately in one process. Seconds are medians; a speed-up is the median over the rounds
+of the plain way's time divided by this way's. The plain way is what a script does: one timestep per step, float32,
+NCHW, a scoring pass for every cell of a grid, PNG files between sampling and scoring (`diffprune/bench/plain.py`).
+Memory is the most that a call took above what was in use before it. The first call of a compiled way compiles; the
+table says after how many calls the time for that is won back. What a training step does besides the network and the
+optimiser is timed alone and counted as often as a step does it. GMAC/s are 10⁹ multiply-accumulates a second; a
+training step counts as three evaluations. Where the plain way comes near the rate of a matrix product in its own
+format, only formats that the device computes faster can gain."""
 COMMAND = "python -m diffprune.bench --json experiments/results/{name}"
 
 
