@@ -40,7 +40,7 @@ def small(cfg: DictConfig) -> DiffusionModel:
 def test_saving_loading_and_saving_again_is_bit_equal_at_every_ratio(config, tmp_path: Path, name: str) -> None:
     cfg = config(f"model={name}")
     sizes = []
-    for tenths in range(1, 9):
+    for tenths in range(1, 9) if name == MODELS[0] else (1, 3, 5, 8):
         model = small(cfg)
         sizes.append(cut(model.unet, Random(), Allocation(tenths / 10)).params)
         save_model(model, tmp_path / "first")

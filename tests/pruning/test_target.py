@@ -65,7 +65,7 @@ def test_no_other_ratio_gets_nearer(quantity: str, scope: str, selection: type) 
     share = size_kept(quantity, unet, DiffPruning(), allocation, terms)
     ratios = distinct_ratios(copy.deepcopy(unet), allocation)
     found = search(quantity, 0.5, share, ratios)
-    grid = [i / 13 for i in range(13) if i / 13 <= ratios[-1]]
+    grid = [i / 7 for i in range(7) if i / 7 <= ratios[-1]]
     assert abs(found.reached - 0.5) <= min(abs(share(ratio) - 0.5) for ratio in grid) + 1e-12
     report = cut(unet, DiffPruning(), replace(allocation, ratio=found.ratio), terms)
     assert getattr(report, quantity) / getattr(report, f"{quantity}_dense") == found.reached

@@ -75,8 +75,7 @@ def test_two_rounds_end_at_the_widths_of_one_and_number_channels_as_in_the_dense
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rounds", [2, 3])
-@pytest.mark.parametrize("ratio", TENTHS)
+@pytest.mark.parametrize(("ratio", "rounds"), [(.5, 2), *((ratio, 3) for ratio in TENTHS)])
 def test_any_number_of_rounds_ends_at_the_widths_of_one(ratio: float, rounds: int) -> None:
     assert_as_in_one_go(tiny_unet(), ratio, rounds)
     assert_as_in_one_go(tiny_unet((16, 24), groups=8), ratio, rounds, round_to=4)
