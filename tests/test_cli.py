@@ -72,6 +72,7 @@ def test_a_request_while_the_command_starts_ends_it_as_one_in_its_work(tmp_path:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_rank_without_the_number_of_ranks_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(line(tmp_path), cwd=ROOT, env=environment() | {"RANK": "1"}, capture_output=True, text=True,
                           check=False)

@@ -275,6 +275,7 @@ def test_help_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_a_mistake_on_the_command_line_ends_it_with_one_sentence(tmp_path):
     done = subprocess.run([sys.executable, "-m", "diffprune.convert", tmp_path / "absent.pt", tmp_path / "out"],
                           capture_output=True, text=True, check=False)

@@ -26,6 +26,7 @@ class Model:
     """Stands for what a job holds."""
 
 
+@pytest.mark.slow
 def test_a_failed_job_leaves_nothing_but_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     held, logged = [], []
 

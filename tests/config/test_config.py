@@ -66,6 +66,7 @@ def test_how_a_run_is_computed_is_outside_its_name(config, override: str) -> Non
     assert run_name(config(override)) == run_name(config())
 
 
+@pytest.mark.slow
 def test_another_folder_of_images_is_another_experiment(config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

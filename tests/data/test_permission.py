@@ -78,6 +78,7 @@ def locked() -> Iterator[Path]:
         folder.chmod(0o700)
 
 
+@pytest.mark.slow
 def test_no_permission_is_one_sentence_that_names_the_place(locked: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(locked), str(NOBODY)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -99,6 +99,7 @@ def test_parquet_is_held_without_a_copy_of_it(tmp_path: Path) -> None:
     assert (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_memory_decides_and_is_no_part_of_the_experiment(tmp_path: Path, config) -> None:
     made.folder(tmp_path / "images", size=(8, 8))
     base = ["dataset=image_folder", "model=ddpm_cifar10", f"dataset.path={tmp_path}/images", "dataset.resolution=8"]

@@ -135,6 +135,7 @@ def test_without_held_out_images_there_is_no_loss_on_them(config, tmp_path: Path
     assert evaluate.held_out_losses(cfg, Run(tmp_path), execution(cfg)) == {}
 
 
+@pytest.mark.slow
 def test_a_model_that_nothing_was_taken_from_has_the_dense_loss_exactly(config, tmp_path: Path) -> None:
     cfg, run = config("pruner=none", "schedule=none"), Run(tmp_path / "run")
     save_model(load_dense(cfg), run.pruned)
@@ -143,6 +144,7 @@ def test_a_model_that_nothing_was_taken_from_has_the_dense_loss_exactly(config, 
     assert "before_healing" not in losses
 
 
+@pytest.mark.slow
 def test_a_run_from_random_weights_has_no_dense_loss(config, tmp_path: Path) -> None:
     cfg, run = config("model.checkpoint=null", "pruner=none"), Run(tmp_path / "run")
     for folder in (run.pruned, run.finetuned):
@@ -150,6 +152,7 @@ def test_a_run_from_random_weights_has_no_dense_loss(config, tmp_path: Path) -> 
     assert evaluate.held_out_losses(cfg, run, execution(cfg)).keys() == {"final", "before_healing"}
 
 
+@pytest.mark.slow
 def test_each_model_of_a_run_has_its_own_loss_on_the_held_out_images(config, tmp_path: Path) -> None:
     cfg, run = config(), Run(tmp_path / "run")
     models = {"dense": load_dense(cfg), "before_healing": load_dense(cfg), "final": load_dense(cfg)}

@@ -37,6 +37,7 @@ def test_the_shipped_cifar_classifier_reads_the_test_images(shared: Path) -> Non
     assert (SHIPPED / "cifar_cnn.safetensors").stat().st_size <= 3_000_000
 
 
+@pytest.mark.slow
 def test_training_the_cifar_classifier_is_deterministic_and_learns() -> None:
     """Two classes, a dark and a bright one, are told apart after a few steps."""
     labels = torch.arange(64) % 2
@@ -82,6 +83,7 @@ def test_two_networks_of_equal_accuracy_are_told_apart(tmp_path: Path, name: str
     assert shipped["features_sha256"] != other["features_sha256"]
 
 
+@pytest.mark.slow
 def test_training_it_anew_is_deterministic() -> None:
     (first, accuracy), (second, _) = train(3, seed=0), train(3, seed=0)
     assert accuracy > 0.8

@@ -42,6 +42,7 @@ def test_a_rows_other_seeds_are_those_that_hydra_composes(overrides: tuple[str, 
         assert cell.seed == composed(cell.overrides).seed
 
 
+@pytest.mark.slow
 def test_a_row_of_table_1_is_the_experiment_of_its_name() -> None:
     (cell,) = (cell for cell in plan(["table1_cifar10"]).cells if cell.title == "diff_pruning T=0.05")
     assert cell.folder == hydras_own(("experiment=cifar10_diff_pruning",))
@@ -55,12 +56,14 @@ def test_identical_cells_of_different_tables_are_one_run() -> None:
     assert len({cell.folder for cell in both.cells}) == len(both.cells)
 
 
+@pytest.mark.slow
 def test_pruned_cells_of_iso_compute_share_a_model() -> None:
     cells = plan(["iso_compute_digits"], seeds=(0,)).cells
     assert len({cell.folder for cell in cells}) == 8
     assert len({cell.model for cell in cells if cell.title.startswith("pruned")}) == 1
 
 
+@pytest.mark.slow
 def test_later_overrides_take_the_place_of_earlier_ones() -> None:
     assert merged(["pruner=taylor", "seed=0", "pruner=random"]) == ("pruner=random", "seed=0")
     cells = plan(["table1_digits"], ["schedule=none", "seed=4"]).cells

@@ -44,6 +44,7 @@ def test_the_plan_for_programs_is_what_a_batch_system_needs(words, tmp_path, cap
     assert set(cell["estimate"]) == {"seconds", "memory", "disk", "basis"}
 
 
+@pytest.mark.slow
 def test_the_plan_for_people_names_command_folder_and_estimate(words, capsys) -> None:
     assert main(["plan", *words]) == 0
     said = capsys.readouterr().out
@@ -107,6 +108,7 @@ def test_a_mistake_is_one_sentence(arguments: list[str], words: str) -> None:
     assert words in str(ended.value)
 
 
+@pytest.mark.slow
 def test_a_table_is_a_dashboard_of_its_runs_beside_the_dense_one(tmp_path, capsys, monkeypatch) -> None:
     from experiments.reporting import dashboard
     monkeypatch.setattr(dashboard, "logged_in", lambda: False)

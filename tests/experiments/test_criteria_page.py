@@ -57,6 +57,7 @@ def test_the_script_counts_the_timestep_at_which_the_threshold_is_reached(model:
         assert score(model, criterion, batch, Threshold(threshold, criterion.inclusive)).losses.kept == kept
 
 
+@pytest.mark.slow
 def test_the_mean_loss_scales_linear_terms_and_changes_what_mixes_powers(model: DiffusionModel,
                                                                          batch: CalibrationBatch) -> None:
     class AllTerms(criteria.DiffPruning):

@@ -66,12 +66,14 @@ def test_seeds_of_one_cell_are_together_and_nothing_else(name: str, keys: list[s
     assert len(set(sent)) == len(sent) == groups
 
 
+@pytest.mark.slow
 def test_a_table_under_a_target_has_a_dashboard_without_the_ratio() -> None:
     runs, _ = of("table1_digits", "pruner.target.macs=.5")
     assert grouping(runs) == ["prune/criterion"]
     assert "baselineRunId" not in runs      # what the target is asked of is not dense
 
 
+@pytest.mark.slow
 def test_panels_show_what_an_ablation_is_read_by() -> None:
     _, panels = of("iso_compute_digits")
     scatter = [panel["config"] for panel in panels if panel["viewType"] == "Scatter Plot"]
@@ -94,6 +96,7 @@ def test_folders_select_their_runs_and_the_dense_one_is_the_baseline(tmp_path: P
     assert "plain" in base64.b64decode(runs["baselineRunId"]).decode()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("logged_out")
 def test_without_a_login_a_file_is_written_and_how_to_send_it_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     main(["dashboard", "table1_digits", "--entity", "team", "--out", str(tmp_path / "spec.json")])

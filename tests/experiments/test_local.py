@@ -99,6 +99,7 @@ def test_a_failing_cell_does_not_hide_the_others(cells, pretended, capsys) -> No
     assert "Traceback" in said.out      # a defect's, for whoever mends it
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_done(cells, pretended) -> None:
     begun = []
     pretended(lambda cfg, run: (begun.append(cfg.pruner.name), finish(cfg, run)))
@@ -166,6 +167,7 @@ def test_a_waiting_process_that_is_stopped_says_nothing_of_the_one_at_work(cells
     assert cells[0].status.state == "running"
 
 
+@pytest.mark.slow
 def test_what_failed_before_the_request_to_stop_is_told(cells, pretended, capsys) -> None:
     def body(cfg: DictConfig, run: Run) -> None:
         if cfg.pruner.name == "none":
@@ -195,6 +197,7 @@ def test_what_one_worker_tried_in_vain_no_other_tries(cells, pretended, monkeypa
     assert begun == ["none", "scratch"] * 2
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_cells_options_is_its_failure(cells, pretended) -> None:
     pretended(finish)
     wrong = replace(cells[1], overrides=(*cells[1].overrides, "pruner.ratio=1.5"))
@@ -281,6 +284,7 @@ def free(lock: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_cells_of_one_model_wait_for_its_healing_and_for_nothing_after_it(config, tmp_path: Path, monkeypatch) -> None:
     """The maker holds the model until it is there, a taker while it takes it: both sample and evaluate beside each other."""
     words = ["schedule.steps=1", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache", "logger=none"]
@@ -307,6 +311,7 @@ def test_the_model_is_there_when_a_run_says_so(config, monkeypatch: pytest.Monke
     assert said == ["score", "prune", "finetune", "healed", "sample", "evaluate"]
 
 
+@pytest.mark.slow
 def test_a_batch_systems_command_does_the_cell(pretended, tmp_path: Path) -> None:
     pretended(finish)
     words = ["seed=1", f"paths.runs={tmp_path}/runs", f"paths.cache={tmp_path}/cache"]

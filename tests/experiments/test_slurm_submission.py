@@ -124,6 +124,7 @@ def test_without_slurm_it_is_one_sentence(site: Site, tmp_path: Path, monkeypatc
         submit(tmp_path / "logs", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), [("--cap=0", "--cap 0"), ("-pgpu", "long form")])
 def test_a_mistake_in_the_options_is_one_sentence(sbatch: Callable, tmp_path: Path, words: str, message: str) -> None:
     table = ["run", "table1_digits", "--seeds", "0", f"paths.runs={tmp_path}/runs", "launcher=slurm"]

@@ -399,6 +399,7 @@ def test_a_safetensors_file_at_an_address_with_a_query_is_read(server, config, t
     assert torch.equal(model.unet.conv_in.weight, state["conv_in.weight"])
 
 
+@pytest.mark.slow
 def test_a_latent_checkpoint_at_an_address_becomes_the_model(published, config) -> None:
     state = random_state(shapes_of(dense_model(config(*LATENT)).blank()))
     model = load_dense(config(*LATENT, f'model.checkpoint="{published({"state_dict": state})}"'))

@@ -31,6 +31,7 @@ def test_a_ratio_and_a_batch_are_enough() -> None:
     assert report.params == sum(p.numel() for p in unet.parameters()) < report.params_dense
 
 
+@pytest.mark.slow
 def test_the_library_and_the_stages_take_the_same_path() -> None:
     unet = tiny_unet()
     batch = CalibrationBatch.with_noise(IMAGES, seed=3)
@@ -47,6 +48,7 @@ def test_policies_and_precision_are_used() -> None:
     assert len(removed(unet, allocation=allocation, execution=Execution(precision="bf16"))) > 0
 
 
+@pytest.mark.slow
 def test_a_conditional_denoiser_is_given_its_context() -> None:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(

@@ -147,6 +147,7 @@ def test_a_compensated_model_is_loaded_bit_by_bit(dense: DiffusionModel, tmp_pat
     assert load_model(tmp_path / "model").key == model.key
 
 
+@pytest.mark.slow
 def test_attention_and_gated_feed_forward_layers_are_refitted() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -219,6 +220,7 @@ def test_the_prune_stage_compensates_and_says_how_well(config, tmp_path: Path) -
     assert PruneReport.read(run.prune_report).params < PruneReport.read(run.prune_report).params_dense
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_done_again_gives_the_same_bits(config, tmp_path: Path) -> None:
     run = cut_run(config, tmp_path / "model")
     first = load_model(run.pruned).key
@@ -240,6 +242,7 @@ def test_the_library_compensates_as_the_stage_does() -> None:
         diffprune.prune(copy.deepcopy(unet), ratio=0.5, criterion=Magnitude(), compensate=True)
 
 
+@pytest.mark.slow
 def test_compensation_names_a_run_and_its_absence_does_not(config) -> None:
     assert run_name(config("dataset.held_out=0")) == "ddpm_digits-diff_pruning-T0.05-r0.3-finetune_digits-s0-f7400c8f"
     assert "-r0.3-ridge-finetune" in run_name(config("pruner.compensate=ridge"))

@@ -79,6 +79,7 @@ def same(one: GradientSum, other: GradientSum) -> bool:
         torch.equal(one.gradients[layer], other.gradients[layer]) for layer in one.gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_evaluation", [1, 3])
 def test_a_later_threshold_goes_on_from_a_kept_sum_bit_equal_to_a_fresh_pass(tmp_path: Path, counted: Counted,
                                                                                per_evaluation: int) -> None:
@@ -97,6 +98,7 @@ def test_a_later_threshold_goes_on_from_a_kept_sum_bit_equal_to_a_fresh_pass(tmp
             assert walked == TIMESTEPS - stops()[-1]      # only what the nearest stop lacks
 
 
+@pytest.mark.slow
 def test_several_thresholds_in_one_pass_get_what_each_gets_alone(counted: Counted) -> None:
     thresholds = [Threshold(0.0), *(reached_at(stop) for stop in stops()[:2])]
     for per_evaluation in (1, 3, None):
@@ -130,6 +132,7 @@ def test_named_thresholds_cost_no_pass_of_their_own(tmp_path: Path, counted: Cou
     assert counted.since() == TIMESTEPS
 
 
+@pytest.mark.slow
 def test_policies_that_weigh_a_beginning_alike_share_it(tmp_path: Path, counted: Counted) -> None:
     scoring_pass, cache = small_pass(), GradientCache(tmp_path, 8)
     cache.sum(scoring_pass, Window(0, 9))

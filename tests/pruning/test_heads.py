@@ -256,6 +256,7 @@ def test_a_hidden_unit_goes_with_its_gate_when_either_is_among_the_least_importa
         assert report.layers[root.replace("net.0.proj", "net.2")]["after"][1] == group["after"] // 2
 
 
+@pytest.mark.slow
 def test_the_least_important_half_decides_over_a_hidden_unit() -> None:
     model = stable_diffusion()
     proj = model.mid_block.attentions[0].transformer_blocks[0].ff.net[0].proj

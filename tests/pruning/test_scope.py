@@ -74,6 +74,7 @@ def test_scores_of_another_scale_and_portions_of_another_size_leave_the_cost_awa
             == portions_to_remove(wide, "cost_aware", ratio, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "dit", *(pytest.param(name, marks=pytest.mark.slow)
                                                    for name in ("conv_projection", "linear_projection"))])
 def test_a_portion_saves_what_was_predicted(name: str) -> None:
@@ -166,6 +167,7 @@ def test_heads_and_gates_are_ranked_whole(name: str, scope: str, heads: str) -> 
     assert report.params_dense > sizes[0] > sizes[1] > sizes[2]
 
 
+@pytest.mark.slow
 def test_a_global_ranking_is_made_before_any_cut() -> None:
     """The local rule scores a group when its turn comes; a ranking needs all scores at once."""
     unet, widths = tiny_unet((16, 32)), []

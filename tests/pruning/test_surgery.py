@@ -63,6 +63,7 @@ def test_any_small_unet_pruned_follows_the_rule_runs_and_outlasts_its_folder(
     assert torch.equal(run(loaded), run(unet))
 
 
+@pytest.mark.slow
 def test_every_nominal_ratio_gives_another_digits_model() -> None:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
@@ -169,6 +170,7 @@ def test_reinitialised_weights_are_fresh_and_seeded() -> None:
     assert not torch.equal(unet.conv_in.weight, again.conv_in.weight)
 
 
+@pytest.mark.slow
 def test_pruned_models_are_not_kept_alive() -> None:
     import gc
     import weakref

@@ -111,6 +111,7 @@ def pruned(cfg) -> dict:
     return read_json(run.prune_report)
 
 
+@pytest.mark.slow
 def test_a_tracker_that_keeps_images_gets_the_width_of_every_layer(tiny) -> None:
     class Keeping(Tracker):
         keeps_images, kept = True, {}
@@ -124,6 +125,7 @@ def test_a_tracker_that_keeps_images_gets_the_width_of_every_layer(tiny) -> None
     assert Keeping.kept["widths"].startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantity", ["macs", pytest.param("params", marks=pytest.mark.slow)])
 def test_the_report_says_what_was_reached(tiny, quantity: str) -> None:
     cfg = tiny(f"pruner.target.{quantity}=.6")

@@ -198,6 +198,7 @@ def test_a_drawing_is_themed_on_the_page_and_plain_in_its_files() -> None:
         assert draw(shown) == drawing
 
 
+@pytest.mark.slow
 def test_every_kind_of_figure_is_valid_vega_lite() -> None:
     curve = Series("a", [1.0, 2.0], [1.0, 9.0], ["p", "q"], [0.1, None], [None, 0.5], line=True)
     chart = Chart("n", "t", "c", "a", "x", "y", [curve, Series("b", [1.0, 2.0], [2.0, 2.0], line=True, marks=False)],
@@ -418,6 +419,7 @@ def test_many_series_are_told_apart_without_colour() -> None:
     assert len({(colour, shape) for colour, _, shape in marked}) == 28
 
 
+@pytest.mark.slow
 def test_how_each_number_was_made_is_a_table_of_its_own(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a", DENSE_OPTIONS, **DENSE_METRICS)
     main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
@@ -444,6 +446,7 @@ def test_versions_that_all_share_stand_beside_the_protocol_and_others_in_a_colum
 
 # --- files
 
+@pytest.mark.slow
 def test_files_of_the_users_are_kept_and_figures_of_an_earlier_report_are_not(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
@@ -468,6 +471,7 @@ def test_a_folder_is_never_replaced_by_a_file_of_the_report(tmp_path: Path, name
     assert (tmp_path / "out" / name).is_dir()
 
 
+@pytest.mark.slow
 def test_a_file_that_no_report_wrote_is_never_replaced(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     (tmp_path / "out").mkdir()
@@ -485,6 +489,7 @@ HOSTILE = ('"><b>owned</b><form action=//evil.example>', "a\\i\\1", "<!--<script
            "n" * 300, "`[l](javascript:x)", "../../up", "\x1b[31m\x00\ufffe")
 
 
+@pytest.mark.slow
 def test_a_figure_shows_any_name_as_it_is() -> None:
     series = [Series(name, [1.0 + i], [2.0], [name]) for i, name in enumerate((*HOSTILE, "\ud800"))]
     chart = Chart("n", HOSTILE[0], "c", HOSTILE[0], HOSTILE[1], "y", series, [(1.5, HOSTILE[1])])

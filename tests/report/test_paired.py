@@ -110,6 +110,7 @@ def test_an_unknown_baseline_is_one_sentence_and_nothing_is_written(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_it_stands_beside_the_table_in_every_form(tmp_path: Path) -> None:
     make(tmp_path, "taylor", {0: 5.0, 1: 5.4})
     make(tmp_path, "random", {0: 9.0, 1: 9.5})
@@ -129,6 +130,7 @@ def test_it_stands_beside_the_table_in_every_form(tmp_path: Path) -> None:
     assert "The baseline is the configuration" not in (out / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_one_configuration_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     make(tmp_path, "taylor", {0: 5.0, 1: 5.4})
     make(tmp_path, "random", {0: 9.0, 1: 9.5})

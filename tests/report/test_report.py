@@ -193,6 +193,7 @@ def test_the_terminal_shows_the_same_cells(tmp_path: Path) -> None:
     assert all(cell in shown for line in run_table(folder).body for cell in line)
 
 
+@pytest.mark.slow
 def test_latex_escapes_what_it_would_read_as_commands(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a_b")
     make_run(tmp_path / "c_d", {"pruner": {"threshold": 0.02}})
@@ -263,6 +264,7 @@ def test_the_page_needs_no_other_file_and_runs_its_own_script_alone(tmp_path: Pa
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
 
 
+@pytest.mark.slow
 def test_every_picture_can_be_read_without_seeing_it(tmp_path: Path) -> None:
     page = References(write_report(make_run(tmp_path / "run")).read_text())
     assert not page.unnamed
@@ -284,12 +286,14 @@ def test_the_page_never_states_the_nominal_ratio_as_a_compression(tmp_path: Path
     assert "70.0 %" not in text
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     first = write_report(folder).read_bytes()
     assert write_report(folder).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_a_page_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_run(tmp_path / "run")
     write_report(folder)
@@ -362,6 +366,7 @@ def test_a_seed_that_lacks_a_number_does_not_count_for_it(tmp_path: Path) -> Non
     assert compared(tmp_path, tmp_path / "runs")[2][4] == "0.850 ± 0.071 (2)"
 
 
+@pytest.mark.slow
 def test_configurations_are_named_by_what_tells_them_apart_and_sorted_by_it(tmp_path: Path) -> None:
     for name, threshold in (("a", 0.05), ("b", 0.005), ("c", 0.2)):
         make_run(tmp_path / "runs" / name, {"pruner": {"threshold": threshold}})
@@ -391,6 +396,7 @@ def test_different_protocols_are_refused_with_what_differs(tmp_path: Path, chang
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_mixed_protocols_get_columns_and_rows_of_their_own_when_asked_for(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     make_run(tmp_path / "runs" / "b", {"sampler": {"steps": 100}}, protocol={"steps": 100}, fid_dense=4.0)
@@ -400,6 +406,7 @@ def test_mixed_protocols_get_columns_and_rows_of_their_own_when_asked_for(tmp_pa
     assert "Not all rows compare" in (tmp_path / "out" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_distances_on_different_features_never_share_a_column(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     make_run(tmp_path / "runs" / "b", {"seed": 1}, features="inception", fid=7.0, fid_dense=6.0)
@@ -421,6 +428,7 @@ def test_further_measures_are_columns_and_those_before_healing_are_in_the_csv(tm
     assert float(record["unhealed_psnr"]) == 10.25
 
 
+@pytest.mark.slow
 def test_measures_on_different_features_never_share_a_column(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a", **FURTHER)
     make_run(tmp_path / "runs" / "b", {"seed": 1}, features="inception", **FURTHER)
@@ -459,6 +467,7 @@ def test_no_guidance_is_the_scale_1(tmp_path: Path) -> None:
     assert len(compared(tmp_path, tmp_path / "runs")) == 3      # header, dense, both
 
 
+@pytest.mark.slow
 def test_runs_older_than_a_measure_line_up_with_those_that_have_it(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     make_run(tmp_path / "runs" / "b", {"seed": 1}, kid=0.01, protocol={"kid_subset": 100, "features_sha256": "0"})
@@ -477,6 +486,7 @@ def test_an_average_that_warms_up_is_that_of_its_decay(tmp_path: Path, other: ob
             compared(tmp_path, tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_losses_on_other_held_out_images_do_not_line_up_and_runs_without_them_do(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     make_run(tmp_path / "runs" / "b", {"seed": 1}, held_out_loss=5.0, protocol={"held_out": 297})
@@ -521,6 +531,7 @@ def test_a_run_named_twice_counts_once_and_a_copy_is_refused(tmp_path: Path) -> 
         report([tmp_path / "runs", tmp_path / "elsewhere"], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_comparison_links_to_each_runs_own_page_and_loads_nothing(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a b#1")
     report([tmp_path / "runs"], tmp_path / "out")

@@ -64,6 +64,7 @@ def assert_as_in_one_go(model: nn.Module, ratio: float, rounds: int, **how) -> t
     return often, many
 
 
+@pytest.mark.slow
 def test_two_rounds_end_at_the_widths_of_one_and_number_channels_as_in_the_dense_model() -> None:
     dense = tiny_unet()
     unet, report = assert_as_in_one_go(dense, .5, 2, change=0)

@@ -38,6 +38,7 @@ def test_an_untrained_model_is_the_pruned_one(tmp_path: Path) -> None:
     assert (run.final(trains=False), run.final(trains=True)) == (run.pruned, run.finetuned)
 
 
+@pytest.mark.slow
 def test_a_lock_keeps_a_second_process_waiting(tmp_path: Path) -> None:
     import subprocess
     import sys

@@ -89,6 +89,7 @@ def test_ranks_that_have_no_address_to_meet_at_say_so(monkeypatch: pytest.Monkey
         Ranks(0, 2).barrier()
 
 
+@pytest.mark.slow
 def test_a_rank_that_waits_for_another_hears_a_request_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

@@ -51,6 +51,7 @@ def cleanup(asks: Callable[[], None]) -> Iterator[None]:
         asks()
 
 
+@pytest.mark.slow
 def test_while_a_request_is_answered_only_another_ctrl_c_is_heard() -> None:
     """A launcher's and the whole group's signal ask twice, the second while the first is being answered."""
     heard = []

@@ -106,6 +106,7 @@ def slowly(step: int, pieces: list[int]) -> Callable[..., torch.Tensor]:
     return loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_long_step_is_left_in_its_middle(tmp_path: Path, before_step, accumulate: int,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +244,7 @@ def test_a_request_during_a_preview_ends_it_with_the_state_kept(tmp_path: Path, 
     assert fine_tune(cfg, run) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, pytest.param(STEPS, marks=pytest.mark.slow)])
 def test_a_preview_that_a_kill_left_undrawn_is_drawn_when_the_run_goes_on(tmp_path: Path, step: int,
                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,6 +463,7 @@ def test_without_it_nothing_is_measured(tmp_path: Path, option: str, held_out: i
     assert not run.held_out_losses.exists()
 
 
+@pytest.mark.slow
 def test_a_request_while_it_is_measured_costs_nothing(tmp_path: Path, whole: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, run = tuned(*SHORT, "schedule.measure_every=2"), pruned(tmp_path)
     usual = finetune.held_out_loss
@@ -480,6 +483,7 @@ def test_a_request_while_it_is_measured_costs_nothing(tmp_path: Path, whole: str
     assert read_json(run.held_out_losses) == read_json(undisturbed.held_out_losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 3, 6])
 def test_what_a_killed_training_had_measured_after_its_last_state_is_measured_again(tmp_path: Path, whole: str, step: int,
                                                                                     before_step) -> None:
@@ -495,6 +499,7 @@ def test_what_a_killed_training_had_measured_after_its_last_state_is_measured_ag
     assert read_json(run.held_out_losses) == read_json(undisturbed.held_out_losses)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_made_again_has_a_curve_of_its_own(tmp_path: Path) -> None:
     run = pruned(tmp_path)
     fine_tune(tuned(*SHORT, "schedule.measure_every=2"), run)
