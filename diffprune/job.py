@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffprune.config.compose import CONF, check_overrides, register
-from diffprune.config.naming import run_folder
+from diffprune.config.naming import run_folder, use_decimals
 from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
 from diffprune.runs.run import Run
@@ -51,6 +51,7 @@ def job(cfg: DictConfig) -> None:
 
 def one(cfg: DictConfig, healed: Callable[[], None] = lambda: None) -> None:
     """Does the run of `cfg` and shows its table; calls `healed` when the model is fine-tuned."""
+    use_decimals(cfg)
     check(cfg, HydraConfig.get().overrides.task if HydraConfig.initialized() else ())
     run = Run(run_folder(cfg))
     with refusals_as_user_errors(run.folder):

@@ -4,14 +4,15 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffprune.config.schema import outside_the_name
 from diffprune.runtime.addresses import without_secrets
 from diffprune.runtime.errors import UserError
 
+DIGITS = 12     # of a decimal that is meant
 # The data set that only `dataset.path` identifies; under another `dataset.name` the name identifies it.
 UNNAMED = "image_folder"
 # What `schedule.loss` was called before there were weighted terms: runs of these objectives keep their names.
@@ -58,7 +59,30 @@ def name_of(options: dict[str, Any]) -> str:
 
 def science(cfg: DictConfig) -> dict[str, Any]:
     """The options that change the result, as a plain dict; raises UserError while one is still `???`."""
-    return scientific(cast(dict[str, Any], OmegaConf.to_container(masked(cfg), resolve=True)))
+    return scientific(decimals(OmegaConf.to_container(masked(cfg), resolve=True)))
+
+
+def decimals(value: Any) -> Any:
+    """A copy of nested dicts and lists with each number of binary fractions as the decimal that was meant: a range of
+    Hydra's gives 0.30000000000000004 for .3."""
+    if isinstance(value, dict):
+        return {key: decimals(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [decimals(entry) for entry in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def use_decimals(cfg: DictConfig) -> None:
+    """Gives `cfg` the numbers that it is named by."""
+    for key in map(str, cfg):
+        if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
+            continue
+        if isinstance(value := cfg[key], DictConfig):
+            use_decimals(value)
+        elif isinstance(value, float | ListConfig):
+            exact = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
+            if (meant := decimals(exact)) != exact:
+                cfg[key] = meant
 
 
 def scientific(options: dict[str, Any]) -> dict[str, Any]:

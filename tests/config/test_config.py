@@ -16,7 +16,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from diffprune.config import schema
 from diffprune.config.compose import check_overrides, composed, made, read_foreign_run
-from diffprune.config.naming import run_name, science
+from diffprune.config.naming import run_name, science, use_decimals
 from diffprune.config.validation import check
 from diffprune.runtime.command_line import sentence
 from diffprune.runtime.errors import UserError
@@ -324,6 +324,16 @@ def test_a_run_folder_reads_nothing_of_this_machine(tmp_path: Path) -> None:
 
 def fails(**_: object) -> None:
     raise UserError("a sentence of its own")
+
+
+def test_a_number_of_a_range_is_the_decimal_that_was_meant(config) -> None:
+    """0.1 + 0.2, as `pruner.ratio=range(.1,.5,.1)` gives it, prunes as .3 does, in one run folder."""
+    words = ["pruner.ratio=0.30000000000000004", "schedule.betas=[0.9,0.9990000000000001]", "schedule.lr=2e-4"]
+    sums, meant = config(*words), config("pruner.ratio=.3")
+    assert run_name(sums) == run_name(meant)
+    use_decimals(sums)
+    assert sums == meant
+    assert config("pruner.ratio=.3000001").pruner.ratio != sums.pruner.ratio
 
 
 def test_a_class_that_refuses_its_options_is_one_sentence() -> None:
