@@ -85,12 +85,13 @@ def swallow() -> None:
 
 @pytest.mark.parametrize("loses", [AsksWhenItDies, swallow])
 def test_a_request_that_something_swallows_is_raised_again(loses: Callable[[], object]) -> None:
-    start = time.monotonic()
+    naps = 0
     with pytest.raises(Interrupted, match="SIGTERM"), Interrupt():     # noqa: PT012
         loses()
-        while time.monotonic() < start + 10:
+        while naps < 30:
             time.sleep(1)
-    assert time.monotonic() < start + 5
+            naps += 1
+    assert naps < 30
 
 
 def test_a_second_request_is_heard_when_the_first_was_swallowed() -> None:
