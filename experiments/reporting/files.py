@@ -79,14 +79,22 @@ def made_by(table: Table, lines: Sequence[Line], options: Sequence[str]) -> str:
     words = [table.name, *(text for text in options if not text.startswith("paths."))]
     statuses = [cell.status for line in lines for cell in line.cells if cell.run.metrics.exists()]
     times = [(now.since, now.ended) for now in statuses if now.since and now.ended]
-    timed = bool(statuses) and len(times) == len(statuses)
-    workers = len({now.pid for now in statuses}) if timed and len({now.host for now in statuses}) == 1 else 1
-    command = shlex.join([*words, *(["--workers", str(workers)] if workers > 1 else [])])
     took = ""
-    if timed:
-        seconds = max(ended for _, ended in times) - min(since for since, _ in times)
-        took = f" Wall time of its {len(statuses)} runs: {duration(seconds)} from the first start to the last end."
-    return f"Made by `python -m experiments run {command}`, then `python -m experiments report {shlex.join(words)}`.{took}"
+    if statuses and len(times) == len(statuses):
+        seconds, at_once = under_way(times)
+        took = f" Its {len(statuses)} runs took {duration(seconds)}, up to {at_once} at once."
+    command = shlex.join(words)
+    return f"Made by `python -m experiments run {command}`, then `python -m experiments report {command}`.{took}"
+
+
+def under_way(times: Sequence[tuple[float, float]]) -> tuple[float, int]:
+    """For how long, in seconds, any of the runs with these starts and ends was at work, and how many were at most."""
+    events = sorted([(since, 1) for since, _ in times] + [(ended, -1) for _, ended in times])
+    seconds, running, most = 0.0, 0, 0
+    for (moment, change), (later, _) in zip(events, [*events[1:], events[-1]], strict=True):
+        running += change
+        seconds, most = seconds + (later - moment) * bool(running), max(most, running)
+    return seconds, most
 
 
 def provenance(made: Sequence[Metrics]) -> str:
