@@ -16,6 +16,7 @@ def test_every_table_and_figure_is_declared() -> None:
     families = ("ratio_sweep", "threshold_sweep", "timestep_ablation", "iso_compute")
     assert {"table1_cifar10", "table1_celeba", "table1_digits", "table2_lsun_church", "table2_lsun_bedroom",
             "table3_imagenet", "method_digits", "healing_curve_digits", "compensation_digits", "objectives_digits",
+            "pareto_digits", "timesteps_digits",
             *(f"{family}_{dataset}" for family in families for dataset in DATASETS)} == set(names())
     assert set(datasets()) == set(DATASETS)
 

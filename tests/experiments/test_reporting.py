@@ -16,7 +16,7 @@ from experiments.planning.cells import Cell
 from experiments.planning.declarations import Row, Table, table
 from experiments.planning.estimate import CPU, GPU, Device, estimates
 from experiments.reporting.against_published import Line, axes, beside, comparable, matches
-from experiments.reporting.files import document, missing
+from experiments.reporting.files import document, missing, under_way
 from experiments.reporting.table_figure import table_figure
 
 PARAMS, FID, SSIM = (Quantity("params", "", 1e-6), Quantity("fid_inception", ""), Quantity("ssim", "", decimals=3))
@@ -267,3 +267,8 @@ def test_a_page_names_the_cells_that_are_not_done_and_why(tmp_path: Path) -> Non
     done, waiting = cell(tmp_path / "a"), cell(tmp_path / "b", seed=1)
     finished(done, 5.3)
     assert missing([line(done, waiting)]) == [(waiting.name, "waiting")]
+
+
+def test_the_time_in_which_runs_were_at_work_leaves_out_pauses() -> None:
+    assert under_way([(0, 10), (5, 12), (20, 21)]) == (13, 2)
+    assert under_way([(0, 5), (5, 6)]) == (6, 1)
