@@ -99,7 +99,8 @@ class WandbTracker(Tracker):
         def work() -> None:
             import wandb
             at = {} if step is None else {"train/step": step}
-            self.run.log({f"images/{name}": wandb.Image(str(path))} | at, step=step)
+            # Without a step of its own it goes along with what is logged next, or step 0 would be over before it begins.
+            self.run.log({f"images/{name}": wandb.Image(str(path))} | at, step=step, commit=None if at else False)
         self.send("an image", work)
 
     def summary(self, values: dict[str, Any]) -> None:

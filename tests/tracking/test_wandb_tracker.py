@@ -123,11 +123,12 @@ def test_without_a_login_a_run_is_kept_offline_and_complete(config, tmp_path: Pa
     write_json(run.metrics, {"fid": 12.5})
     run.scores.write_bytes(b"scores")
     tracker = opened(cfg, group="table1")
+    track_widths("diff_pruning", read_json(run.prune_report)["layers"], tracker)
+    tracker.log({"held_out_loss": 7.5}, 0)
     tracker.log({"loss": 2.5, "lr": 1e-4}, 10)
     Image.new("L", (4, 4)).save(tmp_path / "p.png")
     tracker.image("preview", tmp_path / "p.png", 10)
     tracker.image("samples", tmp_path / "p.png")
-    track_widths("diff_pruning", read_json(run.prune_report)["layers"], tracker)
     tracker.summary({"fid": 12.5, "speedup": 1.5, "params": 30, "params_dense": 60})
     tracker.finish()
     logged = written(tmp_path, run.name)
@@ -142,6 +143,7 @@ def test_without_a_login_a_run_is_kept_offline_and_complete(config, tmp_path: Pa
 
     history = items(item for entry in of_kind(logged, "history") for item in entry.item)
     assert (history["train/loss"], history["train/lr"], history["train/step"]) == (2.5, 1e-4, 10)
+    assert history["train/held_out_loss"] == 7.5        # measured before the first step, after the picture of the widths
     assert {f"images/{name}" for name in ("preview", "samples", "widths")} <= {key.partition("/_")[0] for key in history}
     media = {path.name.rpartition("_")[0] for path in (tmp_path / "runs").rglob("media/images/**/*.png")}
     assert any(name.startswith("widths") for name in media)
