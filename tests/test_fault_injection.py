@@ -234,6 +234,8 @@ DELETES = {
     "pruning.gradient_cache.evict remove": "sums of gradients in the cache, which can be made again",
     "sampling.shards.remove shutil.rmtree": "shards of a set that is complete, in a folder named after their key",
     "sampling.shards.concatenate rename": "the complete set takes its name",
+    "models.weights.write_tensors rename": "the file that safetensors has written takes the name of a partial one",
+    "models.weights.write_tensors rmdir": "the hidden folder of that file, which is empty then",
     "models.fetch.fetch_file remove": "a partial download in the cache, or its tag",
     "models.fetch.fetch_file rename": "a complete download takes its name in the cache",
     "models.fetch.receive remove": "the tag of a partial download",

@@ -2,14 +2,16 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from diffprune.models.formats.keys import as_state, check_finite, some_of
 from diffprune.models.formats.read import read_checkpoint
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import atomic_file, rename, temporary_sibling
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,20 @@ NAMES = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>\w+))?(?:-\d+-of-(?
 # Attention as diffusers named it before 0.15, which the hub's DDPMs still have.
 OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file by rename, with its checksum; OSError for a full disk.
+
+    The library writes to a temporary name of its own beside the file that it is given. That is in a hidden folder here, so
+    that what a killed process leaves is removed by the next, like every other partial file.
+    """
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with atomic_file(path, checksum=True) as partial, temporary_sibling(path) as folder:
+        folder.mkdir()
+        save_file(contiguous, folder / path.name, metadata)
+        rename(folder / path.name, partial, checksum=False)
+        folder.rmdir()
 
 
 def weight_files(names: Iterable[str]) -> dict[str, list[str]]:

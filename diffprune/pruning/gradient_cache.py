@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from diffprune.models.weights import write_tensors
 from diffprune.pruning.gradients import EMPTY, GradientSum, ScoringPass, begins_with, trimmed
 from diffprune.pruning.timesteps import Policy
 from diffprune.runtime.checksums import discard, intact
-from diffprune.runtime.files import atomic_file, remove, sweep_partials
+from diffprune.runtime.files import remove, sweep_partials
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ class GradientCache:
         if not intact(file):
             alike = [p for p in policies if type(p) is type(policy) and not p.needs_all_losses]
             loss = scoring_pass.run(alike, self.keep)
-            with atomic_file(file, checksum=True) as partial:
-                save_file({"loss": loss}, partial)
+            write_tensors(file, {"loss": loss})
         loss = load_file(file)["loss"]
         # Sums that are still missing continue from kept ones; the shorter first, since a longer one may continue from it.
         needed = [trimmed(policy.weights(loss)) for policy in policies]
@@ -84,9 +84,8 @@ class GradientCache:
 
     def keep(self, total: GradientSum) -> None:
         if len(total.alpha) and not self.path(total.alpha).exists():
-            gradients = {f"gradient/{layer}": g.contiguous() for layer, g in total.gradients.items()}
-            with atomic_file(self.path(total.alpha), checksum=True) as partial:
-                save_file({"alpha": total.alpha.contiguous()} | gradients, partial)
+            gradients = {f"gradient/{layer}": gradient for layer, gradient in total.gradients.items()}
+            write_tensors(self.path(total.alpha), {"alpha": total.alpha} | gradients)
 
     def evict(self, needed: Sequence[Tensor]) -> None:
         """Deletes sums beyond the limit, those first that take the fewest timesteps to make again, and none of `needed`."""

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from diffprune.models.weights import write_tensors
 from diffprune.runs import score_file
 from diffprune.runs.score_file import ScoreHeader
 from diffprune.runtime.checksums import check
-from diffprune.runtime.files import atomic_file
 
 Terms = dict[str, dict[str, Tensor]]    # {term: {layer: [O, I] or [C]}}
 
@@ -25,10 +24,9 @@ class Scores(ScoreHeader):
         """Writes the scores to `path`, by rename."""
         arrays, metadata = self.contents()
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        tensors |= {f"{score_file.TERMS}{term}/{layer}": tensor.contiguous()
+        tensors |= {f"{score_file.TERMS}{term}/{layer}": tensor
                     for term, layers in self.terms.items() for layer, tensor in layers.items()}
-        with atomic_file(path, checksum=True) as partial:
-            save_file(tensors, partial, metadata)
+        write_tensors(path, tensors, metadata)
 
     @classmethod
     def read(cls, path: Path) -> "Scores":

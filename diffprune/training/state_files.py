@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from diffprune.models.weights import write_tensors
 from diffprune.runtime.checksums import check
 from diffprune.runtime.errors import Damaged
-from diffprune.runtime.files import atomic_file
 
 log = logging.getLogger(__name__)
 
 
 def write_state(path: Path, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
     """Writes `tensors` (on the CPU) and `numbers` (JSON), with a checksum, atomically; OSError for a full disk."""
-    with atomic_file(path, checksum=True) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"about": json.dumps(numbers)})
+    write_tensors(path, tensors, {"about": json.dumps(numbers)})
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

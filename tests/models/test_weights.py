@@ -1,6 +1,7 @@
 """Weights as people have them: variants, shards, torch files, wrappers; what cannot be read is said as what it is."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
+from diffprune.models import weights
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, load_pipeline, save_model
-from diffprune.models.weights import WEIGHTS, weight_files
+from diffprune.models.weights import WEIGHTS, weight_files, write_tensors
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.files import sweep_partials
 from tests.conftest import tiny_unet
 
 State = dict[str, torch.Tensor]
@@ -143,3 +146,28 @@ def test_plain_diffusers_wrote_the_shards(folder: Path) -> None:
     assert torch.equal(UNet2DModel.from_pretrained(folder / "unet").conv_in.weight, tiny_unet().conv_in.weight)
     assert not (folder / "unet" / WEIGHTS).exists()
     assert load_file(next((folder / "unet").glob("*-00001-of-*.safetensors")))
+
+
+def test_what_the_library_leaves_when_it_is_killed_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes beside the file that it is given, under a name of its own."""
+    def killed(tensors: State, path: Path, metadata: dict[str, str] | None = None) -> None:
+        path.with_name(".tmpAbC123").write_bytes(b"half")
+        shutil.copytree(path.parents[1], tmp_path / "left")     # what lies there at that moment
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(weights, "save_file", killed)
+    with pytest.raises(FileNotFoundError):
+        write_tensors(tmp_path / "run" / "state.safetensors", {"a": torch.zeros(2)})
+    assert list((tmp_path / "run").iterdir()) == []
+    assert list((tmp_path / "left").rglob(".tmp*"))
+    sweep_partials(tmp_path / "left")
+    assert list((tmp_path / "left").iterdir()) == []
+
+
+def test_tensors_are_written_whole_with_a_checksum(tmp_path: Path) -> None:
+    file = tmp_path / "state.safetensors"
+    for content in (torch.arange(6.0).view(2, 3).T, torch.ones(1)):
+        write_tensors(file, {"a": content}, {"about": "x"})
+        assert torch.equal(load_file(file)["a"], content)
+        assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", ".state.safetensors.sha256"}
+        assert file.stat().st_mode & 0o444 == 0o444

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from diffprune.config.naming import run_folder
 from diffprune.data.loading.images import ImageSet
 from diffprune.evaluation.held_out_loss import held_out_loss
+from diffprune.models import weights
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
@@ -37,7 +38,6 @@ from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.stages import finetune
 from diffprune.stages.options import kept_channels, load_dense, load_images, parts
 from diffprune.tracking.tracker import Tracker
-from diffprune.training import state_files as state
 from diffprune.training.block_outputs import output_layers
 from diffprune.training.losses import NoisePrediction
 from diffprune.training.state_files import read_state
@@ -287,7 +287,7 @@ def over_quota(*_: object, **__: object) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("until", "where"), [("score", "diffprune.pruning.scores.save_file"),
+@pytest.mark.parametrize(("until", "where"), [("score", "diffprune.models.weights.save_file"),
                                               ("prune", "safetensors.torch.save_file")])
 def test_a_full_disk_before_the_fine_tuning_is_one_sentence_too(config, until: str, where: str,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +310,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_state(begun: tuple[DictConfig,
     before = {path: path.read_bytes() for path in run.states}
     assert run.state(4) in before
     with monkeypatch.context() as patched:
-        patched.setattr(*{"state": (state, "save_file", over_quota), "log": (ProgressLog, "write", full),
+        patched.setattr(*{"state": (weights, "save_file", over_quota), "log": (ProgressLog, "write", full),
                           "finetuned": (safetensors.torch, "save_file", over_quota)}[where])
         with pytest.raises(UserError, match=r"the disk of .* is full: make room and repeat") as error:
             reproduce(cfg, run)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from diffprune.training import state_files as state
+from diffprune.models import weights
 from diffprune.training.state_files import Damaged, newest_state, read_state, write_state
 
 TENSORS = {"weight/0": torch.arange(6.0).view(2, 3), "step": torch.tensor(3), "half": torch.ones(4, dtype=torch.bfloat16)}
@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_what_was_there(files: list[Path], monkeypatch: pytes
     def no_room(tensors: dict, path: Path, metadata: dict) -> None:
         path.write_bytes(b"half")
         raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
-    monkeypatch.setattr(state, "save_file", no_room)
+    monkeypatch.setattr(weights, "save_file", no_room)
     before = {path.name: path.read_bytes() for path in files[0].parent.iterdir()}
     with pytest.raises(OSError, match=os.strerror(number)) as error:
         write_state(files[2], TENSORS, {"step": 4})
