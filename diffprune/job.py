@@ -52,7 +52,8 @@ def job(cfg: DictConfig) -> None:
 def one(cfg: DictConfig, healed: Callable[[], None] = lambda: None) -> None:
     """Does the run of `cfg` and shows its table; calls `healed` when the model is fine-tuned."""
     use_decimals(cfg)
-    check(cfg, HydraConfig.get().overrides.task if HydraConfig.initialized() else ())
+    hydra_ = HydraConfig.get() if HydraConfig.initialized() else None
+    check(cfg, hydra_.overrides.task if hydra_ else (), hydra_ is not None and hydra_.mode == RunMode.MULTIRUN)
     run = Run(run_folder(cfg))
     with refusals_as_user_errors(run.folder):
         reproduce(cfg, run, healed)

@@ -22,9 +22,9 @@ LONGEST_NAME = 240          # bytes, of 255: a lock file adds to it
 ON_THE_HUB = ("cifar10",)     # data sets whose path may be the name of a repository on the Hugging Face hub
 
 
-def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
+def check(cfg: DictConfig, overrides: Sequence[str] = (), in_sweep: bool = False) -> None:
     """Refuses a configuration that no run can use; raises UserError that names the option and what to choose instead.
-    `overrides` are the words of the command line that it was composed from."""
+    `overrides` are the words of the command line that it was composed from, `in_sweep` for one of several runs."""
     masked(cfg)
     check_values(cfg)
     window, side = cfg.evaluate.ssim_window, cfg.dataset.resolution
@@ -36,7 +36,7 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     check_names(cfg)
     check_pruner(cfg.pruner)
     check_rounds(cfg)
-    check_effect(cfg, overrides)
+    check_effect(cfg, overrides, in_sweep)
     check_paths(cfg)
 
 
@@ -52,9 +52,9 @@ def check_names(cfg: DictConfig) -> None:
                             f"system takes {LONGEST_NAME}: choose shorter names (model.name, pruner.name, schedule.name)")
 
 
-def check_effect(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuses options of the command line that others make void. Of those of a fine-tuning or a scoring pass that does not
-    take place it says that they have no effect: a sweep or a table may give them to all its runs."""
+def check_effect(cfg: DictConfig, overrides: Sequence[str], in_sweep: bool = False) -> None:
+    """Refuses options of the command line that others make void. In a sweep those of a fine-tuning or a scoring pass that
+    this run has none of are only named in the log: they are for the other runs."""
     checkpoint, pruner = cfg.model.checkpoint, cfg.pruner
     void = {
         r"model\.(unet|scheduler|vqvae|class_embedder|family)\b.*": checkpoint is not None and not is_url(checkpoint) and
@@ -69,10 +69,20 @@ def check_effect(cfg: DictConfig, overrides: Sequence[str]) -> None:
         for key, reason in void.items():
             if reason and re.fullmatch(key, option):
                 raise UserError(f"{text} has no effect: {reason}; leave one of the two out")
-        if cfg.schedule.steps == 0 and re.fullmatch(r"schedule\.(?!steps|name|rounds).*", option):
-            log.warning("%s has no effect: schedule.steps=0 fine-tunes nothing", text)
-        if re.fullmatch(r"pruner\.(calibration_batch|timesteps_per_pass)", option) and not takes_gradients(pruner):
-            log.warning("%s has no effect: pruner=%s takes no gradients", text, pruner.name)
+        if reason := idle(cfg, text):
+            if not in_sweep:
+                raise UserError(f"{text} has no effect: {reason}; leave it out")
+            log.warning("%s has no effect: %s", text, reason)
+
+
+def idle(cfg: DictConfig, text: str) -> str:
+    """Why the override `text` is for a stage that the run of `cfg` does not have; empty where it has it."""
+    option = text.lstrip("+~").partition("=")[0]
+    if cfg.schedule.steps == 0 and re.fullmatch(r"schedule\.(?!steps|name|rounds).*", option):
+        return "schedule.steps=0 fine-tunes nothing"
+    if re.fullmatch(r"pruner\.(calibration_batch|timesteps_per_pass)", option) and not takes_gradients(cfg.pruner):
+        return f"pruner={cfg.pruner.name} takes no gradients"
+    return ""
 
 
 def takes_gradients(pruner: DictConfig) -> bool:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from diffprune.config.compose import composed
 from diffprune.config.naming import fingerprint, name_of, prunes, science
 from diffprune.config.schema import outside_the_name
+from diffprune.config.validation import idle
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus
 from diffprune.runtime.errors import UserError
@@ -85,8 +86,15 @@ def lone(overrides: Sequence[str]) -> Cell:
 def of_row(row: Row, overrides: Sequence[str], group: str | None = None) -> list[Cell]:
     """A cell for each seed of the row. A logger that groups runs groups them under `group`, unless another is given. The row
     is composed once; the other seeds are set in that composition, which every option that follows the seed sees."""
-    words = [merged((*row.overrides, f"seed={seed}", *overrides)) for seed in row.seeds]
+    def words_of(given: Sequence[str]) -> list[tuple[str, ...]]:
+        return [merged((*row.overrides, f"seed={seed}", *given)) for seed in row.seeds]
+
+    words = words_of(overrides)
     cfg = composed(words[0])
+    # Options that are given to the whole table are left out where they are for a stage that this row does not have.
+    if (used := [text for text in overrides if not idle(cfg, text)]) != list(overrides):
+        words = words_of(used)
+        cfg = composed(words[0])
     # Where the data are does not change the result: the run has its folder without it, and is told apart as `missing`.
     missing = tuple(sorted(OmegaConf.missing_keys(cfg) & set(outside_the_name())))
     for key in missing:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -350,8 +351,10 @@ def test_a_class_that_refuses_its_options_is_one_sentence() -> None:
     (["pruner=magnitude", "pruner.calibration_batch=8"], "batch=8 has no effect: pruner=magnitude takes no gradients"),
     (["pruner=random", "pruner.timesteps_per_pass=2"], "per_pass=2 has no effect: pruner=random takes no gradients"),
     (["schedule=none", "schedule.name=other"], ""), (["schedule.steps=5", "schedule.lr=1e-3"], "")])
-def test_options_of_a_fine_tuning_that_does_not_take_place_are_named(config, caplog: pytest.LogCaptureFixture,
-                                                                    words: list[str], said: str) -> None:
-    check(config(*words), words)
+def test_options_of_a_stage_that_a_run_has_not_are_refused_and_in_a_sweep_named(config, caplog: pytest.LogCaptureFixture,
+                                                                               words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) if said else nullcontext():
+        check(config(*words), words)
+    check(config(*words), words, in_sweep=True)
     assert said in caplog.text
     assert bool(said) == ("no effect" in caplog.text)

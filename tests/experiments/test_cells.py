@@ -72,6 +72,16 @@ def test_later_overrides_take_the_place_of_earlier_ones() -> None:
     assert len(cells) == 8
 
 
+def test_an_option_of_a_table_is_left_out_of_rows_that_lack_its_stage() -> None:
+    own = {cell.title: cell for cell in plan(["table1_digits"], seeds=(0,)).cells}
+    cells = {cell.title: cell for cell in plan(["table1_digits"], ["schedule.lr=1e-3", "pruner.calibration_batch=8"],
+                                               (0,)).cells}
+    assert cells["dense"].folder == own["dense"].folder
+    assert "schedule.lr=1e-3" in cells["magnitude"].overrides
+    assert "pruner.calibration_batch=8" not in cells["magnitude"].overrides
+    assert {"schedule.lr=1e-3", "pruner.calibration_batch=8"} <= set(cells["taylor"].overrides)
+
+
 def test_how_cells_are_submitted_is_no_part_of_them() -> None:
     cells = plan(["table1_digits"], ["launcher=slurm", "hydra.launcher.partition=long"], (0,)).cells
     assert not [text for cell in cells for text in cell.overrides if "launcher" in text]
