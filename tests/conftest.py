@@ -25,7 +25,7 @@ subprocess.Popen = processes.Popen     # commands start without their imports
 
 @cache
 def composition(folder: Path, name: str, overrides: tuple[str, ...], with_hydra: bool) -> DictConfig:
-    """What Hydra composes in a tenth of a second, once for all tests of this process."""
+    """What Hydra composes from the configurations in `folder`, which takes a tenth of a second: once a process."""
     return compose(name, list(overrides), return_hydra_config=with_hydra)
 
 
