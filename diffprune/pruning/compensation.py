@@ -9,11 +9,12 @@ where W0, b0 are the cut weights, so that a direction in which X hardly varies k
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import Empty, Queue
-from threading import Event, Thread
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,10 +25,14 @@ from torch.utils.hooks import RemovableHandle
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.rerun import Rerun
 from diffprune.pruning.dependency import scored_weights
+from diffprune.runtime.files import remove_tree, temporary_sibling
 
 STRENGTH = 1e-3
 MOST_UNKNOWNS = 8192    # of one output channel; with more, a layer's kernel is kept and its channels are regressed
+PIXELS = 2**15          # of the images that are evaluated together, at least one image
+POSITIONS = 64          # of each image at most that a layer is fitted to, drawn at random
 ROWS = 4096             # positions whose patches lie in memory at once, at least those of one image
 
 Refitted = dict[str, dict[str, float]]    # {layer: {"before", "after", "macs"}}
@@ -48,6 +53,11 @@ class NoisedImages:
         eps = torch.randn(x_0.shape, generator=rng).to(x_0)
         return cls(add_noise(x_0, eps, model.alpha_bar.to(x_0)[t]), t, context)
 
+    def part(self, first: int, last: int) -> "NoisedImages":
+        """The images first, …, last - 1."""
+        context = None if self.context is None else self.context[first:last]
+        return NoisedImages(self.x_t[first:last], self.t[first:last], context)
+
 
 def positions(unet: nn.Module) -> dict[str, Tensor]:
     """{layer: [O, I] or [C], the place of each entry in the flattened weight} of every layer that is pruned. Cut together
@@ -57,30 +67,51 @@ def positions(unet: nn.Module) -> dict[str, Tensor]:
 
 
 def compensate(pruned: DiffusionModel, dense: DiffusionModel, kept: Mapping[str, Tensor], images: NoisedImages,
-               strength: float = STRENGTH) -> Refitted:
+               strength: float = STRENGTH, folder: Path | None = None) -> Refitted:
     """Refits, in place, every layer of `pruned` that lost inputs, in the order of the forward pass.
 
-    `kept`: the `positions` of the dense network, cut with it. Both models are evaluated once on `images`, layer by layer in
-    turn; the memory holds their activations of all images and the matrix of one layer. Returns for each refitted layer the
-    relative error ||Y - Y'|| / ||Y|| of its outputs with the cut and with the refitted weights, and the multiply-accumulates
-    of its regression. Raises ValueError unless `strength` is positive.
+    `kept`: the `positions` of the dense network, cut with it. Both models are evaluated on `images` in batches, up to one
+    layer after the other. The memory holds what the evaluation of one batch needs and the matrix of one layer; what blocks
+    hand to later ones lies, for all images, in files in `folder`, or where the system keeps temporary files, until all is
+    done. Returns for each refitted layer the relative error ||Y - Y'|| / ||Y|| of its outputs with the cut and with the
+    refitted weights, and the multiply-accumulates of its regression. Raises ValueError unless `strength` is positive.
     """
     if not strength > 0:
         raise ValueError(f"strength={strength} of the ridge is not positive")
     layers = {name: NarrowedLayer.of(pruned.unet.get_submodule(name), dense.unet.get_submodule(name), places)
               for name, places in kept.items() if places.dim() > 1}
     layers = {name: layer for name, layer in layers.items() if layer.can_be_refitted}
-    refitted: Refitted = {}
-    with torch.no_grad(), dense_layers(dense, layers, images) as take:
-        def refit(name: str, inputs: Tensor) -> None:
-            inputs_and_outputs = take(name)
-            if name not in refitted:      # a layer that is called again keeps its weights
-                refitted[name] = layers[name].refit(inputs, *inputs_and_outputs, strength)
-
-        with removed_later(layer.pruned.register_forward_pre_hook(lambda _, given, name=name: refit(name, given[0]))
-                           for name, layer in layers.items()):
-            pruned.denoise(images.x_t, images.t, images.context)
+    size = max(1, PIXELS // images.x_t[0, 0].numel())
+    with (torch.no_grad(), TemporaryDirectory() as fallback,
+          temporary_sibling((folder or Path(fallback)) / "outputs") as place):
+        batches = [Batch.of(pruned, dense, images.part(first, first + size), first, place)
+                   for first in range(0, len(images.t), size)]
+        refitted = {name: layers[name].refit(name, batches, strength) for name in call_order(pruned, layers, images)}
+        remove_tree(place)
     return refitted
+
+
+def call_order(model: DiffusionModel, names: Iterable[str], images: NoisedImages) -> list[str]:
+    """Those layers among `names` that the network evaluates, in the order of their first calls."""
+    order: dict[str, None] = {}
+    with removed_later(model.unet.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
+                       for name in names):
+        one = images.part(0, 1)
+        model.denoise(one.x_t, one.t, one.context)
+    return list(order)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The evaluations of both models on some of the images, the first of which is the image `first` of all."""
+    first: int
+    pruned: Rerun
+    dense: Rerun
+
+    @classmethod
+    def of(cls, pruned: DiffusionModel, dense: DiffusionModel, images: NoisedImages, first: int, place: Path) -> "Batch":
+        return cls(first, *(Rerun(model.unet, partial(model.denoise, images.x_t, images.t, images.context),
+                                  place / f"{kind}-{first}") for kind, model in (("pruned", pruned), ("dense", dense))))
 
 
 @dataclass(frozen=True)
@@ -103,64 +134,117 @@ class NarrowedLayer:
         """Whether the layer lost inputs and each of its outputs reads them all, as no grouped convolution's do."""
         return len(self.columns) < self.dense.weight.shape[1] and getattr(self.dense, "groups", 1) == 1
 
-    def refit(self, x: Tensor, x_dense: Tensor, y: Tensor, strength: float) -> dict[str, float]:
-        """Sets the pruned layer's weights by its inputs `x` [N, I', ...], the dense layer's inputs `x_dense` [N, I, ...] and
-        outputs `y` [N, O, ...] (channels are last for a linear layer). Returns the relative errors before and after, and
-        what the regression cost."""
-        layer, y = self.pruned, y.index_select(1 if isinstance(self.dense, nn.Conv2d) else -1, self.rows.to(y.device))
-        before = relative_error(layer.forward(x), y)
-        cut_weights = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
-        if layer.weight[0].numel() <= MOST_UNKNOWNS:
-            weight, bias = ridge(layer, x, y, strength)
-            macs = ridge_macs(len(by_position(y)), layer.weight[0].numel() + (bias is not None), len(weight))
-        else:
-            weight, bias = self.through_channels(x, x_dense, strength), layer.bias
-            macs = ridge_macs(len(by_position(x)), len(self.columns), self.dense.weight.shape[1])
-        layer.weight.copy_(weight)
-        if bias is not None:
-            layer.bias.copy_(bias)
-        after = relative_error(layer.forward(x), y)
-        if not after <= before:     # possible where not the outputs were fitted, but the inputs
-            layer.load_state_dict(cut_weights)
+    @property
+    def keeps_kernel(self) -> bool:
+        """Whether the layer has too many weights for each output, so that not these are refitted but its inputs are."""
+        return self.pruned.weight[0].numel() > MOST_UNKNOWNS
+
+    def refit(self, name: str, batches: Sequence[Batch], strength: float) -> dict[str, float]:
+        """Sets the pruned layer's weights by its inputs and the dense layer's outputs, or where `keeps_kernel` the dense
+        layer's inputs. Returns the relative errors before and after, and what the regression cost."""
+        regression, before, after = Regression(self.start()), Deviation(), Deviation()
+        # What the cut weights give, and the normal equations.
+        for batch in batches:
+            x_dense, wanted = batch.dense.call(name)
+            x, y = batch.pruned.call(name, keep=False)
+            before.add(y, self.of_kept_channels(wanted))
+            self.add(regression, x, x_dense if self.keeps_kernel else self.of_kept_channels(wanted), batch.first)
+        # What the solution gives; a worse one, possible where not the outputs were fitted but the inputs, is given up.
+        cut_weights = {key: tensor.clone() for key, tensor in self.pruned.state_dict().items()}
+        self.set_weights(regression.solve(strength))
+        for batch in batches:
+            after.add(batch.pruned.call(name)[1], self.of_kept_channels(batch.dense.output(name)))
+        if not after.relative <= before.relative:
+            self.pruned.load_state_dict(cut_weights)
+            for batch in batches:
+                batch.pruned.forget(name)
             after = before
-        return {"before": before, "after": after, "macs": macs}
+        return {"before": before.relative, "after": after.relative, "macs": regression.macs}
 
-    def through_channels(self, x: Tensor, x_dense: Tensor, strength: float) -> Tensor:
-        """The dense kernel, applied to the dense input channels as a regression on the kept ones gives them; [O', I', ...].
+    def of_kept_channels(self, y: Tensor) -> Tensor:
+        """Those channels of the dense layer's outputs `y` that the pruned layer has left."""
+        return y.index_select(1 if isinstance(self.dense, nn.Conv2d) else -1, self.rows.to(y.device))
 
-        A ridge regression of `x_dense` on `x`, channel by channel, towards the choice of the kept channels: it has far fewer
-        unknowns than one for each weight of the kernel.
-        """
-        mix = nn.Linear(len(self.columns), self.dense.weight.shape[1], bias=False).to(x)
-        mix.weight.copy_(F.one_hot(self.columns, len(mix.weight)).T)
-        weight, _ = ridge(mix, by_position(x), by_position(x_dense), strength)
-        return torch.einsum("oi...,ij->oj...", self.dense.weight[self.rows.to(x.device)].double(), weight)
+    def start(self) -> Tensor:
+        """What the solution is drawn towards, [outputs, unknowns]: the cut weights with the bias as the last column, or
+        where `keeps_kernel` the choice of the kept channels."""
+        if self.keeps_kernel:
+            return F.one_hot(self.columns, self.dense.weight.shape[1]).T.to(self.pruned.weight)
+        weight, bias = self.pruned.weight.flatten(1), self.pruned.bias
+        return weight if bias is None else torch.cat([weight, bias[:, None]], 1)
+
+    def add(self, regression: "Regression", x: Tensor, wanted: Tensor, first: int) -> None:
+        """Adds the inputs `x` [N, I', ...] and the `wanted` outputs of images `first`, first + 1, … at some positions."""
+        outputs = by_position(wanted)
+        count = len(outputs) // len(x)      # of one image
+        some = torch.arange(count).expand(len(x), -1)
+        if count > POSITIONS:
+            some = torch.randint(count, (first + len(x), POSITIONS), generator=generator(count, Stream.COMPENSATION))[first:]
+        images = max(1, ROWS // count)
+        for i in range(0, len(x), images):
+            inputs = x[i:i + images]
+            rows = by_position(inputs) if self.keeps_kernel else patches(self.pruned, inputs)
+            chosen = (some[i:i + images] + count * torch.arange(len(inputs))[:, None]).flatten().to(x.device)
+            regression.add(rows[chosen], outputs[i * count:][chosen])
+
+    def set_weights(self, solution: Tensor) -> None:
+        """Gives the pruned layer the `solution` of a regression that began with `start`."""
+        weight = solution
+        if self.keeps_kernel:
+            weight = torch.einsum("oi...,ij->oj...", self.dense.weight[self.rows.to(solution.device)].double(), solution)
+        elif self.pruned.bias is not None:
+            self.pruned.bias.copy_(solution[:, -1])
+            weight = solution[:, :-1]
+        self.pruned.weight.copy_(weight.reshape(self.pruned.weight.shape))
 
 
-def ridge(layer: Any, x: Tensor, y: Tensor, strength: float) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of `layer`, float64, that map its inputs `x` to the outputs `y` best, drawn towards those it has."""
-    start = layer.weight.flatten(1).double()
-    if layer.bias is not None:
-        start = torch.cat([start, layer.bias[:, None].double()], 1)
-    gram, moment = x.new_zeros(2 * start.shape[1:], dtype=torch.float64), x.new_zeros(start.T.shape, dtype=torch.float64)
-    size = max(1, ROWS * len(x) // len(by_position(y)))
-    for some_x, some_y in zip(x.split(size), y.split(size), strict=True):
-        rows = patches(layer, some_x).double()
-        if layer.bias is not None:
-            rows = F.pad(rows, (0, 1), value=1.0)
-        gram += rows.T @ rows
-        moment += rows.T @ by_position(some_y).double()
-    pull = strength * gram.diagonal().mean()
-    solution = torch.linalg.solve(gram + pull * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
-                                  moment + pull * start.T).T
-    if layer.bias is None:
-        return solution.view_as(layer.weight), None
-    return solution[:, :-1].reshape(layer.weight.shape), solution[:, -1]
+class Regression:
+    """The normal equations of a ridge regression, float64, to which rows of inputs and outputs are added by and by.
+
+    `start` [outputs, unknowns] is what the solution is drawn towards. Rows that have one input less than there are unknowns
+    get a 1 as the last, whose unknown is the intercept.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        self.start, self.rows = start.double(), 0
+        self.gram = self.start.new_zeros(2 * self.start.shape[1:])
+        self.moment = self.start.new_zeros(self.start.T.shape)
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Adds `inputs` [M, unknowns or one less] and `outputs` [M, outputs]."""
+        inputs = F.pad(inputs.double(), (0, len(self.gram) - inputs.shape[1]), value=1.0)
+        self.gram += inputs.T @ inputs
+        self.moment += inputs.T @ outputs.double()
+        self.rows += len(inputs)
+
+    def solve(self, strength: float) -> Tensor:
+        """[outputs, unknowns], drawn towards the start with `strength` times the mean diagonal of the matrix."""
+        pull = strength * self.gram.diagonal().mean()
+        eye = torch.eye(len(self.gram), dtype=self.gram.dtype, device=self.gram.device)
+        return torch.linalg.solve(self.gram + pull * eye, self.moment + pull * self.start.T).T
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the matrix and the moments over all rows, and of the solution."""
+        outputs, unknowns = self.start.shape
+        return self.rows * unknowns * (unknowns + outputs) + unknowns**3 // 3 + unknowns**2 * outputs
 
 
-def ridge_macs(positions: int, unknowns: int, outputs: int) -> int:
-    """Multiply-accumulates of a regression: of the Gram matrix and the moments over all positions, and of the solution."""
-    return positions * unknowns * (unknowns + outputs) + unknowns**3 // 3 + unknowns**2 * outputs
+class Deviation:
+    """How far outputs are from those that are wanted, over all batches."""
+
+    def __init__(self) -> None:
+        self.squares = self.wanted_squares = 0.0
+
+    def add(self, y: Tensor, wanted: Tensor) -> None:
+        """Adds the outputs `y` of a batch."""
+        self.squares += float((y - wanted).double().square().sum())
+        self.wanted_squares += float(wanted.double().square().sum())
+
+    @property
+    def relative(self) -> float:
+        """||y - wanted|| / ||wanted||; where all that is wanted is 0, ||y||."""
+        return math.sqrt(self.squares / (self.wanted_squares or 1.0))
 
 
 def patches(layer: Any, x: Tensor) -> Tensor:
@@ -176,12 +260,6 @@ def by_position(y: Tensor) -> Tensor:
     return y.flatten(2).transpose(1, 2).flatten(0, 1) if y.dim() == 4 else y.flatten(0, -2)
 
 
-def relative_error(y: Tensor, wanted: Tensor) -> float:
-    """||y - wanted|| / ||wanted||; of outputs that are all 0, the size of `y`."""
-    norm = float(wanted.double().norm())
-    return float((y - wanted).double().norm()) / (norm or 1.0)
-
-
 @contextmanager
 def removed_later(hooks: Iterable[RemovableHandle]) -> Generator[None]:
     """Registers the `hooks`, which are gone after the context."""
@@ -191,46 +269,3 @@ def removed_later(hooks: Iterable[RemovableHandle]) -> Generator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def dense_layers(dense: DiffusionModel, layers: Mapping[str, NarrowedLayer], images: NoisedImages
-                 ) -> Generator[Callable[[str], tuple[Tensor, Tensor]]]:
-    """Yields a function that gives inputs and outputs of the dense layer of that name.
-
-    The dense model is evaluated in a thread that waits at each layer until the previous one was taken, since the outputs of
-    all layers together would not fit into the memory.
-    """
-    handed: Queue[tuple[str, Any]] = Queue(1)
-    closing = Event()
-
-    def hand(name: str, *content: Tensor) -> None:
-        handed.put((name, tuple(tensor.clone() for tensor in content)))     # the network may go on to change them in place
-        if closing.is_set():
-            raise InterruptedError
-
-    def evaluate() -> None:
-        try:
-            with torch.no_grad():
-                dense.denoise(images.x_t, images.t, images.context)
-        except Exception as error:      # of any kind: it is raised where the layer is asked for
-            handed.put(("", error))
-
-    def take(name: str) -> tuple[Tensor, Tensor]:
-        layer, content = handed.get()
-        if isinstance(content, Exception):
-            raise content
-        assert layer == name, f"the dense model evaluates {layer} where the pruned one evaluates {name}"
-        return content
-
-    thread = Thread(target=evaluate, daemon=True)
-    with removed_later(layer.dense.register_forward_hook(lambda _, given, y, name=name: hand(name, given[0], y))
-                       for name, layer in layers.items()):
-        thread.start()
-        try:
-            yield take
-        finally:
-            closing.set()
-            while thread.is_alive():        # it may wait for its last layer to be taken
-                with suppress(Empty):
-                    handed.get(timeout=0.05)

@@ -75,7 +75,7 @@ def compensation(cfg: DictConfig, run: Run, pruned: DiffusionModel, dense: Diffu
     pruned.to(device)
     dense.to(device)
     x_0, context = dense.to_latent(x_0.to(device)), dense.context(labels)
-    layers = compensate(pruned, dense, kept, NoisedImages.draw(dense, x_0, cfg.seed, context))
+    layers = compensate(pruned, dense, kept, NoisedImages.draw(dense, x_0, cfg.seed, context), folder=run.folder)
     pruned.to(CPU)
     evaluation = measure(pruned.unet).macs + measure(dense.unet).macs
     macs = sum(layer["macs"] for layer in layers.values()) + len(x_0) * evaluation

@@ -11,7 +11,7 @@ from diffprune.config.naming import run_name
 from diffprune.config.validation import check
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pipeline import reproduce
-from diffprune.pruning.compensation import ridge_macs
+from diffprune.pruning.compensation import Regression
 from diffprune.pruning.criteria import DiffPruning
 from diffprune.pruning.gradients import CalibrationBatch
 from diffprune.pruning.importance import score
@@ -54,7 +54,10 @@ def test_as_many_evaluations_happen(term: type) -> None:
 
 
 def test_a_regression_costs_its_matrices_and_its_solution() -> None:
-    assert ridge_macs(100, 10, 4) == 100 * 10 * 10 + 100 * 10 * 4 + 10**3 // 3 + 10 * 10 * 4
+    regression = Regression(torch.zeros(4, 10))
+    for rows in (60, 40):
+        regression.add(torch.ones(rows, 10), torch.ones(rows, 4))
+    assert regression.macs == 100 * 10 * 10 + 100 * 10 * 4 + 10**3 // 3 + 10 * 10 * 4
 
 
 @pytest.mark.parametrize("term", [NoisePrediction, OutputDistillation, FiniteDifference])
