@@ -4,20 +4,25 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from tabulate import tabulate
 
 from diffprune.config.compose import CONF, check_overrides, register
 from diffprune.config.naming import run_folder, use_decimals
 from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
+from diffprune.runs.metrics import Metrics
 from diffprune.runs.run import Run
 from diffprune.runs.status import last_line
 from diffprune.runtime.addresses import hide_secrets
@@ -26,6 +31,7 @@ from diffprune.runtime.distributed import current_ranks, disconnect
 from diffprune.runtime.errors import JobFailed, UserError
 from diffprune.runtime.files import refusals_as_user_errors
 from diffprune.runtime.interrupt import Interrupt, Interrupted
+from diffprune.runtime.progress import duration
 
 log = logging.getLogger("diffprune")
 
@@ -73,9 +79,39 @@ def silence() -> None:
 
 def in_sweep(cfg: DictConfig) -> None:
     """One of several jobs in this process; raises JobFailed."""
+    hydra_ = HydraConfig.get()
+    log.info("\nrun %d%s: %s", hydra_.job.num + 1, of_jobs(sys.argv[1:]), own_words())
     if reason := attempt(lambda: one(cfg)):
         log.error("failed: %s", reason)
-        raise JobFailed(f"{' '.join(HydraConfig.get().overrides.task)}: {reason}")
+        raise JobFailed(f"{' '.join(hydra_.overrides.task)}: {reason}")
+
+
+def own_words() -> str:
+    """The overrides of this job of a sweep, without those that all jobs have."""
+    given = list(HydraConfig.get().overrides.task)
+    return " ".join([word for word in given if word not in sys.argv] or given)
+
+
+def of_jobs(words: Sequence[str]) -> str:
+    """" of N" for the number of jobs that the command line's `words` make, "" where they do not say it."""
+    try:
+        swept = [one for one in OverridesParser.create().parse_overrides([word for word in words if "=" in word])
+                 if one.is_sweep_override()]
+        return f" of {prod(len(list(one.sweep_string_iterator())) for one in swept)}" if swept else ""
+    except HydraException:      # an interval, or words that are not Hydra's
+        return ""
+
+
+def summary(runs: Mapping[str, Run]) -> str:
+    """A table of the finished runs of a sweep, by their own words: what was reached, before anybody looks at a report."""
+    rows = []
+    for words, run in runs.items():
+        if run.metrics.exists():
+            metrics = Metrics.read(run.metrics)
+            final = metrics.scores["final"]
+            rows.append([words, metrics.params / 1e6, metrics.macs / 1e9, final.get("fid"), final.get("ssim")])
+    heads = ["run", "parameters [M]", "MACs [G]", "Fréchet distance ↓", "SSIM to dense ↑"]
+    return tabulate(rows, heads, floatfmt=("", ".3f", ".3g", ".2f", ".3f"), missingval="–") if rows else ""
 
 
 def attempt(work: Callable[[], None]) -> str | None:
@@ -107,18 +143,20 @@ def hydra_job(overrides: Sequence[str], task: Callable[[DictConfig], Any]) -> An
 
 
 def show(run: Run) -> None:
-    """Prints the table of a finished run and the path of its report, which is written first where it is missing or old, and
-    where the folder is no read-only archive."""
+    """Prints the table of a finished run, how long it took and the address of its report, which is written first where it is
+    missing or old, and where the folder is no read-only archive."""
     if run.metrics.exists():
         from diffprune.report import terminal_table, write_report
-        log.info("\n%s\n", terminal_table(run.folder))
+        log.info("\n%s\n\nall stages took %s", terminal_table(run.folder),
+                 duration(sum(Metrics.read(run.metrics).seconds.values())))
         try:
             with extras_named():
                 recent = run.report.exists() and run.report.stat().st_mtime >= run.metrics.stat().st_mtime
                 if not recent and os.access(run.folder, os.W_OK):
                     write_report(run.folder)
             if run.report.exists():
-                log.info("report: %s", run.report)
+                log.info("report: %s\nto compare runs: python -m diffprune.report %s", run.report.absolute().as_uri(),
+                         run.folder.parent.parent)
         except UserError as error:
             log.info("no report: %s", error)
 
@@ -128,11 +166,14 @@ def main() -> None:
     hide_secrets()
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
     failed: list[JobFailed] = []
+    swept: dict[str, Run] = {}
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def entry(cfg: DictConfig) -> None:
         try:
             job(cfg)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                swept[own_words()] = Run(run_folder(cfg))
         except JobFailed as failure:    # Hydra would report the first alone
             failed.append(failure)
             raise
@@ -140,7 +181,11 @@ def main() -> None:
     with one_sentence():
         check_overrides([word for word in sys.argv[1:] if not word.startswith("-")])
         try:
-            entry()
+            try:
+                entry()
+            finally:
+                if len(swept) > 1 and (table := summary(swept)):
+                    log.info("\n%s\n", table)
         except JobFailed as first:
             failed = failed or [first]
             title = f"{len(failed)} {'job' if len(failed) == 1 else 'jobs'} of the sweep failed:"

@@ -10,6 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 
 from diffprune import job as entry
 from diffprune.config.compose import composed
+from diffprune.runs.metrics import Metrics
+from diffprune.runs.run import Run
 from diffprune.runtime.errors import JobFailed
 from tests.conftest import ROOT
 from tests.test_cli import environment, line
@@ -58,6 +60,8 @@ def test_a_sweep_tells_of_every_job_that_failed(tmp_path: Path) -> None:
     for seed in (0, 1):
         assert f"pruner=taylor pruner.calibration_batch=9999 seed={seed}: pruner.calibration" in done.stderr
     assert len(list((tmp_path / "runs").glob("*/*/prune.json"))) == 2
+    for number, words in enumerate(("pruner=random seed=0", "pruner=random seed=1", "pruner=taylor seed=0"), 1):
+        assert f"run {number} of 4: {words}" in done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -71,3 +75,22 @@ def test_a_job_gives_the_same_bits_alone_and_after_others_with_a_tracked_run_eac
     assert weights(many, sweep(many), "seed=0,1") == weights(alone, line(alone), "seed=1", "logger=none")
     tracked = list((many / "runs" / "wandb").glob("offline-run-*"))
     assert len({folder.name.split("-", 3)[3] for folder in tracked}) == len(tracked) == 2
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    (["a=1,2,3", "b=range(0,4)", "-m"], " of 12"), (["a=1", "-m"], ""), (["a=interval(0,1)"], ""), (["/a/folder"], ""),
+    (["a=1,2", "c=[1,2]"], " of 2")])
+def test_the_jobs_of_a_sweep_are_counted_where_the_words_say_them(words: list[str], text: str) -> None:
+    assert entry.of_jobs(words) == text
+
+
+def test_a_sweep_ends_in_a_table_of_what_was_reached(tmp_path: Path) -> None:
+    kept = sorted((ROOT / "experiments" / "results" / "digits").glob("*-none-s0-*"))[:2]
+    runs = {f"seed={i}": Run(folder) for i, folder in enumerate(kept)} | {"seed=9": Run(tmp_path)}
+    lines = entry.summary(runs).splitlines()
+    assert len(lines) == 4      # the head, a rule, and the two runs that have metrics
+    for row, run in zip(lines[2:], list(runs.values()), strict=False):
+        metrics = Metrics.read(run.metrics)
+        assert f"{metrics.scores['final']['fid']:.2f}" in row
+        assert f"{metrics.params / 1e6:.3f}" in row
+    assert entry.summary({"seed=9": Run(tmp_path)}) == ""
