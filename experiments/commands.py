@@ -149,8 +149,9 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
         if not 0 <= arguments.cell < len(cells):
             raise UserError(f"--cell {arguments.cell}: the plan has cells 0 to {len(cells) - 1}")
         cells = [cells[arguments.cell]]
-    check_ready(cells := [cell for cell in cells if cell.status.state in states])
-    if "launcher=slurm" in arguments.words:
+    on_slurm = "launcher=slurm" in arguments.words
+    check_ready(cells := [cell for cell in cells if cell.status.state in states], on_slurm)
+    if on_slurm:
         from experiments.running.slurm import submit
         submit([cell for cell in cells if cell.status.state != "running"], "-".join(arguments.tables), arguments.cap,
                arguments.sbatch, arguments.dry_run)

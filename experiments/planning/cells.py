@@ -1,5 +1,7 @@
 """The cells of tables: one run each, with its folder; cells of several tables that are the same run are one cell."""
 
+import logging
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +15,23 @@ from omegaconf import OmegaConf
 from diffprune.config.compose import composed
 from diffprune.config.naming import fingerprint, name_of, prunes, science
 from diffprune.config.schema import outside_the_name
-from diffprune.config.validation import idle
+from diffprune.config.validation import check_options, check_paths, idle
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus
 from diffprune.runtime.errors import UserError
 from experiments.planning.declarations import Row, Table, table
 
+log = logging.getLogger(__name__)
+
 ELSEWHERE = ("launcher", "hydra")       # options that say how cells are submitted, not what a cell is
+FILES = re.compile(r"[+~]*(dataset|model|evaluate)\b")      # options that may name files
+SCHEDULE = re.compile(r"[+~]*schedule[.=@]")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run: its title in the table, the overrides that make it, the `options` that change its result. `missing` names the
-    options that must be chosen before it can start."""
+    options that must be chosen before it can start, `accumulate` is the number of micro-batches."""
     title: str
     seed: int
     overrides: tuple[str, ...]
@@ -33,6 +39,7 @@ class Cell:
     folder: Path
     until: str
     missing: tuple[str, ...]
+    accumulate: int = 1
 
     run = property(lambda self: Run(self.folder))
     status = property(lambda self: RunStatus.of(self.run, self.until))
@@ -89,6 +96,10 @@ def of_row(row: Row, overrides: Sequence[str], group: str | None = None) -> list
     def words_of(given: Sequence[str]) -> list[tuple[str, ...]]:
         return [merged((*row.overrides, f"seed={seed}", *given)) for seed in row.seeds]
 
+    # A row that fine-tunes nothing stays so, whatever the whole table is given.
+    others = [text for text in overrides if not SCHEDULE.match(text)]
+    if others != list(overrides) and not composed(words_of(others)[0]).schedule.steps:
+        overrides = others
     words = words_of(overrides)
     cfg = composed(words[0])
     # Options that are given to the whole table are left out where they are for a stage that this row does not have.
@@ -99,6 +110,7 @@ def of_row(row: Row, overrides: Sequence[str], group: str | None = None) -> list
     missing = tuple(sorted(OmegaConf.missing_keys(cfg) & set(outside_the_name())))
     for key in missing:
         OmegaConf.update(cfg, key, None)
+    check_options(cfg, overrides, in_sweep=True)
     grouped = (f"logger.group={group}",) if group and cfg.logger.get("group", "") is None else ()
     seeded = any(text.lstrip("+").startswith("seed=") for text in overrides)
     cells = []
@@ -107,7 +119,7 @@ def of_row(row: Row, overrides: Sequence[str], group: str | None = None) -> list
             cfg.seed = seed
         options = science(cfg)
         folder = Path(cfg.paths.runs) / cfg.dataset.name / name_of(options)
-        cells.append(Cell(row.title, cfg.seed, own + grouped, options, folder, cfg.until, missing))
+        cells.append(Cell(row.title, cfg.seed, own + grouped, options, folder, cfg.until, missing, cfg.schedule.accumulate))
     return cells
 
 
@@ -121,7 +133,16 @@ def elsewhere(text: str) -> bool:
     return text.partition("=")[0].split(".")[0].lstrip("+~") in ELSEWHERE
 
 
-def check_ready(cells: Sequence[Cell]) -> None:
-    """Refuses to start cells that lack an option; raises UserError that names it."""
+def check_ready(cells: Sequence[Cell], on_nodes: bool = False) -> None:
+    """Refuses to start cells that lack an option, or whose files are not there; raises UserError that names it. Files of
+    cells that are done on a cluster's nodes are only warned of."""
     if missing := sorted({key for cell in cells for key in cell.missing}):
         raise UserError(f"nothing chosen for {', '.join(missing)}: add for instance {missing[0]}=… to the command")
+    naming_files = {tuple(text for text in cell.overrides if FILES.match(text)): cell.overrides for cell in cells}
+    for overrides in naming_files.values():
+        try:
+            check_paths(composed(overrides))
+        except UserError as error:
+            if not on_nodes:
+                raise
+            log.warning("on this machine %s", error)

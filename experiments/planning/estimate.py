@@ -1,12 +1,15 @@
 """What a cell will take: from finished runs of the same model and data set where there are any, else from arithmetic."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from diffprune.config.naming import fingerprint, prunes
 from diffprune.config.schema import EVALUATIONS_PER_STEP, evaluations
 from diffprune.report.finished import FOREIGN
 from diffprune.runs.metrics import Metrics
@@ -25,6 +28,7 @@ COPIES = 5                  # of the weights while training: weights, gradients,
 RUNTIME = 600e6             # bytes of the libraries themselves
 ON_CPU = " CPU, "           # in the name under which a run records its device
 SAMPLE = 20                 # finished runs that are read
+WITHOUT_GRADIENTS = ("diffprune.pruning.criteria.Magnitude", "diffprune.pruning.criteria.Random")   # importing takes seconds
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,38 @@ class Past:
         return cls(metrics, memory, disk, int(lines[-1]["step"]) if lines else 0)
 
 
+@dataclass(frozen=True)
+class Own:
+    """What a cell does that no cell before it has done: the `steps` of its training, its scoring pass, the dense model's
+    images."""
+    steps: int
+    scores: bool
+    draws_dense: bool
+
+
 def estimates(cells: Sequence[Cell], device: Device) -> list[Estimate]:
-    """What each cell takes as a whole, done or not; a model that several share is counted with the first of them."""
-    finished, models, out = history(cells, device), set(), []
+    """What each cell takes as a whole, done or not; what several share (a trained model, a scoring pass, the dense model's
+    images) is counted with the first of them."""
+    finished, seen, out = history(cells, device), Counter[tuple[Any, ...]](), []
+
+    def first(*key: Any) -> bool:
+        seen[key] += 1
+        return seen[key] == 1
+
     for cell in cells:
-        past = finished.get((cell.folder.parent, cell.options["model"]["name"]), [])
-        steps = 0 if cell.model in models else cell.options["schedule"]["steps"]
-        models.add(cell.model)
-        fallback = arithmetic(cell, steps, device)
-        out.append(measured(cell, steps, past, fallback.memory) if past else fallback)
+        past, options = finished.get((cell.folder.parent, cell.options["model"]["name"]), []), cell.options
+        source = fingerprint([options["model"], options["dataset"]["name"]])
+        own = Own(options["schedule"]["steps"] if first("model", cell.model) else 0,
+                  first("scores", source, options["pruner"]["calibration_batch"], cell.seed) if scores(options) else False,
+                  first("dense", source, fingerprint(options["sampler"]), options["evaluate"]["images"]))
+        fallback = arithmetic(cell, own, device)
+        out.append(measured(cell, own.steps, past, fallback.memory) if past else fallback)
     return out
+
+
+def scores(options: Mapping[str, Any]) -> bool:
+    """Whether a run with these scientific options takes gradients to score channels; a class of one's own counts as if."""
+    return prunes(dict(options)) and options["pruner"]["criterion"]["_target_"] not in WITHOUT_GRADIENTS
 
 
 def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], list[Past]]:
@@ -128,8 +154,9 @@ def measured(cell: Cell, steps: int, past: Sequence[Past], memory: float) -> Est
                     f"{len(past)} finished runs of this model" + (f" on {' and '.join(devices)}" if devices else ""))
 
 
-def arithmetic(cell: Cell, steps: int, device: Device) -> Estimate:
-    """For training `steps`, at the rate of the device; a nominal ratio r is taken to leave (1 - r)² of the model."""
+def arithmetic(cell: Cell, own: Own, device: Device) -> Estimate:
+    """At the rate of the device; a nominal ratio r is taken to leave (1 - r)² of the model. The memory is that of one
+    process with the run's micro-batches; the disk has what the cell adds to the cache."""
     options, pruner, images = cell.options, cell.options["pruner"], cell.options["evaluate"]["images"]
     dense = datasets().get(options["dataset"]["name"], {}).get("dense")
     if dense is None:
@@ -137,14 +164,17 @@ def arithmetic(cell: Cell, steps: int, device: Device) -> Estimate:
     kept = (1 - pruner.get("ratio", 0.0)) ** 2
     macs, weights = dense["macs"] * 1e9, dense["params"] * 4e6
     pixels = options["dataset"]["resolution"] ** 2 * options["dataset"]["channels"]
-    memory = RUNTIME * (not device.gpu) + weights * COPIES + options["schedule"]["batch"] * macs * BYTES_PER_MAC
+    micro_batch = ceil(options["schedule"]["batch"] / cell.accumulate)
+    memory = RUNTIME * (not device.gpu) + weights * COPIES + micro_batch * macs * BYTES_PER_MAC
+    # Sets of images that are drawn, by what an evaluation costs: the final model's, unless that is the dense one.
+    drawn = [1.0] * own.draws_dense + [kept] * (not cell.is_dense)
     trained = options["schedule"]["steps"] > 0
-    disk = weights * (1 + kept + trained * kept * COPIES) + images * pixels
-    # Multiply-accumulates of each stage: sampling draws from the dense and the pruned model, features are of both.
-    scoring = 1000 * pruner["calibration_batch"] * EVALUATIONS_PER_STEP * macs * ("threshold" in pruner)
-    training = steps * options["schedule"]["batch"] * EVALUATIONS_PER_STEP * macs * kept
-    sampling = images * evaluations(options["sampler"]) * macs * (1 + kept)
-    features = images * 2 * INCEPTION * (options["evaluate"]["features"] == "inception")
+    disk = weights * (1 + kept + trained * kept * COPIES + own.scores) + images * pixels * (1 + own.draws_dense)
+    # Multiply-accumulates of each stage; the scoring pass may stop earlier.
+    scoring = 1000 * pruner["calibration_batch"] * EVALUATIONS_PER_STEP * macs * own.scores
+    training = own.steps * options["schedule"]["batch"] * EVALUATIONS_PER_STEP * macs * kept
+    sampling = images * evaluations(options["sampler"]) * macs * sum(drawn)
+    features = images * len(drawn) * INCEPTION * (options["evaluate"]["features"] == "inception")
     return Estimate((scoring + training + sampling + features) / device.rate, memory, disk,
                     f"MACs × steps × images {device}")
 

@@ -82,6 +82,16 @@ def test_an_option_of_a_table_is_left_out_of_rows_that_lack_its_stage() -> None:
     assert {"schedule.lr=1e-3", "pruner.calibration_batch=8"} <= set(cells["taylor"].overrides)
 
 
+@pytest.mark.parametrize("override", ["schedule.steps=50", "schedule=distill", "++schedule.objective.output=1"])
+def test_a_row_that_fine_tunes_nothing_stays_so(override: str) -> None:
+    own = {cell.title: cell for cell in plan(["table1_digits"], seeds=(0,)).cells}
+    cells = {cell.title: cell for cell in plan(["table1_digits"], [override, "sampler.steps=10"], (0,)).cells}
+    assert cells["dense"].folder == plan(["table1_digits"], ["sampler.steps=10"], (0,)).cells[0].folder
+    assert not [text for text in cells["dense"].overrides if "schedule." in text]
+    assert override in cells["taylor"].overrides
+    assert cells["taylor"].folder != own["taylor"].folder
+
+
 def test_how_cells_are_submitted_is_no_part_of_them() -> None:
     cells = plan(["table1_digits"], ["launcher=slurm", "hydra.launcher.partition=long"], (0,)).cells
     assert not [text for cell in cells for text in cell.overrides if "launcher" in text]
@@ -127,6 +137,21 @@ def test_a_typo_is_told_as_hydra_tells_it(override: str) -> None:
         plan(["table1_digits"], [override], (0,))
     assert isinstance(error.value, ConfigCompositionException) or "hydra" in type(error.value).__module__
     assert override.partition("=")[0].rpartition(".")[2] in str(error.value)
+
+
+@pytest.mark.parametrize(("override", "reason"), [
+    ("pruner.ratio=1.5", "outside its range"), ("schedule.accumulate=9999", "more parts than it has images")])
+def test_what_no_run_could_use_is_refused_before_anything_is_planned(override: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        plan(["table1_digits"], [override], (0,))
+
+
+def test_a_file_that_is_not_here_stops_a_start_here_and_not_on_other_machines(caplog: pytest.LogCaptureFixture) -> None:
+    cells = plan(["table1_cifar10"], ["dataset.path=/nosuch", "model.checkpoint=null"], (0,)).cells
+    with pytest.raises(UserError, match=r"dataset\.path=/nosuch does not exist"):
+        check_ready(cells)
+    check_ready(cells, on_nodes=True)
+    assert caplog.messages == ["on this machine dataset.path=/nosuch does not exist: give the place of a local copy"]
 
 
 def test_a_sweep_over_values_is_refused() -> None:

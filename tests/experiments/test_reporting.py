@@ -3,18 +3,20 @@
 import csv
 import json
 from dataclasses import replace
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from diffprune.pruning import criteria
 from diffprune.report.tables.quantities import Quantity
 from diffprune.report.tables.rows import Spread
 from diffprune.runtime.errors import UserError
 from experiments.commands import main
 from experiments.planning.cells import Cell
 from experiments.planning.declarations import Row, Table, table
-from experiments.planning.estimate import CPU, GPU, Device, estimates
+from experiments.planning.estimate import CPU, GPU, INCEPTION, WITHOUT_GRADIENTS, Device, estimates
 from experiments.reporting.against_published import Line, axes, beside, comparable, matches
 from experiments.reporting.files import document, missing, under_way
 from experiments.reporting.table_figure import table_figure
@@ -27,7 +29,8 @@ ROWS = {row.title: row for row in TABLE.rows}
 
 def cell(folder: Path, seed: int = 0, steps: int = 100_000, ratio: float = 0.3, **changed: Any) -> Cell:
     options = {"seed": seed, "sampler": {"steps": 100, "guidance": None}, "schedule": {"steps": steps, "batch": 128},
-               "pruner": {"ratio": ratio, "threshold": 0.05, "calibration_batch": 128},
+               "pruner": {"ratio": ratio, "threshold": 0.05, "calibration_batch": 128,
+                          "criterion": {"_target_": "diffprune.pruning.criteria.DiffPruning"}},
                "model": {"name": "ddpm_cifar10", "checkpoint": "a"}, "evaluate": {"images": 49984, "features": "inception"},
                "dataset": {"name": "cifar10", "resolution": 32, "channels": 3}}
     return Cell("diff_pruning T=0.05", seed, (), options, folder / f"run-{seed}", "evaluate", ())
@@ -261,6 +264,34 @@ def test_a_model_that_several_share_is_counted_once(tmp_path: Path) -> None:
     few = replace(one, seed=1, options=one.options | {"sampler": {"steps": 10, "guidance": None}})
     first, second = estimates([one, few], HERE)
     assert second.seconds < first.seconds / 10
+
+
+def test_what_runs_share_is_counted_with_the_first_of_them(tmp_path: Path) -> None:
+    """5.9 GMACs of the dense model: 1000 timesteps of 128 images, forward and back, for the first run of a seed alone; the
+    dense model's 49 984 images of 100 steps for the first run of all."""
+    dense = cell(tmp_path / "dense", steps=0, ratio=0.0)
+    again = replace(cell(tmp_path, seed=2), seed=1)
+    runs = [dense, cell(tmp_path), cell(tmp_path, seed=1), again]
+    for number, run in enumerate(runs[1:]):     # models of their own
+        run.options["pruner"]["threshold"] = 0.01 * number
+    seconds = [guess.seconds * CPU for guess in estimates(runs, HERE)]
+    macs, kept = 6.1e9, 0.49
+    drawing, features = 49_984 * 100 * macs, 49_984 * INCEPTION
+    fine_tuned = 100_000 * 128 * 3 * macs * kept + drawing * kept + features
+    scored = 1000 * 128 * 3 * macs
+    expected = [drawing + features, fine_tuned + scored, fine_tuned + scored, fine_tuned]
+    assert seconds == pytest.approx(expected, rel=0.02)
+
+
+def test_the_criteria_that_take_no_gradients_are_known_without_importing_them() -> None:
+    own = {name: criterion for name, criterion in vars(criteria).items()
+           if isinstance(criterion, type) and issubclass(criterion, criteria.Criterion) and not isabstract(criterion)}
+    assert {f"{criteria.__name__}.{name}" for name, one in own.items() if not one.gradient} == set(WITHOUT_GRADIENTS)
+
+
+def test_a_run_with_more_micro_batches_needs_less_memory(tmp_path: Path) -> None:
+    whole, parts = estimates([cell(tmp_path), replace(cell(tmp_path, 1), accumulate=8)], HERE)
+    assert parts.memory < 0.4 * whole.memory
 
 
 def test_a_page_names_the_cells_that_are_not_done_and_why(tmp_path: Path) -> None:
