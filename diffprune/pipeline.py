@@ -79,7 +79,7 @@ class Stages:
         from diffprune.evaluation.features import load_extractor
         from diffprune.evaluation.reference import file_statistics
         from diffprune.stages import evaluate, options
-        options.execution(self.cfg)
+        log.info("computing on %s", options.execution(self.cfg))
         options.import_family(self.cfg)
         if not self.ranks.is_rank0:
             return Tracker()

@@ -6,9 +6,11 @@ are noise, on which times do not depend.
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from diffprune.bench.cases import CASES, Bench
 from diffprune.bench.measured import table
@@ -33,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--features", default="cifar-cnn", help="the feature network")
     options.add_argument("--weights", help="its weight file")
     options.add_argument("--compiled", action="store_true", help="also with torch.compile, which takes minutes on a CPU")
+    options.add_argument("--against", type=Path, metavar="FILE",
+                         help="a Python file whose function denoiser() returns another implementation of the network, "
+                              "called with x_t and t: training, sampling and evaluations are compared with it")
     options.add_argument("--json", type=Path, help="where all numbers are written, with the machine and the versions")
     return options
 
@@ -41,11 +46,12 @@ def main() -> None:
     hide_secrets()
     arguments = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with one_sentence():
+    with one_sentence(), TemporaryDirectory() as compiled:      # so that compiling is timed from the start
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled
         wanted = arguments.only.split(",")
         if unknown := sorted(set(wanted) - set(CASES)):
             raise UserError(f"--only {','.join(unknown)} is not known: choose of {', '.join(CASES)}")
-        setting = Setting.of([*DEFAULT, *arguments.overrides], arguments.batch, arguments.compiled)
+        setting = Setting.of([*DEFAULT, *arguments.overrides], arguments.batch, arguments.compiled, arguments.against)
         bench = Bench(setting, arguments.rounds, arguments.steps, arguments.images, arguments.features, arguments.weights)
         lines = [line for case in CASES if case in wanted for line in getattr(bench, case)()]
     host = machine(setting.device)

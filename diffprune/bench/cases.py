@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from diffprune.evaluation.image_files import open_images
 from diffprune.evaluation.pair_metrics import similarity
 from diffprune.evaluation.speed import Timing, Work, time_in_turn
 from diffprune.models.cost import measure
-from diffprune.models.device import Execution
+from diffprune.models.device import DTYPES, Execution, allow_tf32
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.criteria import Criterion, DiffPruning, FirstOrderTaylor, SecondOrderTaylor
 from diffprune.pruning.gradients import EMPTY, CalibrationBatch, ScoringPass
@@ -38,7 +38,7 @@ from diffprune.training.trainer import Trainer, draw
 
 Works = dict[str, Work]
 
-BASELINE, TOGETHER = "plain", "together"
+BASELINE, AGAINST, TOGETHER = "plain", "against", "together"
 CRITERIA: tuple[Criterion, ...] = (DiffPruning(), FirstOrderTaylor(), SecondOrderTaylor())
 RATIOS = (0.2, 0.3, 0.4)
 SAME = len(CRITERIA) * len(RATIOS)      # cells of one threshold, for which the baseline makes the same scoring pass
@@ -51,10 +51,16 @@ PHOTOGRAPHS, WORKERS = 256, 2           # files that are loaded, and processes t
 
 def arithmetic_ways(setting: Setting) -> Works:
     """The product of two matrices [SIDE, SIDE] in each numeric format: hardly a convolution is done at a higher rate."""
-    formats = {how.precision: torch.bfloat16 if how.precision == "bf16" else torch.float32
-               for how in setting.executions.values()}
-    return {name.replace("no", "fp32"): partial(torch.mm, *torch.randn(2, SIDE, SIDE, device=setting.device).to(dtype))
-            for name, dtype in formats.items()}
+    return {name: product(how) for name, how in setting.executions.items() if name == how.precision}
+
+
+def product(how: Execution) -> Work:
+    a, b = torch.randn(2, SIDE, SIDE, device=how.device).to(DTYPES[how.precision] or torch.float32)
+
+    def work() -> torch.Tensor:
+        allow_tf32(how.precision == "tf32")
+        return torch.mm(a, b)
+    return work
 
 
 def training_ways(setting: Setting) -> Works:
@@ -62,6 +68,10 @@ def training_ways(setting: Setting) -> Works:
     images = setting.images(setting.batch)
     script = plain.PlainTraining(setting.copy_of(setting.dense).unet, setting.dense.alpha_bar, setting.recipe)
     works: Works = {BASELINE: lambda: script.step(images.to(setting.device))}
+    if setting.against is not None:
+        network = copy.deepcopy(setting.against).to(setting.device)
+        other = plain.PlainTraining(network, setting.dense.alpha_bar, setting.recipe)
+        works = {AGAINST: lambda: other.step(images.to(setting.device))} | works
     for name, how in setting.executions.items():
         trainer = Trainer(setting.copy_of(setting.dense), setting.recipe, how, SEED)
         works[name] = partial(trainer.advance, images, None)
@@ -107,13 +117,18 @@ def sampling_ways(setting: Setting, steps: int) -> tuple[Works, dict[str, np.nda
         drawn[name] = to_uint8(sample().float()).cpu().numpy()
 
     script = partial(plain.plain_samples, model.unet, model.alpha_bar, x_T, timesteps)
-    works = {name: partial(keep, name, partial(ddim, partial(evaluate, *way), x_T, timesteps, model.alpha_bar))
-             for name, way in setting.ways(model.unet).items()}
-    return {BASELINE: partial(keep, BASELINE, script)} | works, drawn
+    works: Works = {name: partial(keep, name, partial(ddim, partial(evaluate, *way), x_T, timesteps, model.alpha_bar))
+                    for name, way in setting.ways(model).items()}
+    works = {BASELINE: partial(keep, BASELINE, script)} | works
+    if setting.against is not None:
+        other = copy.deepcopy(setting.against).to(setting.device)
+        works = {AGAINST: partial(plain.plain_samples, other, model.alpha_bar, x_T, timesteps)} | works
+    return works, drawn
 
 
 def evaluate(unet: Callable[..., Any], how: Execution, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """eps, without gradients."""
+    allow_tf32(how.precision == "tf32")
     with torch.inference_mode(), how.autocast():
         return unet(x_t, t).sample
 
@@ -154,16 +169,32 @@ class Bench:
     features: str
     weights: str | None = None
 
+    @cached_property
+    def products(self) -> dict[str, Timing]:
+        """{numeric format: the time of a matrix product in it}."""
+        return self.timed(arithmetic_ways(self.setting), "arithmetic")
+
+    def rate(self, macs: int, timing: Timing, way: str) -> str:
+        """Multiply-accumulates per second, and how much that is of what a matrix product reaches in the way's format."""
+        format_ = next((name for name in self.products if name in way.split(", ")), "fp32")
+        achieved = (macs / timing.median) / (SIDE ** 3 / self.products[format_].median)
+        return f"{rate(macs, timing)}, {100 * achieved:.0f} % of a product's"
+
+    @property
+    def baseline(self) -> str:
+        return BASELINE if self.setting.against is None else AGAINST
+
     def arithmetic(self) -> Iterator[Line]:
-        for way, timing in self.timed(arithmetic_ways(self.setting), "arithmetic").items():
+        for way, timing in self.products.items():
             yield Line(f"product of {SIDE} x {SIDE} matrices", way, timing.median, note=rate(SIDE ** 3, timing))
 
     def training(self) -> Iterator[Line]:
         batch = self.setting.batch
         timings = self.timed(training_ways(self.setting), "fine-tuning")
         macs = batch * self.setting.macs * EVALUATIONS_PER_STEP
-        notes = {way: f"{batch / timing.median:.3g} images/s, {rate(macs, timing)}" for way, timing in timings.items()}
-        yield from lines(f"fine-tuning step, batch {batch}", timings, BASELINE, notes)
+        notes = {way: f"{batch / timing.median:.3g} images/s, {self.rate(macs, timing, way)}"
+                 for way, timing in timings.items()}
+        yield from lines(f"fine-tuning step, batch {batch}", timings, self.baseline, notes)
 
     def overhead(self) -> Iterator[Line]:
         """One step of fine-tuning, and what it does besides the network's and the optimiser's own work. The draws and the
@@ -195,8 +226,9 @@ class Bench:
         alike = {way: similarity(zip(batches(images, 64), batches(drawn[BASELINE], 64), strict=True),
                                  self.setting.ssim_window)["ssim"] for way, images in drawn.items()}
         macs = self.setting.batch * self.steps * self.setting.macs
-        notes = {way: f"SSIM {ssim:.4f} to plain, {rate(macs, timings[way])}" for way, ssim in alike.items()}
-        yield from lines(f"sampling {self.setting.batch} images, {self.steps} steps", timings, BASELINE, notes)
+        notes = {way: self.rate(macs, timing, way) for way, timing in timings.items()}
+        notes |= {way: f"SSIM {ssim:.4f} to plain, {notes[way]}" for way, ssim in alike.items()}
+        yield from lines(f"sampling {self.setting.batch} images, {self.steps} steps", timings, self.baseline, notes)
 
     def scores(self) -> Iterator[Line]:
         extractor = load_extractor(self.features, self.weights).to(self.setting.device)
@@ -216,17 +248,23 @@ class Bench:
 
     def latency(self) -> Iterator[Line]:
         """One evaluation of the network: dense and pruned, in every way."""
-        setting, macs_ratio = self.setting, self.setting.macs / measure(self.setting.pruned.unet).macs
+        setting, macs = self.setting, {"dense": self.setting.macs, "pruned": measure(self.setting.pruned.unet).macs}
         for batch in LATENCY_BATCHES:
             x_t, t = setting.noise(batch), torch.full((batch,), 500, device=setting.device)
-            works: Works = {f"{model}, {way}": partial(evaluate, *how, x_t, t)
-                            for model, unet in (("dense", setting.dense.unet), ("pruned", setting.pruned.unet))
-                            for way, how in setting.ways(unet).items()}
+            works: Works = {f"{name}, {way}": partial(evaluate, *how, x_t, t)
+                            for name, model in (("dense", setting.dense), ("pruned", setting.pruned))
+                            for way, how in setting.ways(model).items()}
+            if setting.against is not None:
+                other = copy.deepcopy(setting.against).to(setting.device).eval()
+                works = {AGAINST: partial(evaluate, other, Execution(setting.device), x_t, t)} | works
             timings = self.timed(works, f"latency, batch {batch}")
-            notes = {way: f"{timing.speedup_over(timings[way.replace('pruned', 'dense')]):.2f} times as fast as dense; "
-                          f"MACs ratio {macs_ratio:.2f}"
-                     for way, timing in timings.items() if way.startswith("pruned")}
-            yield from lines(f"one evaluation, batch {batch}", timings, "dense, eager", notes)
+            notes = {way: self.rate(batch * macs.get(way.partition(",")[0], setting.macs), timing, way)
+                     for way, timing in timings.items()}
+            notes |= {way: f"{timing.speedup_over(timings[way.replace('pruned', 'dense')]):.2f} times as fast as dense, "
+                           f"MACs ratio {macs['dense'] / macs['pruned']:.2f}; {notes[way]}"
+                      for way, timing in timings.items() if way.startswith("pruned")}
+            yield from lines(f"one evaluation, batch {batch}", timings,
+                             "dense, fp32" if setting.against is None else AGAINST, notes)
 
     def timed(self, works: Works, what: str) -> dict[str, Timing]:
         return time_in_turn(works, self.rounds, self.setting.device, what)

@@ -2,11 +2,12 @@
 
 import copy
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from runpy import run_path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,23 @@ from diffprune.diffusion.pixels import from_uint8
 from diffprune.diffusion.randomness import generator, noise_for
 from diffprune.models.cost import measure
 from diffprune.models.dense import DenseModel
-from diffprune.models.device import Execution
+from diffprune.models.device import Execution, computes_bf16, processor
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Random
 from diffprune.pruning.surgery import cut
+from diffprune.runtime.errors import UserError
 from diffprune.stages import options
 from diffprune.training.recipe import Recipe
 
 SEED = 0
-BF16 = ("avx512_bf16", "amx_bf16")      # a CPU without these instructions emulates bf16, many times slower
 
 
 @dataclass(frozen=True)
 class Setting:
     """One model on one device, and how it is trained, pruned and sampled; `shape` (C, H, W) is that of its images. `every`
-    says once in how many steps a step is logged and its state kept; `compiled` adds what torch.compile makes."""
+    says once in how many steps a step is logged and its state kept; `compiled` adds what torch.compile makes. `against`:
+    another implementation of the denoiser, called with x_t and t, that everything is compared with."""
     model: DenseModel
     shape: tuple[int, int, int]
     recipe: Recipe
@@ -42,16 +44,18 @@ class Setting:
     every: dict[str, int]
     device: torch.device
     compiled: bool = False
+    against: nn.Module | None = None
 
     @classmethod
-    def of(cls, overrides: Sequence[str], batch: int, compiled: bool = False) -> "Setting":
-        """From the overrides of a run, with random weights and `batch` images a step; UserError for a wrong override."""
+    def of(cls, overrides: Sequence[str], batch: int, compiled: bool = False, against: Path | None = None) -> "Setting":
+        """From the overrides of a run, with random weights and `batch` images a step; UserError for a wrong override, or
+        where the Python file `against` has no function `denoiser`."""
         cfg = composed(["model.checkpoint=null", "logger=none", f"schedule.batch={batch}", *overrides])
         check_values(cfg)
         return cls(options.dense_model(cfg), options.image_shape(cfg), options.recipe(cfg), options.allocation(cfg),
                    cfg.sampler.spacing, cfg.evaluate.ssim_window,
                    {"log": cfg.schedule.log_every, "state": cfg.schedule.save_every},
-                   options.execution(cfg).device, compiled)
+                   options.execution(cfg).device, compiled, None if against is None else other_denoiser(against))
 
     batch = property(lambda self: self.recipe.batch)
 
@@ -87,22 +91,39 @@ class Setting:
     @property
     def executions(self) -> dict[str, Execution]:
         """{name: how} of every numeric format and memory format that the device is fast in."""
-        ways = {"fp32": Execution(self.device), "fp32, channels_last": Execution(self.device, "no", "channels_last")}
-        if computes_bf16(self.device):
-            ways["bf16, channels_last"] = Execution(self.device, "bf16", "channels_last")
+        has = {"fp32": True, "tf32": self.device.type == "cuda", "bf16": computes_bf16(self.device)}
+        formats = [name for name, computed in has.items() if computed]
+        ways = {name: Execution(self.device, name) for name in formats}
+        ways |= {f"{name}, channels_last": Execution(self.device, name, "channels_last") for name in formats}
+        if self.compiled:
+            ways |= {f"{name}, compiled": Execution(self.device, name, "channels_last", "default") for name in formats}
         return ways
 
-    def ways(self, unet: nn.Module) -> dict[str, tuple[Callable[..., Any], Execution]]:
-        """{name: (network, how it runs)} of every way to evaluate a copy of `unet`."""
-        plain, last = copy.deepcopy(unet).eval(), copy.deepcopy(unet).to(memory_format=torch.channels_last).eval()
-        fp32, *_, fastest = self.executions.values()
-        ways: dict[str, tuple[Callable[..., Any], Execution]] = {"eager": (plain, fp32), "channels_last": (last, fp32)}
-        if fastest.precision == "bf16":
-            ways["channels_last, bf16"] = (last, fastest)
-        if self.compiled:       # each of its own: a compiled network is compiled for one format
-            ways |= {name.replace("channels_last", "compiled"): (torch.compile(copy.deepcopy(last)), how)
-                     for name, (_, how) in list(ways.items())[1:]}
-        return ways
+    def ways(self, model: DiffusionModel) -> dict[str, tuple[nn.Module, Execution]]:
+        """{name: (network, how it runs)} of every way to evaluate a copy of `model`."""
+        return {name: (how.for_evaluations(self.copy_of(model)).unet, how) for name, how in self.executions.items()}
+
+
+class Other(nn.Module):
+    """Another implementation of the denoiser, called as diffusers' networks are."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x_t: Tensor, t: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=self.denoiser(x_t, t))
+
+
+def other_denoiser(file: Path) -> nn.Module:
+    """What the function `denoiser` of a Python file returns: a network that is called with x_t [B, C, H, W] and t [B] and
+    predicts the noise. UserError where there is none."""
+    if not file.is_file():
+        raise UserError(f"--against {file}: there is no such file; give one with a function denoiser()")
+    made = run_path(str(file)).get("denoiser")
+    if not callable(made) or not isinstance(network := made(), nn.Module):
+        raise UserError(f"--against {file} has no function denoiser() that returns a torch.nn.Module: write one")
+    return Other(network)
 
 
 def machine(device: torch.device) -> dict[str, str]:
@@ -111,16 +132,3 @@ def machine(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         host["gpu"] = torch.cuda.get_device_name(device)
     return host
-
-
-def processor() -> str:
-    """The model's name and the vector instructions that matter here, as the system reports them."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    flags = fields.get("flags", "").split()
-    return " ".join([fields.get("model name", platform.machine()), *(f for f in ("avx2", "avx512f", *BF16) if f in flags)])
-
-
-def computes_bf16(device: torch.device) -> bool:
-    return device.type == "cuda" or any(name in processor() for name in BF16)

@@ -16,6 +16,7 @@ DIGITS = 12     # of a decimal that is meant
 # The data set that only `dataset.path` identifies; under another `dataset.name` the name identifies it.
 UNNAMED = "image_folder"
 # What `schedule.loss` was called before there were weighted terms: runs of these objectives keep their names.
+FORMER_PRECISION = {"fp32": "no"}
 FORMER_LOSSES = {"noise": {"noise": 1.0}, "distill": {"noise": 0.3, "output": 0.7},
                  "features": {"noise": 1.0, "attention_maps": 1.0}}
 
@@ -92,6 +93,10 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
         branch_of(options, key).pop(key.rpartition(".")[2], None)
     if options["dataset"]["name"] == UNNAMED and path is not None:
         options["dataset"]["path"] = os.path.realpath(os.path.expanduser(path))
+    # Runs from before these options had their names keep theirs; "auto" differs from its default in last bits alone.
+    options["precision"] = FORMER_PRECISION.get(options["precision"], options["precision"])
+    if options.get("memory_format") == "auto":
+        options["memory_format"] = "contiguous"
     if not options["dataset"].get("held_out"):      # runs from before images were held out keep their names
         options["dataset"].pop("held_out", None)
     pruner = options["pruner"]

@@ -207,8 +207,9 @@ class SlurmLauncher(Launcher):
 class Config:
     seed: int = option(0, 2**31)
     device: str = option(names_the_run=False)
-    precision: str = option(choices=("no", "bf16", "fp16"))
-    memory_format: str = option(choices=("contiguous", "channels_last"))
+    precision: str = option(choices=("auto", "fp32", "tf32", "bf16", "fp16"))
+    memory_format: str = option(choices=("auto", "contiguous", "channels_last"))
+    compile: str = option(choices=("auto", "no", "default", "max-autotune"), names_the_run=False)
     until: str = option(choices=STAGES, names_the_run=False)
     paths: Paths = option(names_the_run=False)
     dataset: Dataset = option()

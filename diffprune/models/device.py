@@ -1,8 +1,14 @@
-"""Where and how networks run: device, precision, memory format."""
+"""Where and how networks run: device, precision, memory format, compilation."""
 
+import copy
+import logging
 import os
+import platform
 import re
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -11,32 +17,70 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.runtime.distributed import current_ranks
 from diffprune.runtime.errors import UserError
 
+log = logging.getLogger(__name__)
+
 CPU = torch.device("cpu")
-DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+BF16 = ("avx512_bf16", "amx_bf16")      # a CPU without these instructions emulates bf16, many times slower
+CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)     # of what autocast computes in its precision, the layers with weights
+FEWEST_EVALUATIONS = 2000       # from which compiling, which takes about a minute, is taken to pay on a GPU
 
 
 @dataclass(frozen=True)
 class Execution:
-    """The `device` that networks run on, autocast's `precision` ("no", "bf16", "fp16") and the convolutions' `memory_format`
-    ("contiguous", "channels_last")."""
+    """The `device` that networks run on, in which `precision` ("fp32", "tf32", "bf16", "fp16"), the `memory_format` of
+    convolutions ("contiguous", "channels_last"), and the mode of torch.compile ("no", "default", "max-autotune").
+
+    In bf16 and fp16 it is autocast's: parameters stay float32. "tf32" is float32 whose factors a GPU rounds to 10 bits.
+    `near` is the precision for what only has to be near: a teacher's predictions, previews; None for the same.
+    """
     device: torch.device = CPU
-    precision: str = "no"
+    precision: str = "fp32"
     memory_format: str = "contiguous"
+    compile: str = "no"
+    near: str | None = None
 
     @classmethod
-    def of(cls, device: str, precision: str, memory_format: str) -> "Execution":
-        """From the options' values; each process of a run gets a GPU of its own. UserError where the machine lacks one."""
+    def of(cls, device: str, precision: str = "fp32", memory_format: str = "auto", compile: str = "no") -> "Execution":
+        """From the options' values; each process of a run gets a GPU of its own. UserError where the machine lacks one.
+
+        "auto" is: of `precision` float32, and bf16 for what only has to be near where the device has instructions for it;
+        of `memory_format` channels_last on a GPU in anything but float32; of `compile` what `compiled_for` decides.
+        """
         chosen = device_named(device)
-        if chosen.type == "cpu" and precision == "fp16":
-            raise UserError("precision=fp16 needs a GPU: on a CPU give precision=no or precision=bf16")
+        if chosen.type == "cpu" and precision in ("fp16", "tf32"):
+            raise UserError(f"precision={precision} needs a GPU: on a CPU give precision=fp32 or precision=bf16")
         if current_ranks().world_size > 1 and chosen.type == "cuda":
             if chosen.index is not None:
                 raise UserError(f"device={device} is one GPU for {current_ranks().world_size} processes: give device=cuda")
             chosen = torch.device("cuda", current_ranks().local_rank % torch.cuda.device_count())    # Slurm may show one
-        return cls(chosen, precision, memory_format)
+        near = "bf16" if precision == "auto" and computes_bf16(chosen) else None
+        precision = "fp32" if precision == "auto" else precision
+        if memory_format == "auto":
+            memory_format = "channels_last" if chosen.type == "cuda" and precision != "fp32" else "contiguous"
+        return cls(chosen, precision, memory_format, compile, near)
+
+    def compiled_for(self, evaluations: int) -> "Execution":
+        """The same, with compile=auto decided for that many evaluations of a network: on a GPU it is compiled where they are
+        many. On a CPU compiling has never paid within a run (docs/performance.md)."""
+        if self.compile != "auto":
+            return self
+        pays = self.device.type == "cuda" and evaluations >= FEWEST_EVALUATIONS
+        return replace(self, compile="default" if pays else "no")
+
+    @property
+    def for_near(self) -> "Execution":
+        """How to evaluate what only has to be near; never compiled, since it is evaluated seldom."""
+        return replace(self, precision=self.near or self.precision, compile="no")
+
+    def __str__(self) -> str:
+        near = f" ({self.near} for teacher and previews)" if self.near else ""
+        return f"{self.device}, {self.precision}{near}, {self.memory_format}, compile={self.compile}"
 
     def place(self, model: DiffusionModel) -> DiffusionModel:
-        """Moves `model` to the device, its convolutions into the memory format, and returns it."""
+        """Moves `model` to the device, its convolutions into the memory format, and returns it. From then on this process's
+        GPUs round float32 to TF32 only where that is the precision."""
+        allow_tf32(self.precision == "tf32")
         self.format(model.unet)
         return model.to(self.device)
 
@@ -48,6 +92,27 @@ class Execution:
         """The context in which a network runs in the chosen precision; parameters stay float32."""
         dtype = DTYPES[self.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def for_evaluations(self, model: DiffusionModel) -> DiffusionModel:
+        """`model`, placed, as it is evaluated fastest under `autocast` while its weights stay as they are. The weights that
+        autocast would cast at every evaluation are cast once, in a copy, which changes no bit; and it is compiled."""
+        unet, dtype = self.place(model).unet.eval(), DTYPES[self.precision]
+        if dtype is not None:
+            unet = copy.deepcopy(unet)
+            for layer in unet.modules():
+                if isinstance(layer, CAST):
+                    layer.to(dtype)
+        return replace(model, unet=self.compiled(unet))
+
+    def compiled(self, unet: nn.Module) -> nn.Module:
+        """`unet` as torch.compile makes it for one shape of inputs at the first evaluation; itself where nothing is to be
+        compiled, or it is not decided yet."""
+        if self.compile in ("no", "auto"):
+            return unet
+        log.info("compiling the network, which takes about a minute")
+        # The limit counts all networks of one class together, and beyond it none is compiled.
+        torch._dynamo.config.recompile_limit = 256  # ty: ignore[invalid-assignment]  taken for a constant
+        return cast(nn.Module, torch.compile(unet, dynamic=False, mode=self.compile))
 
     def process_count(self, requested: int | None) -> int:
         """How many local processes draw images: `requested`, or one for each GPU or, on a CPU, for each core (at most 8).
@@ -69,13 +134,37 @@ class Execution:
         return replace(self, device=torch.device("cuda", index % torch.cuda.device_count()))
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Whether GPUs may round the factors of float32 products to TF32: convolutions do unless PyTorch is told otherwise."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
 def device_named(name: str) -> torch.device:
     """The torch device for "auto", "cpu", "cuda" or "cuda:N"; UserError for another name or a missing GPU."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise UserError(f"device={name} is not known: choose auto, cpu, cuda or cuda:N")
+    allow_tf32(False)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+@cache
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bf16 numbers."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(name in processor() for name in BF16)
+
+
+@cache
+def processor() -> str:
+    """The model's name and the vector instructions that matter here, as the system reports them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = fields.get("flags", "").split()
+    return " ".join([fields.get("model name", platform.machine()), *(f for f in ("avx2", "avx512f", *BF16) if f in flags)])

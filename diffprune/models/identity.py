@@ -60,11 +60,12 @@ def heads(network: nn.Module) -> dict[str, int]:
     return {name: layer.heads for name, layer in network.named_modules() if isinstance(getattr(layer, "heads", None), int)}
 
 
-def computation(device: torch.device, precision: str = "no", memory_format: str = "contiguous",
+def computation(device: torch.device, precision: str = "fp32", memory_format: str = "contiguous", compile: str = "no",
                 threads: int | None = None) -> dict[str, Any]:
-    """What besides model and input decides the last bits of a result: precision and memory format, the code, the libraries,
-    the kind of processor, and on a CPU the number of `threads` that share a sum (torch's unless given)."""
+    """What besides model and input decides the last bits of a result: precision, memory format and compilation, the code,
+    the libraries, the kind of processor, and on a CPU the number of `threads` that share a sum (torch's unless given)."""
     on_gpu = device.type == "cuda"
-    return {"precision": precision, "memory_format": memory_format, "code": CODE, "torch": torch.__version__,
+    return {"precision": precision, "memory_format": memory_format, "compile": compile, "code": CODE,
+            "torch": torch.__version__,
             "processor": torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability(),
             "threads": None if on_gpu else threads or torch.get_num_threads(), **installed_versions(LIBRARIES)}

@@ -98,7 +98,7 @@ class ScoringPass:
             loss = torch.cat([loss, losses.detach().float().cpu()])
             if not loss.isfinite().all():
                 raise UserError(f"the loss at timestep {int(loss.isfinite().long().argmin())} is NaN or infinite: give "
-                                "precision=no, or a model that can be evaluated there")
+                                "precision=fp32, or a model that can be evaluated there")
             finished = [policy for policy in pending if policy.finished(loss) or timesteps is self.slices[-1]]
             pending = [policy for policy in pending if policy not in finished]
             # A sum that ends among these losses is made from the gradients before them, which are then put back.

@@ -90,5 +90,5 @@ def layer_terms(unet: nn.Module, terms: Mapping[str, Term], gradients: Gradients
         reduced = {name: {layer: reduce_term(term, w, gradient(layer, w)).cpu() for layer, w in scored_weights(unet).items()}
                    for name, term in terms.items()}
     for tensors in reduced.values():
-        check_finite(tensors, "the importance of these layers overflows; try precision=no")
+        check_finite(tensors, "the importance of these layers overflows; try precision=fp32")
     return reduced

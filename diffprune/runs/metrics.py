@@ -67,6 +67,8 @@ class Metrics:
         """From a file that `write` wrote, in whatever version; what it lacks is empty or None."""
         content = read_json(path)
         named = {entry.name: content.pop(entry.name) for entry in fields(cls) if entry.name in content}
+        if named.get("protocol", {}).get("precision") == "no":     # what float32 was called
+            named["protocol"]["precision"] = "fp32"
         speed = {name: content.pop(name) for name in SPEED if name in content}
         scores: dict[str, dict[str, float | None]] = {state: {} for state in STATES}
         for name, value in content.items():

@@ -39,7 +39,7 @@ def draw(model: DiffusionModel, indices: range, options: SamplerOptions, executi
         images = model.to_image(x_0)
         if not (x_0.isfinite().all() and images.isfinite().all()):      # NaN would become black
             raise UserError(f"the model draws images that are NaN or infinite with precision={execution.precision}: give "
-                            "precision=no, or a model whose weights do not overflow")
+                            "precision=fp32, or a model whose weights do not overflow")
     return to_uint8(images).cpu().numpy()
 
 
@@ -63,7 +63,7 @@ def draw_all(model: DiffusionModel, drawing: Drawing, path: Path, what: str, qui
     is complete. `attend` is called again and again, and what it raises ends the call; `quiet` shows no progress.
     """
     shards = Shards(path, drawing.count, drawing.batch, drawing.key(model) | {"device": model.device.type})
-    total, drawn = len(shards.all), draw_shards(model, drawing, shards, attend)
+    total, drawn = len(shards.all), draw_shards(drawing.execution.for_evaluations(model), drawing, shards, attend)
     for _ in drawn if quiet else progress(drawn, f"drawing, {what}", total, done=total - len(shards.missing())):
         pass
     shards.remove()
@@ -89,6 +89,8 @@ def draw_one(model: DiffusionModel, drawing: Drawing, shards: Shards) -> bool:
     for shard in shards.missing():
         with shards.claimed(shard) as claimed:
             if claimed:
-                shards.write(shard, draw(model, shard, drawing.options, drawing.execution))
+                whole = range(shard.start, shard.start + drawing.batch)     # a compiled network takes one shape
+                indices = shard if drawing.execution.compile == "no" else whole
+                shards.write(shard, draw(model, indices, drawing.options, drawing.execution)[:len(shard)])
                 return True
     return False

@@ -42,4 +42,4 @@ class Drawing:
         batch rounds differently from another), and what the network is evaluated with; `draw` takes one thread."""
         how = self.execution
         return {"model": model.key, "images": self.count, "batch": self.batch, "sampler": self.options.protocol(),
-                **computation(how.device, how.precision, how.memory_format, threads=1)}
+                **computation(how.device, how.precision, how.memory_format, how.compile, threads=1)}

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -165,8 +166,10 @@ def sha256_of(images: np.ndarray) -> str:
 
 def time_models(cfg: DictConfig, run: Run, how: Execution) -> dict[str, float]:
     """Images per second of the dense and the final model on the run's device, and the speed-up."""
-    dense, final = (how.place(model).unet for model in (load_dense(cfg, run), load_model(run.final(trains(cfg)))))
-    return speed(dense, final, min(64, cfg.sampler.batch), evaluations(cfg.sampler))
+    models = (load_dense(cfg, run), load_model(run.final(trains(cfg))))
+    dense, final = (replace(how, compile="no").for_evaluations(model).unet for model in models)
+    with how.autocast():
+        return speed(dense, final, min(64, cfg.sampler.batch), evaluations(cfg.sampler))
 
 
 def protocol(cfg: DictConfig, run: Run, reference: int | None = None) -> dict[str, Any]:
@@ -175,6 +178,6 @@ def protocol(cfg: DictConfig, run: Run, reference: int | None = None) -> dict[st
     subset, last, held_out = cfg.evaluate.subset, run.rounds(cfg.schedule.rounds)[-1], cfg.dataset.held_out
     return sampler | {"images": cfg.evaluate.images, "ema": healing(cfg, last).average if trains(cfg) else None,
                       "ssim_window": cfg.evaluate.ssim_window, "kid_subset": cfg.evaluate.kid_subset,
-                      "subset": subset, "neighbours": cfg.evaluate.neighbours, "precision": cfg.precision,
+                      "subset": subset, "neighbours": cfg.evaluate.neighbours, "precision": execution(cfg).precision,
                       **subset_rule(max(cfg.evaluate.images, reference or 0), subset),
                       **({"held_out": held_out} if held_out else {})}

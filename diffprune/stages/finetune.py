@@ -11,6 +11,7 @@ from statistics import fmean
 
 from omegaconf import DictConfig
 
+from diffprune.config.schema import EVALUATIONS_PER_STEP
 from diffprune.data.loading.images import ImageSet
 from diffprune.evaluation.held_out_loss import held_out_loss
 from diffprune.models.model_folder import load_model, save_model
@@ -40,7 +41,8 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     if cfg.schedule.equal_cost and ranks.is_rank0:
         log.info("at equal cost %d steps are paid for by %d of the noise objective", recipe.steps, cfg.schedule.steps)
     teacher = options.load_teacher(cfg, run)
-    trainer = Trainer(load_model(run.pruned), recipe, options.execution(cfg), cfg.seed, ranks, previous_steps, teacher,
+    how = options.execution(cfg).compiled_for(recipe.steps * EVALUATIONS_PER_STEP)
+    trainer = Trainer(load_model(run.pruned), recipe, how, cfg.seed, ranks, previous_steps, teacher,
                       options.kept_channels(cfg, run, teacher))
     checkpoints = Checkpoints(cfg.schedule, run, trainer)
     checkpoints.resume()
@@ -155,7 +157,7 @@ class Previews(Observer):
     def __init__(self, cfg: DictConfig, run: Run, trainer: Trainer, tracker: Tracker) -> None:
         super().__init__(run, trainer, tracker)
         self.every = cfg.schedule.preview_every
-        self.preview = Preview(options.sampler_options(cfg), trainer.execution,
+        self.preview = Preview(options.sampler_options(cfg), trainer.execution.for_near,
                                None if cfg.model.checkpoint is None else partial(options.load_dense, cfg, run))
 
     @property

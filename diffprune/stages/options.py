@@ -1,6 +1,8 @@
 """What the stages read from a run's configuration: the options of each component, built here and nowhere else."""
 
+import os
 from dataclasses import fields, replace
+from math import ceil
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -54,8 +56,10 @@ def cache(cfg: DictConfig) -> Cache:
 
 
 def execution(cfg: DictConfig) -> Execution:
-    """Where and how the run's networks run; UserError where the machine lacks the device."""
-    return Execution.of(cfg.device, cfg.precision, cfg.memory_format)
+    """Where and how the run's networks run; UserError where the machine lacks the device. What torch.compile makes is kept
+    in the cache, unless TORCHINDUCTOR_CACHE_DIR names another folder."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(Path(cfg.paths.cache, "compiled")))
+    return Execution.of(cfg.device, cfg.precision, cfg.memory_format, cfg.compile)
 
 
 def import_family(cfg: DictConfig) -> None:
@@ -224,7 +228,9 @@ def sampler_options(cfg: DictConfig) -> SamplerOptions:
 
 def drawing(cfg: DictConfig, how: Execution | None = None) -> Drawing:
     """How each set of the run's images is drawn."""
-    return Drawing(cfg.evaluate.images, sampler_options(cfg), cfg.sampler.batch, how or execution(cfg))
+    batches = ceil(cfg.evaluate.images / cfg.sampler.batch)
+    return Drawing(cfg.evaluate.images, sampler_options(cfg), cfg.sampler.batch,
+                   (how or execution(cfg)).compiled_for(batches * cfg.sampler.steps))
 
 
 def description(cfg: DictConfig) -> Description:

@@ -40,7 +40,7 @@ def score_with_gradients(cfg: DictConfig, run: Run, model: DiffusionModel, crite
     # Draw the calibration batch, and encode it for a latent model.
     execution, pruner = options.execution(cfg), cfg.pruner
     images, x_0, labels = options.calibration(cfg, run, model, "calibration_batch")
-    mean_loss, _ = loss_scaling(model, criterion, cfg.precision)
+    mean_loss, _ = loss_scaling(model, criterion, execution.precision)
     # What decides the gradients: the model, the images and their noise (from the seed), the loss, how many timesteps are
     # evaluated at once, and what the network is evaluated with.
     key = {"model": model.key, "data": images.key, "batch": len(x_0), "seed": cfg.seed, "mean_loss": mean_loss,

@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -15,6 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from diffprune.diffusion.process import add_noise
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.training.block_outputs import output_layers, recorded_blocks
+
+Context = AbstractContextManager[object]
 
 GROUPS = 4          # of the pixels of an image, by how much student and teacher differ there
 NUDGE = 1e-2        # length of a finite difference beside that of the noised image
@@ -63,7 +66,7 @@ class Comparison:
     @cached_property
     def teacher(self) -> Evaluation:
         assert self.objective.teacher is not None
-        with torch.no_grad():
+        with torch.no_grad(), self.objective.teacher_context():
             return self.evaluate(self.objective.teacher)
 
     @property
@@ -225,8 +228,9 @@ class Objective:
     """
 
     def __init__(self, weights: Mapping[type[Term], float], teacher: DiffusionModel | None = None,
-                 kept: Sequence[Tensor] | None = None) -> None:
-        """ValueError where a term needs a teacher, or block outputs, and there are none."""
+                 kept: Sequence[Tensor] | None = None, teacher_context: Callable[[], Context] = nullcontext) -> None:
+        """The teacher predicts in a `teacher_context`. ValueError where a term needs a teacher, or block outputs, and there
+        are none."""
         self.terms = [(term(), weight) for term, weight in weights.items()]
         self.needs_blocks = any(term.needs_blocks for term, _ in self.terms)
         self.needs_direction = any(term.needs_direction for term, _ in self.terms)
@@ -234,10 +238,15 @@ class Objective:
             teacher.unet.eval().requires_grad_(False)
         elif needing := [type(term).__name__ for term, _ in self.terms if term.needs_teacher]:
             raise ValueError(f"{needing[0]} needs a teacher: give the dense model")
-        self.teacher, self.kept = teacher, list(kept or [])
+        self.teacher, self.kept, self.teacher_context = teacher, list(kept or []), teacher_context
         if self.needs_blocks and teacher is not None:
             widths = output_layers(teacher.unet).values()
             self.kept = [channels.to(teacher.device) for channels in kept or map(torch.arange, widths)]
+
+    @property
+    def can_be_compiled(self) -> bool:
+        """Whether the student's network is only evaluated and differentiated once, which is what torch.compile can do."""
+        return not (self.needs_blocks or self.needs_direction)
 
     def __call__(self, student: DiffusionModel, noised: Noised) -> Tensor:
         compared = Comparison(self, student, noised)

@@ -33,7 +33,8 @@ class Trainer:
     `execution`: where the model runs (default: where it is, in float32). `ranks`: the processes that train together. The
     `previous_steps` of earlier rounds count into the global step. `teacher`: the dense model, for terms that need it;
     `kept`: for each of its blocks the output channels that are the model's (see Objective).
-    `student` is the model as it is trained: on several ranks its network is wrapped in DistributedDataParallel.
+    `student` is the model as it is trained: its network is compiled where `execution` says so and the objective lets it, and
+    on several ranks wrapped in DistributedDataParallel.
     """
 
     def __init__(self, model: DiffusionModel, recipe: Recipe, execution: Execution | None = None, seed: int = 0,
@@ -51,14 +52,16 @@ class Trainer:
         if self.device.type == "cuda":      # else pinned memory and NCCL open a context on the first GPU too
             torch.cuda.set_device(self.device)
         self.masks = set_dropout(model.unet, recipe.dropout)
-        self.objective = Objective(recipe.objective, None if teacher is None else teacher.to(self.device), kept)
+        self.objective = Objective(recipe.objective, None if teacher is None else teacher.to(self.device), kept,
+                                   self.execution.for_near.autocast)
         self.weights: list[Tensor] = list(model.unet.parameters())
         self.ema = [p.detach().clone() for p in self.weights]
         if self.device.type == "cpu":       # a backward pass without a Python hook would not let Python handle signals
             for p in self.weights:
                 p.register_post_accumulate_grad_hook(lambda p: None)
         self.ranks.barrier()        # connects them
-        self.student = replace(model, unet=DistributedDataParallel(model.unet) if self.ranks.world_size > 1 else model.unet)
+        network = self.execution.compiled(model.unet) if self.objective.can_be_compiled else model.unet
+        self.student = replace(model, unet=DistributedDataParallel(network) if self.ranks.world_size > 1 else network)
         # Adam, or AdamW where weights decay; fused into few kernels where PyTorch can.
         self.optimiser = (torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam)(
             self.weights, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay,
@@ -205,4 +208,4 @@ def check_batch(recipe: Recipe, world_size: int) -> None:
 
 def not_finite(step: int) -> UserError:
     return UserError(f"the loss or a weight is NaN or infinite at step {step}; the state before it is kept: lower "
-                     "schedule.lr or use precision=no, then repeat")
+                     "schedule.lr or use precision=fp32, then repeat")

@@ -12,12 +12,16 @@ import torch
 from diffprune.bench import cases, plain
 from diffprune.bench.cases import CASES, Bench
 from diffprune.bench.measured import lines, rate, table
-from diffprune.bench.setting import SEED, Setting, computes_bf16
+from diffprune.bench.setting import SEED, Setting
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.evaluation.speed import PeakMemory, Timing, time_in_turn
+from diffprune.models.device import computes_bf16
+from diffprune.models.formats.ddim import convert_ddim
 from diffprune.pruning.gradients import CalibrationBatch, ScoringPass
+from diffprune.runtime.errors import UserError
 from diffprune.training.trainer import draw
+from tests.bench.ddim_denoiser import Denoiser, denoiser
 from tests.conftest import ROOT
 
 COMMAND = (sys.executable, "-m", "diffprune.bench")
@@ -74,9 +78,9 @@ def test_the_product_of_matrices_is_the_size_that_its_rate_is_of(setting: Settin
 
 
 def test_a_compiled_way_is_beside_itself_uncompiled() -> None:
-    timings = {"dense, eager": Timing([1.0], 0, 1.0), "pruned, channels_last": Timing([0.8], 0, 1.0),
-               "pruned, compiled": Timing([0.4], 0, 5.0)}
-    *others, compiled = lines("case", timings, "dense, eager")
+    timings = {"dense, fp32": Timing([1.0], 0, 1.0), "pruned, fp32, channels_last": Timing([0.8], 0, 1.0),
+               "pruned, fp32, compiled": Timing([0.4], 0, 5.0)}
+    *others, compiled = lines("case", timings, "dense, fp32")
     assert (compiled.first_call, compiled.pays_from, compiled.times_as_fast) == (5.0, 12, 2.5)
     assert all("first_call" not in line.record() for line in others)
     assert "pays from call" in table([line.record() for line in (*others, compiled)])
@@ -103,7 +107,8 @@ def test_the_plain_step_and_the_engines_are_one_step(dropout: float) -> None:
     predicted = script.unet(add_noise(x_0, eps, alpha_bar[t]), t).sample
     script.update((predicted - eps).square().sum((1, 2, 3)).mean())
     works = cases.training_ways(setting)
-    assert list(works) == ["plain", "fp32", "fp32, channels_last"] + (["bf16, channels_last"] if computes_bf16(CPU) else [])
+    formats = ["fp32", "bf16"] if computes_bf16(CPU) else ["fp32"]
+    assert list(works) == ["plain", *formats, *(f"{name}, channels_last" for name in formats)]
     trained = works["fp32"].func.__self__
     works["fp32"]()
     for ours, theirs in zip(trained.weights, script.unet.parameters(), strict=True):
@@ -177,6 +182,42 @@ def test_the_command_measures_every_case_and_writes_what_it_measured(tmp_path: P
     assert known["command"].startswith("python -m diffprune.bench dataset=digits device=cpu --batch 2 --rounds 1")
     assert "threads" in known["machine"]["processor"]
     assert "torch" in known["versions"]
+
+
+def test_a_rate_is_compared_with_that_of_a_product_in_the_same_format(setting: Setting) -> None:
+    bench = Bench(setting, 1, 1, 1, "cifar-cnn")
+    products = {"fp32": Timing([2.0]), "bf16": Timing([0.5])}
+    object.__setattr__(bench, "products", products)
+    macs = cases.SIDE ** 3
+    for way, share in (("plain", 50), ("dense, fp32, channels_last", 50), ("bf16", 12), ("pruned, bf16, compiled", 12)):
+        assert bench.rate(macs, Timing([4.0]), way).endswith(f", {share} % of a product's")
+
+
+@torch.no_grad()
+def test_the_plain_network_computes_what_the_model_does_that_takes_its_weights() -> None:
+    network = Denoiser(32, (1, 2), blocks=1, attention=8, side=16).eval()
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
+    ours = convert_ddim(network.state_dict(), 16).unet
+    torch.testing.assert_close(ours(x, t).sample, network(x, t), rtol=1e-4, atol=1e-5)
+    assert sum(weight.numel() for weight in denoiser().parameters()) == 35_746_307      # as the paper's CIFAR-10 model
+
+
+def test_another_implementation_is_what_all_ways_are_compared_with(tmp_path: Path) -> None:
+    file = tmp_path / "other.py"
+    file.write_text("from tests.bench.ddim_denoiser import Denoiser\n\n\ndef denoiser():\n"
+                    "    return Denoiser(32, (1, 1), blocks=1, attention=4, side=8, channels=1)\n")
+    setting = Setting.of(["device=cpu"], 2, against=file)
+    bench = Bench(setting, 1, 2, 1, "cifar-cnn")
+    for case in (bench.training, bench.sampling, bench.latency):
+        measured: dict[str, list] = {}
+        for line in case():
+            measured.setdefault(line.case, []).append(line)
+        assert all(found[0].way == "against" and found[0].times_as_fast == 1 for found in measured.values())
+    file.write_text("denoiser = 3")
+    with pytest.raises(UserError, match="has no function denoiser"):
+        Setting.of(["device=cpu"], 2, against=file)
+    with pytest.raises(UserError, match="there is no such file"):
+        Setting.of(["device=cpu"], 2, against=tmp_path / "absent.py")
 
 
 @pytest.mark.slow

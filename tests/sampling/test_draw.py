@@ -35,7 +35,7 @@ def test_an_image_does_not_depend_on_its_batch(model: DiffusionModel) -> None:
 @pytest.mark.parametrize("layer", ["conv_in", "conv_out"])
 def test_images_that_are_not_finite_never_become_bytes(model: DiffusionModel, layer: str) -> None:
     model.unet.get_submodule(layer).weight.data *= 1e38
-    with pytest.raises(UserError, match="draws images that are NaN or infinite with precision=no"):
+    with pytest.raises(UserError, match="draws images that are NaN or infinite with precision=fp32"):
         draw(model, range(2), SamplerOptions(3))
 
 

@@ -208,7 +208,7 @@ def test_channels_last_is_a_matter_of_memory_alone() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_no_step_on_a_gpu_waits_for_the_device(precision: str) -> None:
     begun = training(Execution(torch.device("cuda"), precision), accumulate=2)
     advance(begun, 2)
