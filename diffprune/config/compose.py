@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config import schema
+from diffprune.config.help import help_text
 from diffprune.config.naming import mask_address, run_name
 from diffprune.config.validation import check
 from diffprune.runtime import checksums
@@ -30,12 +31,13 @@ OF_ONE_CHOICE = {"gated_pruner": schema.GatedPruner, "latent_model": schema.Late
 
 
 def register() -> None:
-    """Makes the schema and the resolver `run_name` known to Hydra."""
+    """Makes the schema and the resolvers `run_name` and `help_text` known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="schema", node=schema.Config)
     for name, node in OF_ONE_CHOICE.items():
         store.store(group="schema", name=name, node=node)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: checked_name(_root_), replace=True)
+    OmegaConf.register_new_resolver("help_text", lambda *, _root_: help_text(_root_, CONF), replace=True)
 
 
 class WithoutSecrets(Callback):

@@ -15,8 +15,9 @@ EVALUATIONS_PER_STEP = 3    # a training step, forward and back, costs about as 
 
 
 def option(low: float = -inf, below: float = inf, *, choices: tuple[Any, ...] = (), or_class: bool = False,
-           length: int | None = None, names_the_run: bool = True) -> Any:
+           length: int | None = None, names_the_run: bool = True, meaning: str = "") -> Any:
     """A field for an option: a number in [low, below) or a list of such numbers, or one of `choices`; null needs no range.
+    Its `meaning` is given here where no default stands beside a comment in `conf/`.
 
     `or_class`: besides the choices, the dotted path of a class. `length`: how many numbers a list must have.
 
@@ -24,7 +25,7 @@ def option(low: float = -inf, below: float = inf, *, choices: tuple[Any, ...] = 
     Two runs that differ only in such options are the same experiment and share one folder.
     """
     return field(default=MISSING, metadata={"low": low, "below": below, "choices": choices, "or_class": or_class,
-                                            "length": length, "names_the_run": names_the_run})
+                                            "length": length, "names_the_run": names_the_run, "meaning": meaning})
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Paths:
 class Dataset:
     _target_: str = option()
     name: str = option()
-    resolution: int = option(1)
+    resolution: int = option(1, meaning="side of the images in pixels")
     channels: int = option(choices=(1, 3))
     flip: bool = option()
     path: str | None = option(names_the_run=False)
@@ -66,7 +67,7 @@ class Source:
 @dataclass
 class Model:
     name: str = option()
-    checkpoint: str | None = option()
+    checkpoint: str | None = option(meaning="shipped:NAME, a model folder, a hub name, or null for random weights")
     source: Source | None = option(names_the_run=False)
     unet: dict[str, Any] = option()
     scheduler: dict[str, Any] = option()
@@ -117,16 +118,16 @@ class Pruner:
 @dataclass
 class GatedPruner(Pruner):
     """Adds the threshold T: timesteps from the first with L_t < T * L_max on are dropped."""
-    threshold: float = option(0)
+    threshold: float = option(0, meaning="T: timesteps from the first with a loss below T times the largest are dropped")
 
 
 @dataclass
 class Schedule:
     name: str = option()
-    steps: int = option(0)
+    steps: int = option(0, meaning="optimiser steps over all rounds; 0: no fine-tuning")
     equal_cost: bool = option()
     rounds: int = option(1)
-    batch: int = option(1)
+    batch: int = option(1, meaning="images of one optimiser step over all processes")
     accumulate: int = option(1, names_the_run=False)
     objective: dict[str, float] = option()
     min_snr: float | None = option(1e-6)
@@ -163,7 +164,7 @@ class Sampler:
 
 @dataclass
 class Evaluate:
-    images: int = option(2)
+    images: int = option(2, meaning="images that are drawn and scored")
     features: str = option(choices=("digits-cnn", "cifar-cnn", "inception", "dinov2"))
     weights: str | None = option()
     reference: str | None = option()
