@@ -33,13 +33,18 @@ def run_name(cfg: DictConfig) -> str:
 
 def name_of(options: dict[str, Any]) -> str:
     """`model-pruner[-T.05]-r.3-schedule-seed-hash` of a run with these scientific options: readable up to the hash, which
-    alone tells runs apart.
+    alone tells runs apart."""
+    return "-".join([options["model"]["name"], *words_of(options), fingerprint(options)])
+
+
+def words_of(options: dict[str, Any]) -> list[str]:
+    """What a run does to its model, in words: [pruner, T.05, r.3, schedule, seed].
 
     A timestep policy replaces T (`window0_499`), a target replaces r (`macs.5`); a scope other than local and a compensation
     (`ridge`) follow it. Several rounds follow the schedule's name (`rounds3`).
     """
     pruner, schedule = options["pruner"], options["schedule"]
-    words = [options["model"]["name"], pruner["name"]]
+    words = [pruner["name"]]
     if "threshold" in pruner:
         words.append(f"T{pruner['threshold']:g}")
     if pruner["timesteps"] is not None:
@@ -55,7 +60,7 @@ def name_of(options: dict[str, Any]) -> str:
     words.append(schedule["name"])
     if schedule["rounds"] > 1:
         words.append(f"rounds{schedule['rounds']}")
-    return "-".join([*words, f"s{options['seed']}", fingerprint(options)])
+    return [*words, f"s{options['seed']}"]
 
 
 def science(cfg: DictConfig) -> dict[str, Any]:

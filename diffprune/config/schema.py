@@ -190,6 +190,8 @@ class WandbLogger(Logger):
     group: str | None = option()
     artifacts: bool = option()
     patience: float = option(0)
+    tags: list[str] = option()
+    notes: str | None = option()
 
 
 @dataclass

@@ -3,14 +3,14 @@
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from diffprune.config.naming import branch_of, prunes
+from diffprune.config.naming import branch_of, prunes, words_of
 from diffprune.runs.metrics import SPEED
 from diffprune.runs.run import Run
 from diffprune.runtime.files import read_json
@@ -35,9 +35,10 @@ class WandbTracker(Tracker):
     named otherwise, and needs the patience for that."""
     keeps_images = True
 
-    def __init__(self, project: str, entity: str | None, group: str | None, artifacts: bool = False,
-                 patience: float = 10.0) -> None:
+    def __init__(self, project: str, entity: str | None, group: str | None, artifacts: bool = False, patience: float = 10.0,
+                 tags: Sequence[str] = (), notes: str | None = None) -> None:
         self.project, self.entity, self.group, self.artifacts, self.patience = project, entity, group, artifacts, patience
+        self.tags, self.notes = tags, notes
         self.warned = False                  # whether a failure was reported
         self.run: Any = None                 # the W&B run, until the first failure
         self.open: Any = None                # the W&B run, until it is closed
@@ -75,9 +76,11 @@ class WandbTracker(Tracker):
     def labels(self, run: Run, description: Description) -> dict[str, Any]:
         """What W&B files the run under, each within the lengths and letters that the service takes."""
         dataset, pruner, model = (description.options[group]["name"] for group in ("dataset", "pruner", "model"))
+        tags = dict.fromkeys((dataset, pruner, model, *self.tags))
         return {"project": self.project, "entity": self.entity, "group": (self.group or dataset)[:NAME_LENGTH],
-                "name": run.name[-NAME_LENGTH:], "id": run_id(run.name), "job_type": job_type(description.science),
-                "tags": [name[:TAG_LENGTH] for name in dict.fromkeys((dataset, pruner, model)) if name],
+                "name": " ".join(words_of(description.science))[:NAME_LENGTH], "id": run_id(run.name), "job_type": job_type(description.science),
+                "tags": [name[:TAG_LENGTH] for name in tags if name],
+                "notes": self.notes,
                 "config": flat(description.options) | short_names(description.science)}
 
     def guarded(self, what: str, work: Callable[[], T]) -> T | None:

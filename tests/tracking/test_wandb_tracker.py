@@ -122,7 +122,7 @@ def test_without_a_login_a_run_is_kept_offline_and_complete(config, tmp_path: Pa
         "conv_out": {"before": [1, 8, 3, 3], "after": [1, 6, 3, 3]}}})
     write_json(run.metrics, {"fid": 12.5})
     run.scores.write_bytes(b"scores")
-    tracker = opened(cfg, group="table1")
+    tracker = opened(cfg, group="table1", tags=["night", "t" * 99], notes="with the new data")
     track_widths("diff_pruning", read_json(run.prune_report)["layers"], tracker)
     tracker.log({"held_out_loss": 7.5}, 0)
     tracker.log({"loss": 2.5, "lr": 1e-4}, 10)
@@ -134,9 +134,10 @@ def test_without_a_login_a_run_is_kept_offline_and_complete(config, tmp_path: Pa
     logged = written(tmp_path, run.name)
 
     (started, *_) = of_kind(logged, "run")
-    assert (started.display_name, started.run_id) == (run.name, run.name[-64:])
+    assert (started.display_name, started.run_id) == ("diff_pruning T0.05 r0.3 finetune_digits s0", run.name[-64:])
     assert (started.run_group, started.job_type) == ("table1", "prune")
-    assert set(started.tags) == {"digits", "diff_pruning", "ddpm_digits"}
+    assert set(started.tags) == {"digits", "diff_pruning", "ddpm_digits", "night", "t" * 64}
+    assert started.notes == "with the new data"
     asked = items(started.config.update)
     assert asked.items() >= {"pruner/ratio": 0.3, "prune/ratio": 0.3, "prune/threshold": 0.05, "seed": 0,
                              "prune/criterion": "diff_pruning", "train/steps": cfg.schedule.steps}.items()
