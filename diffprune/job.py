@@ -13,6 +13,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -88,18 +89,26 @@ def in_sweep(cfg: DictConfig) -> None:
 
 def own_words() -> str:
     """The overrides of this job of a sweep, without those that all jobs have."""
-    given = list(HydraConfig.get().overrides.task)
-    return " ".join([word for word in given if word not in sys.argv] or given)
+    given, keys = list(HydraConfig.get().overrides.task), {one.key_or_group for one in swept(sys.argv[1:])}
+    return " ".join([word for word in given if word.lstrip("+").partition("=")[0].partition("@")[0] in keys] or given)
 
 
 def of_jobs(words: Sequence[str]) -> str:
     """" of N" for the number of jobs that the command line's `words` make, "" where they do not say it."""
     try:
-        swept = [one for one in OverridesParser.create().parse_overrides([word for word in words if "=" in word])
-                 if one.is_sweep_override()]
-        return f" of {prod(len(list(one.sweep_string_iterator())) for one in swept)}" if swept else ""
-    except HydraException:      # an interval, or words that are not Hydra's
+        count = prod(len(list(one.sweep_string_iterator())) for one in swept(words))
+        return f" of {count}" if swept(words) else ""
+    except HydraException:      # an interval
         return ""
+
+
+def swept(words: Sequence[str]) -> list[Override]:
+    """The overrides among the command line's `words` that give several values."""
+    try:
+        overrides = OverridesParser.create().parse_overrides([word for word in words if "=" in word])
+        return [one for one in overrides if one.is_sweep_override()]
+    except HydraException:      # words that are not Hydra's, as on a cluster's nodes
+        return []
 
 
 def summary(runs: Mapping[str, Run]) -> str:

@@ -78,7 +78,8 @@ class WandbTracker(Tracker):
         dataset, pruner, model = (description.options[group]["name"] for group in ("dataset", "pruner", "model"))
         tags = dict.fromkeys((dataset, pruner, model, *self.tags))
         return {"project": self.project, "entity": self.entity, "group": (self.group or dataset)[:NAME_LENGTH],
-                "name": " ".join(words_of(description.science))[:NAME_LENGTH], "id": run_id(run.name), "job_type": job_type(description.science),
+                "name": " ".join(words_of(description.science))[:NAME_LENGTH], "id": run_id(run.name),
+                "job_type": job_type(description.science),
                 "tags": [name[:TAG_LENGTH] for name in tags if name],
                 "notes": self.notes,
                 "config": flat(description.options) | short_names(description.science)}
