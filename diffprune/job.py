@@ -175,14 +175,14 @@ def main() -> None:
     hide_secrets()
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
     failed: list[JobFailed] = []
-    swept: dict[str, Run] = {}
+    runs: dict[str, Run] = {}
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def entry(cfg: DictConfig) -> None:
         try:
             job(cfg)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                swept[own_words()] = Run(run_folder(cfg))
+                runs[own_words()] = Run(run_folder(cfg))
         except JobFailed as failure:    # Hydra would report the first alone
             failed.append(failure)
             raise
@@ -193,7 +193,7 @@ def main() -> None:
             try:
                 entry()
             finally:
-                if len(swept) > 1 and (table := summary(swept)):
+                if len(runs) > 1 and (table := summary(runs)):
                     log.info("\n%s\n", table)
         except JobFailed as first:
             failed = failed or [first]

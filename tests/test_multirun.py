@@ -40,7 +40,7 @@ def test_a_failed_job_leaves_nothing_but_its_reason(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(entry, "one", defect)
     monkeypatch.setattr(entry.log, "exception", logged.append)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    HydraConfig.instance().set_config(composed(("seed=3",), with_hydra=True))
+    HydraConfig.instance().set_config(composed(("seed=3", "hydra.job.num=0"), with_hydra=True))
     with pytest.raises(JobFailed, match="seed=3: ZeroDivisionError: a defect") as failure:
         entry.in_sweep(None)
     gc.collect()
