@@ -99,7 +99,8 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
     if options["dataset"]["name"] == UNNAMED and path is not None:
         options["dataset"]["path"] = os.path.realpath(os.path.expanduser(path))
     # Runs from before these options had their names keep theirs; "auto" differs from its default in last bits alone.
-    options["precision"] = FORMER_PRECISION.get(options["precision"], options["precision"])
+    if "precision" in options:
+        options["precision"] = FORMER_PRECISION.get(options["precision"], options["precision"])
     if options.get("memory_format") == "auto":
         options["memory_format"] = "contiguous"
     if not options["dataset"].get("held_out"):      # runs from before images were held out keep their names

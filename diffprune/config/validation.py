@@ -23,12 +23,6 @@ ON_THE_HUB = ("cifar10",)     # data sets whose path may be the name of a reposi
 
 
 def check(cfg: DictConfig, overrides: Sequence[str] = (), in_sweep: bool = False) -> None:
-    """Refuses a configuration that no run on this machine can use, as `check_options` does."""
-    check_options(cfg, overrides, in_sweep)
-    check_paths(cfg)
-
-
-def check_options(cfg: DictConfig, overrides: Sequence[str] = (), in_sweep: bool = False) -> None:
     """Refuses a configuration that no run can use; raises UserError that names the option and what to choose instead.
     `overrides` are the words of the command line that it was composed from, `in_sweep` for one of several runs."""
     masked(cfg)
@@ -43,6 +37,7 @@ def check_options(cfg: DictConfig, overrides: Sequence[str] = (), in_sweep: bool
     check_pruner(cfg.pruner)
     check_rounds(cfg)
     check_effect(cfg, overrides, in_sweep)
+    check_paths(cfg)
 
 
 def check_names(cfg: DictConfig) -> None:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from diffprune.config.compose import composed
 from diffprune.config.naming import fingerprint, name_of, prunes, science
 from diffprune.config.schema import outside_the_name
-from diffprune.config.validation import check_options, check_paths, idle
+from diffprune.config.validation import check_paths, check_values, idle
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus
 from diffprune.runtime.errors import UserError
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 ELSEWHERE = ("launcher", "hydra")       # options that say how cells are submitted, not what a cell is
 FILES = re.compile(r"[+~]*(dataset|model|evaluate)\b")      # options that may name files
-SCHEDULE = re.compile(r"[+~]*schedule[.=@]")
+SCHEDULE, PRUNER = re.compile(r"[+~]*schedule[.=@]"), re.compile(r"[+~]*pruner[./]")   # pruner=… replaces every row's
 
 
 @dataclass(frozen=True)
@@ -86,20 +86,21 @@ def plan(names: Sequence[str], overrides: Sequence[str] = (), seeds: tuple[int, 
 
 def lone(overrides: Sequence[str]) -> Cell:
     """The cell of these overrides, in no table."""
-    (cell,) = of_row(Row("run", tuple(overrides), (0,)), overrides)
+    (cell,) = of_row(Row("run", tuple(overrides), (0,)), overrides, checked=False)    # the run itself tells what is wrong
     return cell
 
 
-def of_row(row: Row, overrides: Sequence[str], group: str | None = None) -> list[Cell]:
+def of_row(row: Row, overrides: Sequence[str], group: str | None = None, checked: bool = True) -> list[Cell]:
     """A cell for each seed of the row. A logger that groups runs groups them under `group`, unless another is given. The row
     is composed once; the other seeds are set in that composition, which every option that follows the seed sees."""
     def words_of(given: Sequence[str]) -> list[tuple[str, ...]]:
         return [merged((*row.overrides, f"seed={seed}", *given)) for seed in row.seeds]
 
-    # A row that fine-tunes nothing stays so, whatever the whole table is given.
-    others = [text for text in overrides if not SCHEDULE.match(text)]
-    if others != list(overrides) and not composed(words_of(others)[0]).schedule.steps:
-        overrides = others
+    # A row that fine-tunes nothing, or removes nothing, stays so, whatever the whole table is given.
+    for of_group, does_something in ((SCHEDULE, lambda cfg: cfg.schedule.steps), (PRUNER, lambda cfg: prunes(science(cfg)))):
+        others = [text for text in overrides if not of_group.match(text)]
+        if others != list(overrides) and not does_something(composed(words_of(others)[0])):
+            overrides = others
     words = words_of(overrides)
     cfg = composed(words[0])
     # Options that are given to the whole table are left out where they are for a stage that this row does not have.
@@ -110,7 +111,8 @@ def of_row(row: Row, overrides: Sequence[str], group: str | None = None) -> list
     missing = tuple(sorted(OmegaConf.missing_keys(cfg) & set(outside_the_name())))
     for key in missing:
         OmegaConf.update(cfg, key, None)
-    check_options(cfg, overrides, in_sweep=True)
+    if checked:
+        check_values(cfg)
     grouped = (f"logger.group={group}",) if group and cfg.logger.get("group", "") is None else ()
     seeded = any(text.lstrip("+").startswith("seed=") for text in overrides)
     cells = []

@@ -1,6 +1,8 @@
 """The help says of every option what it is, what it takes and what it would be."""
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +15,12 @@ from diffprune.config.validation import options
 PLAIN = ("name", "_target_", "source", "project", "entity", "timesteps")
 
 
-def test_every_option_is_listed_with_its_value_and_what_it_means() -> None:
+def columns(count: int) -> Callable[[object], object]:
+    return lambda _: SimpleNamespace(columns=count)
+
+
+def test_every_option_is_listed_with_its_value_and_what_it_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "get_terminal_size", columns(120))
     cfg = composed(["pruner.ratio=.25"])
     lines = help_text(cfg, CONF).splitlines()
     listed = {line.split("=")[0].strip(): i for i, line in enumerate(lines) if line.startswith("  ") and "=" in line}
@@ -51,7 +58,7 @@ def test_values_are_shown_as_one_types_them() -> None:
 
 
 def test_a_narrow_terminal_gets_narrow_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "get_terminal_size", lambda _: type("Size", (), {"columns": 80}))
+    monkeypatch.setattr(module, "get_terminal_size", columns(80))
     assert max(map(len, entry("pruner.scope=local", "word " * 60).splitlines())) <= 80
 
 

@@ -92,6 +92,13 @@ def test_a_row_that_fine_tunes_nothing_stays_so(override: str) -> None:
     assert cells["taylor"].folder != own["taylor"].folder
 
 
+@pytest.mark.parametrize("override", ["pruner.ratio=.5", "pruner.target.macs=.5", "pruner/timesteps=window"])
+def test_a_row_that_removes_nothing_stays_so(override: str) -> None:
+    dense, *others = plan(["table1_digits"], [override], (0,)).cells
+    assert dense.folder == plan(["table1_digits"], seeds=(0,)).cells[0].folder
+    assert any(override in cell.overrides for cell in others)
+
+
 def test_how_cells_are_submitted_is_no_part_of_them() -> None:
     cells = plan(["table1_digits"], ["launcher=slurm", "hydra.launcher.partition=long"], (0,)).cells
     assert not [text for cell in cells for text in cell.overrides if "launcher" in text]
@@ -140,7 +147,7 @@ def test_a_typo_is_told_as_hydra_tells_it(override: str) -> None:
 
 
 @pytest.mark.parametrize(("override", "reason"), [
-    ("pruner.ratio=1.5", "outside its range"), ("schedule.accumulate=9999", "more parts than it has images")])
+    ("pruner.ratio=1.5", "outside its range"), ("pruner.scope=near", "choose one of local, global")])
 def test_what_no_run_could_use_is_refused_before_anything_is_planned(override: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         plan(["table1_digits"], [override], (0,))
