@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -70,11 +70,14 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def read_run(config: Path) -> DictConfig:
-    """The configuration of a run, from the file that its folder keeps; it is resolved already."""
+    """The configuration of a run, from the file that its folder keeps; it is resolved already. What an older version called
+    otherwise, or did not have, is as this one has it."""
     checksums.check(config)
     cfg = OmegaConf.load(config)
     assert isinstance(cfg, DictConfig)
-    return cfg
+    if cfg.get("precision") == "no":
+        cfg.precision = "fp32"
+    return cast(DictConfig, OmegaConf.merge({"compile": "no"}, cfg))
 
 
 def read_foreign_run(config: Path, trusted: Sequence[Path] = ()) -> DictConfig:

@@ -317,6 +317,16 @@ def test_a_run_folder_names_nothing_that_the_configurations_do_not(tmp_path: Pat
     assert read_foreign_run(file, [tmp_path / "own"])
 
 
+def test_a_run_folder_of_an_older_version_is_read_as_one_of_this(tmp_path: Path) -> None:
+    cfg, file = read_foreign_run(written(tmp_path)), tmp_path / "config.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("precision: fp32", "precision: 'no'").replace("compile: 'no'\n", ""))
+    older = read_foreign_run(file)
+    assert file.read_text() != text
+    assert (older.precision, older.compile) == ("fp32", "no")
+    assert run_name(older) == run_name(cfg)
+
+
 def test_a_run_folder_reads_nothing_of_this_machine(tmp_path: Path) -> None:
     file = written(tmp_path, model__checkpoint="https://a.b/${oc.env:HOME}")
     with pytest.raises(UserError, match="somebody changed the file"):
