@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from math import prod
 from typing import Any
 
@@ -29,7 +30,7 @@ from diffprune.runs.status import last_line
 from diffprune.runtime.addresses import hide_secrets
 from diffprune.runtime.command_line import MISTAKES, extras_named, one_sentence, sentence
 from diffprune.runtime.distributed import current_ranks, disconnect
-from diffprune.runtime.errors import JobFailed, UserError
+from diffprune.runtime.errors import Damaged, JobFailed, UserError
 from diffprune.runtime.files import refusals_as_user_errors
 from diffprune.runtime.interrupt import Interrupt, Interrupted
 from diffprune.runtime.progress import duration
@@ -105,7 +106,7 @@ def of_jobs(words: Sequence[str]) -> str:
 def swept(words: Sequence[str]) -> list[Override]:
     """The overrides among the command line's `words` that give several values."""
     try:
-        overrides = OverridesParser.create().parse_overrides([word for word in words if "=" in word])
+        overrides = OverridesParser.create().parse_overrides([word for word in words if "=" in word[1:] and word[0] != "-"])
         return [one for one in overrides if one.is_sweep_override()]
     except HydraException:      # words that are not Hydra's, as on a cluster's nodes
         return []
@@ -115,7 +116,7 @@ def summary(runs: Mapping[str, Run]) -> str:
     """A table of the finished runs of a sweep, by their own words: what was reached, before anybody looks at a report."""
     rows = []
     for words, run in runs.items():
-        if run.metrics.exists():
+        with suppress(FileNotFoundError, Damaged):
             metrics = Metrics.read(run.metrics)
             final = metrics.scores["final"]
             rows.append([words, metrics.params / 1e6, metrics.macs / 1e9, final.get("fid"), final.get("ssim")])

@@ -79,7 +79,7 @@ def test_a_job_gives_the_same_bits_alone_and_after_others_with_a_tracked_run_eac
 
 @pytest.mark.parametrize(("words", "text"), [
     (["a=1,2,3", "b=range(0,4)", "-m"], " of 12"), (["a=1", "-m"], ""), (["a=interval(0,1)"], ""), (["/a/folder"], ""),
-    (["a=1,2", "c=[1,2]"], " of 2")])
+    (["a=1,2", "c=[1,2]"], " of 2"), (["-m", "--config-dir=/a/b", "seed=0,1"], " of 2")])
 def test_the_jobs_of_a_sweep_are_counted_where_the_words_say_them(words: list[str], text: str) -> None:
     assert entry.of_jobs(words) == text
 

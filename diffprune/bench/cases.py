@@ -25,7 +25,7 @@ from diffprune.evaluation.image_files import open_images
 from diffprune.evaluation.pair_metrics import similarity
 from diffprune.evaluation.speed import Timing, Work, time_in_turn
 from diffprune.models.cost import measure
-from diffprune.models.device import DTYPES, Execution, allow_tf32
+from diffprune.models.device import DTYPES, Execution, tf32
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.criteria import Criterion, DiffPruning, FirstOrderTaylor, SecondOrderTaylor
 from diffprune.pruning.gradients import EMPTY, CalibrationBatch, ScoringPass
@@ -58,8 +58,8 @@ def product(how: Execution) -> Work:
     a, b = torch.randn(2, SIDE, SIDE, device=how.device).to(DTYPES[how.precision] or torch.float32)
 
     def work() -> torch.Tensor:
-        allow_tf32(how.precision == "tf32")
-        return torch.mm(a, b)
+        with tf32(how.precision == "tf32"):
+            return torch.mm(a, b)
     return work
 
 
@@ -75,7 +75,17 @@ def training_ways(setting: Setting) -> Works:
     for name, how in setting.executions.items():
         trainer = Trainer(setting.copy_of(setting.dense), setting.recipe, how, SEED)
         works[name] = partial(trainer.advance, images, None)
+        if how.precision == "tf32":
+            works[name] = with_tf32(works[name])
     return works
+
+
+def with_tf32(work: Work) -> Work:
+    """`work` where TF32 is allowed, as it is in no other."""
+    def allowed() -> None:
+        with tf32(True):
+            work()
+    return allowed
 
 
 def scoring_ways(setting: Setting, kept: Sequence[int]) -> Works:
@@ -128,8 +138,7 @@ def sampling_ways(setting: Setting, steps: int) -> tuple[Works, dict[str, np.nda
 
 def evaluate(unet: Callable[..., Any], how: Execution, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """eps, without gradients."""
-    allow_tf32(how.precision == "tf32")
-    with torch.inference_mode(), how.autocast():
+    with tf32(how.precision == "tf32"), torch.inference_mode(), how.autocast():
         return unet(x_t, t).sample
 
 
@@ -267,7 +276,9 @@ class Bench:
                              "dense, fp32" if setting.against is None else AGAINST, notes)
 
     def timed(self, works: Works, what: str) -> dict[str, Timing]:
-        return time_in_turn(works, self.rounds, self.setting.device, what)
+        """In float32 proper, but for works that say otherwise."""
+        with tf32(False):
+            return time_in_turn(works, self.rounds, self.setting.device, what)
 
 
 CASES = ("arithmetic", "training", "overhead", "scoring", "sampling", "scores", "loading", "latency")

@@ -8,7 +8,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from diffprune.config.validation import options
 
@@ -31,7 +31,7 @@ TINY, HUGE = 1e-6, 2**31    # limits that stand for none
 WIDTH, LEFT = 120, 34       # columns of the help at most, and of an option with its value
 
 
-def help_text(cfg: DictConfig, conf: Path) -> str:
+def help_text(cfg: Any, conf: Path) -> str:
     """The help of the composed options `cfg`, whose meanings are the comments of the files in `conf`. It is a template of
     Python's, in which Hydra fills $APP_CONFIG_GROUPS."""
     meanings = dict(comments(conf / "config.yaml", ""))

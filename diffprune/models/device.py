@@ -5,6 +5,8 @@ import logging
 import os
 import platform
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -104,15 +106,17 @@ class Execution:
                     layer.to(dtype)
         return replace(model, unet=self.compiled(unet))
 
-    def compiled(self, unet: nn.Module) -> nn.Module:
+    def compiled(self, unet: nn.Module, trains: bool = False) -> nn.Module:
         """`unet` as torch.compile makes it for one shape of inputs at the first evaluation; itself where nothing is to be
-        compiled, or it is not decided yet."""
+        compiled, or it is not decided yet. One that `trains` is never recorded as a CUDA graph, whose next evaluation would
+        overwrite the gradients of the micro-batch before."""
         if self.compile in ("no", "auto"):
             return unet
         log.info("compiling the network, which takes about a minute")
         # The limit counts all networks of one class together, and beyond it none is compiled.
         torch._dynamo.config.recompile_limit = 256  # ty: ignore[invalid-assignment]  taken for a constant
-        return cast(nn.Module, torch.compile(unet, dynamic=False, mode=self.compile))
+        mode = "max-autotune-no-cudagraphs" if trains and self.compile == "max-autotune" else self.compile
+        return cast(nn.Module, torch.compile(unet, dynamic=False, mode=mode))
 
     def process_count(self, requested: int | None) -> int:
         """How many local processes draw images: `requested`, or one for each GPU or, on a CPU, for each core (at most 8).
@@ -137,6 +141,17 @@ class Execution:
 def allow_tf32(allowed: bool) -> None:
     """Whether GPUs may round the factors of float32 products to TF32: convolutions do unless PyTorch is told otherwise."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+@contextmanager
+def tf32(allowed: bool) -> Generator[None]:
+    """A context in which TF32 is `allowed` or not, whatever it is outside."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    allow_tf32(allowed)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def device_named(name: str) -> torch.device:

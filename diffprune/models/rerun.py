@@ -33,8 +33,8 @@ class Rerun:
     def call(self, name: str, keep: bool = True) -> tuple[Tensor, Tensor]:
         """First argument and output of the first call of the module `name`. The outputs of modules that end before it are
         kept, and with `keep` its own."""
-        def reached(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-            raise Reached(given[0], output)
+        def reached(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+            raise Reached(given[0] if given else next(iter(named.values())), output)
 
         with ExitStack() as patches:
             for other in self.kept:
@@ -43,7 +43,7 @@ class Rerun:
                 if other not in self.ended and (other != name or keep):
                     patches.callback(module.register_forward_hook(
                         lambda _, __, output, other=other: self.keep(other, output)).remove)
-            patches.callback(self.modules[name].register_forward_hook(reached).remove)
+            patches.callback(self.modules[name].register_forward_hook(reached, with_kwargs=True).remove)
             try:
                 self.evaluate()
             except Reached as end:
@@ -51,10 +51,11 @@ class Rerun:
         raise AssertionError(f"the network does not evaluate {name}")
 
     def keep(self, name: str, output: Any) -> None:
-        """Keeps the `output` of a module's first call in the place of those of the modules inside it."""
-        if name in self.ended:
-            return
+        """Keeps the `output` of a module's first call in the place of those of the modules inside it; not one that holds
+        tensors where they are not found."""
         leaves, structure = tree_flatten(output)
+        if name in self.ended or not all(isinstance(leaf, Tensor | str | int | float | None) for leaf in leaves):
+            return
         tensors = {str(i): leaf.contiguous().clone() for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         save_file(tensors, self.file(name))
         self.kept[name] = structure, [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]

@@ -246,7 +246,7 @@ class Objective:
     @property
     def can_be_compiled(self) -> bool:
         """Whether the student's network is only evaluated and differentiated once, which is what torch.compile can do."""
-        return not (self.needs_blocks or self.needs_direction)
+        return not (self.needs_blocks or self.needs_direction or any(term.evaluations for term, _ in self.terms))
 
     def __call__(self, student: DiffusionModel, noised: Noised) -> Tensor:
         compared = Comparison(self, student, noised)

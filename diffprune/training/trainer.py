@@ -60,7 +60,7 @@ class Trainer:
             for p in self.weights:
                 p.register_post_accumulate_grad_hook(lambda p: None)
         self.ranks.barrier()        # connects them
-        network = self.execution.compiled(model.unet) if self.objective.can_be_compiled else model.unet
+        network = self.execution.compiled(model.unet, trains=True) if self.objective.can_be_compiled else model.unet
         self.student = replace(model, unet=DistributedDataParallel(network) if self.ranks.world_size > 1 else network)
         # Adam, or AdamW where weights decay; fused into few kernels where PyTorch can.
         self.optimiser = (torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam)(

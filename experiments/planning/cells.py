@@ -97,9 +97,9 @@ def of_row(row: Row, overrides: Sequence[str], group: str | None = None, checked
         return [merged((*row.overrides, f"seed={seed}", *given)) for seed in row.seeds]
 
     # A row that fine-tunes nothing, or removes nothing, stays so, whatever the whole table is given.
-    for of_group, does_something in ((SCHEDULE, lambda cfg: cfg.schedule.steps), (PRUNER, lambda cfg: prunes(science(cfg)))):
+    for of_group, amount in ((SCHEDULE, "schedule.steps"), (PRUNER, "pruner.ratio")):
         others = [text for text in overrides if not of_group.match(text)]
-        if others != list(overrides) and not does_something(composed(words_of(others)[0])):
+        if others != list(overrides) and not OmegaConf.select(composed(words_of(others)[0]), amount):
             overrides = others
     words = words_of(overrides)
     cfg = composed(words[0])

@@ -111,7 +111,7 @@ def estimates(cells: Sequence[Cell], device: Device) -> list[Estimate]:
                   first("scores", source, options["pruner"]["calibration_batch"], cell.seed) if scores(options) else False,
                   first("dense", source, fingerprint(options["sampler"]), options["evaluate"]["images"]))
         fallback = arithmetic(cell, own, device)
-        out.append(measured(cell, own.steps, past, fallback.memory) if past else fallback)
+        out.append(measured(cell, own, past, fallback.memory) if past else fallback)
     return out
 
 
@@ -136,8 +136,8 @@ def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], lis
     return runs
 
 
-def measured(cell: Cell, steps: int, past: Sequence[Past], memory: float) -> Estimate:
-    """From finished runs, stage by stage, in proportion to the training `steps` and to images times sampling steps. `memory`
+def measured(cell: Cell, own: Own, past: Sequence[Past], memory: float) -> Estimate:
+    """From finished runs, stage by stage, in proportion to the training steps and to images times sampling steps. `memory`
     is taken where no run recorded its own."""
     images, sampling = cell.options["evaluate"]["images"], cell.options["sampler"]["steps"]
 
@@ -146,7 +146,8 @@ def measured(cell: Cell, steps: int, past: Sequence[Past], memory: float) -> Est
         return median([run.metrics.seconds[stage] / units(run) for run in past
                        if stage in run.metrics.seconds and units(run)] or [0.0])
 
-    seconds = (typical("score") + typical("prune") + steps * typical("finetune", lambda run: run.steps)
+    seconds = (own.scores * typical("score") + (not cell.is_dense) * typical("prune")
+               + own.steps * typical("finetune", lambda run: run.steps)
                + images * sampling * typical("sample", lambda run: run.metrics.images * run.metrics.protocol["steps"])
                + images * typical("evaluate", lambda run: run.metrics.images))
     devices = sorted({run.metrics.device for run in past if run.metrics.device})

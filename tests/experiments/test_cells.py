@@ -99,6 +99,12 @@ def test_a_row_that_removes_nothing_stays_so(override: str) -> None:
     assert any(override in cell.overrides for cell in others)
 
 
+def test_an_option_of_a_table_needs_no_data_yet() -> None:
+    cells = plan(["iso_compute_celeba"], ["pruner.round_to=8", "schedule.lr=1e-4"], (0,)).cells
+    assert {cell.missing for cell in cells} == {("dataset.path",)}
+    assert any("pruner.round_to=8" in cell.overrides for cell in cells)
+
+
 def test_how_cells_are_submitted_is_no_part_of_them() -> None:
     cells = plan(["table1_digits"], ["launcher=slurm", "hydra.launcher.partition=long"], (0,)).cells
     assert not [text for cell in cells for text in cell.overrides if "launcher" in text]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,6 +105,35 @@ def test_a_module_that_is_not_evaluated_and_an_error_of_the_network_are_raised(n
     with pytest.raises(ZeroDivisionError):
         Rerun(network, lambda: 1 / 0, tmp_path / "other").call("last")
     assert not any(module._forward_hooks or "forward" in vars(module) for module in network.modules())
+
+
+@torch.no_grad()
+def test_what_is_called_by_keyword_and_what_hides_its_tensors_are_computed_too(tmp_path: Path) -> None:
+    class Hiding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(out=self.inner(input=x))
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hiding, self.last = Hiding(), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.hiding(x)
+            hidden.out += 1
+            return self.last(hidden.out)
+
+    network, x = Outer(), torch.ones(1, 4)
+    plain = network(x)
+    rerun = Rerun(network, lambda: network(x), tmp_path / "kept")
+    assert torch.equal(rerun.call("hiding.inner")[0], x)
+    for _ in range(2):
+        torch.testing.assert_close(rerun.call("last")[1], plain)
+    assert set(rerun.kept) == {"hiding.inner", "last"}
 
 
 @torch.no_grad()
