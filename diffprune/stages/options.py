@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from math import ceil
 from pathlib import Path
 from pkgutil import resolve_name
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ from diffprune.training.block_outputs import output_layers
 from diffprune.training.losses import TERMS, Term
 from diffprune.training.recipe import Recipe
 
+COMPILER_S_OWN = os.path.join(gettempdir(), "torchinductor_")    # where it keeps code unless it is told otherwise
 # What each set of images shows.
 TITLES = {"final": "final model", "dense": "dense model", "before_healing": "before healing"}
 
@@ -58,7 +60,9 @@ def cache(cfg: DictConfig) -> Cache:
 def execution(cfg: DictConfig) -> Execution:
     """Where and how the run's networks run; UserError where the machine lacks the device. What torch.compile makes is kept
     in the cache, unless TORCHINDUCTOR_CACHE_DIR names another folder."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(Path(cfg.paths.cache, "compiled")))
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR", COMPILER_S_OWN)
+    if cfg.compile != "no" and folder.startswith(COMPILER_S_OWN):     # which it sets when it is imported
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.abspath(Path(cfg.paths.cache, "compiled"))
     return Execution.of(cfg.device, cfg.precision, cfg.memory_format, cfg.compile)
 
 

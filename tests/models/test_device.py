@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import pytest
@@ -151,6 +152,9 @@ def test_names_and_files_from_before_float32_was_called_so_stay(config, tmp_path
 
 
 def test_what_is_compiled_is_kept_in_the_cache(config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    execution(config(f"paths.cache={tmp_path}"))
-    assert os.environ.pop("TORCHINDUCTOR_CACHE_DIR") == str(tmp_path / "compiled")
+    for before, after in ((f"{gettempdir()}/torchinductor_somebody", str(tmp_path / "compiled")), ("/mine", "/mine")):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", before)
+        execution(config(f"paths.cache={tmp_path}"))
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == before
+        execution(config(f"paths.cache={tmp_path}", "compile=default"))
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == after
