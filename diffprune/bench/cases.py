@@ -25,7 +25,7 @@ from diffprune.evaluation.image_files import open_images
 from diffprune.evaluation.pair_metrics import similarity
 from diffprune.evaluation.speed import Timing, Work, time_in_turn
 from diffprune.models.cost import measure
-from diffprune.models.device import DTYPES, Execution, tf32
+from diffprune.models.device import DTYPES, Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.criteria import Criterion, DiffPruning, FirstOrderTaylor, SecondOrderTaylor
 from diffprune.pruning.gradients import EMPTY, CalibrationBatch, ScoringPass
@@ -55,10 +55,11 @@ def arithmetic_ways(setting: Setting) -> Works:
 
 
 def product(how: Execution) -> Work:
+    """The product of two random matrices [SIDE, SIDE] in the format of `how`."""
     a, b = torch.randn(2, SIDE, SIDE, device=how.device).to(DTYPES[how.precision] or torch.float32)
 
     def work() -> torch.Tensor:
-        with tf32(how.precision == "tf32"):
+        with how.rounding():
             return torch.mm(a, b)
     return work
 
@@ -75,17 +76,7 @@ def training_ways(setting: Setting) -> Works:
     for name, how in setting.executions.items():
         trainer = Trainer(setting.copy_of(setting.dense), setting.recipe, how, SEED)
         works[name] = partial(trainer.advance, images, None)
-        if how.precision == "tf32":
-            works[name] = with_tf32(works[name])
     return works
-
-
-def with_tf32(work: Work) -> Work:
-    """`work` where TF32 is allowed, as it is in no other."""
-    def allowed() -> None:
-        with tf32(True):
-            work()
-    return allowed
 
 
 def scoring_ways(setting: Setting, kept: Sequence[int]) -> Works:
@@ -138,7 +129,7 @@ def sampling_ways(setting: Setting, steps: int) -> tuple[Works, dict[str, np.nda
 
 def evaluate(unet: Callable[..., Any], how: Execution, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """eps, without gradients."""
-    with tf32(how.precision == "tf32"), torch.inference_mode(), how.autocast():
+    with torch.inference_mode(), how.autocast():
         return unet(x_t, t).sample
 
 
@@ -191,6 +182,7 @@ class Bench:
 
     @property
     def baseline(self) -> str:
+        """The way that training, sampling and evaluations are compared with."""
         return BASELINE if self.setting.against is None else AGAINST
 
     def arithmetic(self) -> Iterator[Line]:
@@ -276,9 +268,7 @@ class Bench:
                              "dense, fp32" if setting.against is None else AGAINST, notes)
 
     def timed(self, works: Works, what: str) -> dict[str, Timing]:
-        """In float32 proper, but for works that say otherwise."""
-        with tf32(False):
-            return time_in_turn(works, self.rounds, self.setting.device, what)
+        return time_in_turn(works, self.rounds, self.setting.device, what)
 
 
 CASES = ("arithmetic", "training", "overhead", "scoring", "sampling", "scores", "loading", "latency")

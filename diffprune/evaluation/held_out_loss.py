@@ -8,7 +8,6 @@ from diffprune.data.loading.images import ImageSet
 from diffprune.diffusion.pixels import from_uint8
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
-from diffprune.models.device import tf32
 from diffprune.models.diffusion_model import DiffusionModel
 
 NOISED = 1024       # noised images that are evaluated at most; the held-out ones are taken in turn
@@ -16,7 +15,6 @@ RANGES = 16         # equal ranges of timesteps, each with as many of them; no i
 
 
 @torch.no_grad()
-@tf32(False)
 def held_out_loss(model: DiffusionModel, images: ImageSet, batch: int) -> list[float]:
     """The mean of |eps - prediction|², summed over C, H, W, in each of the RANGES from the first timestep to the last.
 

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -34,20 +34,20 @@ class Execution:
     convolutions ("contiguous", "channels_last"), and the mode of torch.compile ("no", "default", "max-autotune").
 
     In bf16 and fp16 it is autocast's: parameters stay float32. "tf32" is float32 whose factors a GPU rounds to 10 bits.
-    `near` is the precision for what only has to be near: a teacher's predictions, previews; None for the same.
+    `approximate_precision` is that of what only has to be approximate, a teacher's predictions and previews; None: the same.
     """
     device: torch.device = CPU
     precision: str = "fp32"
     memory_format: str = "contiguous"
     compile: str = "no"
-    near: str | None = None
+    approximate_precision: str | None = None
 
     @classmethod
     def of(cls, device: str, precision: str = "fp32", memory_format: str = "auto", compile: str = "no") -> "Execution":
         """From the options' values; each process of a run gets a GPU of its own. UserError where the machine lacks one.
 
-        "auto" is: of `precision` float32, and bf16 for what only has to be near where the device has instructions for it;
-        of `memory_format` channels_last on a GPU in anything but float32; of `compile` what `compiled_for` decides.
+        "auto" is: of `precision` float32, and bf16 for what only has to be approximate where the device has instructions for
+        it; of `memory_format` channels_last on a GPU in anything but float32; of `compile` what `compiled_for` decides.
         """
         chosen = device_named(device)
         if chosen.type == "cpu" and precision in ("fp16", "tf32"):
@@ -56,11 +56,11 @@ class Execution:
             if chosen.index is not None:
                 raise UserError(f"device={device} is one GPU for {current_ranks().world_size} processes: give device=cuda")
             chosen = torch.device("cuda", current_ranks().local_rank % torch.cuda.device_count())    # Slurm may show one
-        near = "bf16" if precision == "auto" and computes_bf16(chosen) else None
+        approximate = "bf16" if precision == "auto" and computes_bf16(chosen) else None
         precision = "fp32" if precision == "auto" else precision
         if memory_format == "auto":
             memory_format = "channels_last" if chosen.type == "cuda" and precision != "fp32" else "contiguous"
-        return cls(chosen, precision, memory_format, compile, near)
+        return cls(chosen, precision, memory_format, compile, approximate)
 
     def compiled_for(self, evaluations: int) -> "Execution":
         """The same, with compile=auto decided for that many evaluations of a network: on a GPU it is compiled where they are
@@ -71,18 +71,16 @@ class Execution:
         return replace(self, compile="default" if pays else "no")
 
     @property
-    def for_near(self) -> "Execution":
-        """How to evaluate what only has to be near; never compiled, since it is evaluated seldom."""
-        return replace(self, precision=self.near or self.precision, compile="no")
+    def approximate(self) -> "Execution":
+        """How to evaluate what only has to be approximate; never compiled, since it is evaluated seldom."""
+        return replace(self, precision=self.approximate_precision or self.precision, compile="no")
 
     def __str__(self) -> str:
-        near = f" ({self.near} for teacher and previews)" if self.near else ""
-        return f"{self.device}, {self.precision}{near}, {self.memory_format}, compile={self.compile}"
+        aside = f" ({self.approximate_precision} for teacher and previews)" if self.approximate_precision else ""
+        return f"{self.device}, {self.precision}{aside}, {self.memory_format}, compile={self.compile}"
 
     def place(self, model: DiffusionModel) -> DiffusionModel:
-        """Moves `model` to the device, its convolutions into the memory format, and returns it. From then on this process's
-        GPUs round float32 to TF32 only where that is the precision."""
-        allow_tf32(self.precision == "tf32")
+        """Moves `model` to the device, its convolutions into the memory format, and returns it."""
         self.format(model.unet)
         return model.to(self.device)
 
@@ -90,10 +88,16 @@ class Execution:
         """Changes `unet` in place so that its convolutions have the memory format, and returns it."""
         return unet.to(memory_format=torch.channels_last) if self.memory_format == "channels_last" else unet
 
-    def autocast(self) -> torch.autocast:
+    @contextmanager
+    def autocast(self) -> Generator[None]:
         """The context in which a network runs in the chosen precision; parameters stay float32."""
         dtype = DTYPES[self.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        with self.rounding(), torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            yield
+
+    def rounding(self) -> AbstractContextManager[None]:
+        """The context in which a GPU rounds float32 to TF32 where that is the precision; a backward pass needs only this."""
+        return tf32(self.precision == "tf32")
 
     def for_evaluations(self, model: DiffusionModel) -> DiffusionModel:
         """`model`, placed, as it is evaluated fastest under `autocast` while its weights stay as they are. The weights that

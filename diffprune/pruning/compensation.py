@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
+from diffprune.models.device import tf32
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.rerun import Rerun
 from diffprune.pruning.dependency import scored_weights
@@ -82,8 +83,7 @@ def compensate(pruned: DiffusionModel, dense: DiffusionModel, kept: Mapping[str,
               for name, places in kept.items() if places.dim() > 1}
     layers = {name: layer for name, layer in layers.items() if layer.can_be_refitted}
     size = max(1, PIXELS // images.x_t[0, 0].numel())
-    with (torch.no_grad(), TemporaryDirectory() as fallback,
-          temporary_sibling((folder or Path(fallback)) / "outputs") as place):
+    with torch.no_grad(), tf32(False), temporary_sibling((folder or Path(gettempdir())) / "outputs") as place:
         batches = [Batch.of(pruned, dense, images.part(first, first + size), first, place)
                    for first in range(0, len(images.t), size)]
         refitted = {name: layers[name].refit(name, batches, strength) for name in call_order(pruned, layers, images)}
@@ -110,6 +110,7 @@ class Batch:
 
     @classmethod
     def of(cls, pruned: DiffusionModel, dense: DiffusionModel, images: NoisedImages, first: int, place: Path) -> "Batch":
+        """Of both models on these `images`; what their modules return is kept in folders in `place`."""
         return cls(first, *(Rerun(model.unet, partial(model.denoise, images.x_t, images.t, images.context),
                                   place / f"{kind}-{first}") for kind, model in (("pruned", pruned), ("dense", dense))))
 
@@ -237,7 +238,7 @@ class Deviation:
         self.squares = self.wanted_squares = 0.0
 
     def add(self, y: Tensor, wanted: Tensor) -> None:
-        """Adds the outputs `y` of a batch."""
+        """Adds a batch's outputs `y`, of the shape of those that are `wanted`."""
         self.squares += float((y - wanted).double().square().sum())
         self.wanted_squares += float(wanted.double().square().sum())
 

@@ -157,7 +157,7 @@ class Previews(Observer):
     def __init__(self, cfg: DictConfig, run: Run, trainer: Trainer, tracker: Tracker) -> None:
         super().__init__(run, trainer, tracker)
         self.every = cfg.schedule.preview_every
-        self.preview = Preview(options.sampler_options(cfg), trainer.execution.for_near,
+        self.preview = Preview(options.sampler_options(cfg), trainer.execution.approximate,
                                None if cfg.model.checkpoint is None else partial(options.load_dense, cfg, run))
 
     @property

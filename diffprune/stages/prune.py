@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffprune.evaluation.speed import LATENCY_ROUNDS, Latency, latency_share
 from diffprune.models.cost import measure
-from diffprune.models.device import CPU, Execution, tf32
+from diffprune.models.device import CPU, Execution
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import save_model
 from diffprune.pruning.allocation import Allocation
@@ -122,6 +122,6 @@ def latency_kept(unet: nn.Module, criterion: Criterion, allocation: Allocation, 
 
     def timed(ratio: float, rounds: int) -> Latency:
         cut(pruned := copy.deepcopy(unet), criterion, replace(allocation, ratio=ratio), terms, seed)
-        with tf32(execution.precision == "tf32"), execution.autocast():
+        with execution.autocast():
             return latency_share(execution.format(pruned).to(execution.device), dense, rounds)
     return timed

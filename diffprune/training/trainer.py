@@ -53,7 +53,7 @@ class Trainer:
             torch.cuda.set_device(self.device)
         self.masks = set_dropout(model.unet, recipe.dropout)
         self.objective = Objective(recipe.objective, None if teacher is None else teacher.to(self.device), kept,
-                                   self.execution.for_near.autocast)
+                                   self.execution.approximate.autocast)
         self.weights: list[Tensor] = list(model.unet.parameters())
         self.ema = [p.detach().clone() for p in self.weights]
         if self.device.type == "cpu":       # a backward pass without a Python hook would not let Python handle signals
@@ -91,7 +91,8 @@ class Trainer:
                     per_image = self.objective(self.student, noised) * min_snr(noised.alpha_bar, self.recipe.min_snr)
                     loss = per_image.sum() / self.recipe.batch
                 # DistributedDataParallel averages over ranks, where a sum is wanted.
-                self.scaler.scale(loss * self.ranks.world_size).backward()
+                with self.execution.rounding():
+                    self.scaler.scale(loss * self.ranks.world_size).backward()
             total = total + loss.detach()
         return total
 

@@ -87,7 +87,7 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Own:
+class NewWork:
     """What a cell does that no cell before it has done: the `steps` of its training, its scoring pass, the dense model's
     images."""
     steps: int
@@ -107,15 +107,16 @@ def estimates(cells: Sequence[Cell], device: Device) -> list[Estimate]:
     for cell in cells:
         past, options = finished.get((cell.folder.parent, cell.options["model"]["name"]), []), cell.options
         source = fingerprint([options["model"], options["dataset"]["name"]])
-        own = Own(options["schedule"]["steps"] if first("model", cell.model) else 0,
-                  first("scores", source, options["pruner"]["calibration_batch"], cell.seed) if scores(options) else False,
-                  first("dense", source, fingerprint(options["sampler"]), options["evaluate"]["images"]))
-        fallback = arithmetic(cell, own, device)
-        out.append(measured(cell, own, past, fallback.memory) if past else fallback)
+        scoring = ("scores", source, options["pruner"]["calibration_batch"], cell.seed)
+        new = NewWork(steps=options["schedule"]["steps"] if first("model", cell.model) else 0,
+                      scores=needs_scoring(options) and first(*scoring),
+                      draws_dense=first("dense", source, fingerprint(options["sampler"]), options["evaluate"]["images"]))
+        fallback = arithmetic(cell, new, device)
+        out.append(measured(cell, new, past, fallback.memory) if past else fallback)
     return out
 
 
-def scores(options: Mapping[str, Any]) -> bool:
+def needs_scoring(options: Mapping[str, Any]) -> bool:
     """Whether a run with these scientific options takes gradients to score channels; a class of one's own counts as if."""
     return prunes(dict(options)) and options["pruner"]["criterion"]["_target_"] not in WITHOUT_GRADIENTS
 
@@ -136,9 +137,9 @@ def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], lis
     return runs
 
 
-def measured(cell: Cell, own: Own, past: Sequence[Past], memory: float) -> Estimate:
+def measured(cell: Cell, new: NewWork, past: Sequence[Past], memory: float) -> Estimate:
     """From finished runs, stage by stage, in proportion to the training steps and to images times sampling steps. `memory`
-    is taken where no run recorded its own."""
+    is taken where no run recorded its new."""
     images, sampling = cell.options["evaluate"]["images"], cell.options["sampler"]["steps"]
 
     def typical(stage: str, units: Callable[[Past], float] = lambda run: 1) -> float:
@@ -146,8 +147,8 @@ def measured(cell: Cell, own: Own, past: Sequence[Past], memory: float) -> Estim
         return median([run.metrics.seconds[stage] / units(run) for run in past
                        if stage in run.metrics.seconds and units(run)] or [0.0])
 
-    seconds = (own.scores * typical("score") + (not cell.is_dense) * typical("prune")
-               + own.steps * typical("finetune", lambda run: run.steps)
+    seconds = (new.scores * typical("score") + (not cell.is_dense) * typical("prune")
+               + new.steps * typical("finetune", lambda run: run.steps)
                + images * sampling * typical("sample", lambda run: run.metrics.images * run.metrics.protocol["steps"])
                + images * typical("evaluate", lambda run: run.metrics.images))
     devices = sorted({run.metrics.device for run in past if run.metrics.device})
@@ -155,7 +156,7 @@ def measured(cell: Cell, own: Own, past: Sequence[Past], memory: float) -> Estim
                     f"{len(past)} finished runs of this model" + (f" on {' and '.join(devices)}" if devices else ""))
 
 
-def arithmetic(cell: Cell, own: Own, device: Device) -> Estimate:
+def arithmetic(cell: Cell, new: NewWork, device: Device) -> Estimate:
     """At the rate of the device; a nominal ratio r is taken to leave (1 - r)² of the model. The memory is that of one
     process with the run's micro-batches; the disk has what the cell adds to the cache."""
     options, pruner, images = cell.options, cell.options["pruner"], cell.options["evaluate"]["images"]
@@ -168,12 +169,12 @@ def arithmetic(cell: Cell, own: Own, device: Device) -> Estimate:
     micro_batch = ceil(options["schedule"]["batch"] / cell.accumulate)
     memory = RUNTIME * (not device.gpu) + weights * COPIES + micro_batch * macs * BYTES_PER_MAC
     # Sets of images that are drawn, by what an evaluation costs: the final model's, unless that is the dense one.
-    drawn = [1.0] * own.draws_dense + [kept] * (not cell.is_dense)
+    drawn = [1.0] * new.draws_dense + [kept] * (not cell.is_dense)
     trained = options["schedule"]["steps"] > 0
-    disk = weights * (1 + kept + trained * kept * COPIES + own.scores) + images * pixels * (1 + own.draws_dense)
+    disk = weights * (1 + kept + trained * kept * COPIES + new.scores) + images * pixels * (1 + new.draws_dense)
     # Multiply-accumulates of each stage; the scoring pass may stop earlier.
-    scoring = 1000 * pruner["calibration_batch"] * EVALUATIONS_PER_STEP * macs * own.scores
-    training = own.steps * options["schedule"]["batch"] * EVALUATIONS_PER_STEP * macs * kept
+    scoring = 1000 * pruner["calibration_batch"] * EVALUATIONS_PER_STEP * macs * new.scores
+    training = new.steps * options["schedule"]["batch"] * EVALUATIONS_PER_STEP * macs * kept
     sampling = images * evaluations(options["sampler"]) * macs * sum(drawn)
     features = images * len(drawn) * INCEPTION * (options["evaluate"]["features"] == "inception")
     return Estimate((scoring + training + sampling + features) / device.rate, memory, disk,

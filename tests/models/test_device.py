@@ -38,8 +38,8 @@ def test_auto_is_float32_with_bf16_beside_it_where_the_device_has_it(monkeypatch
     for has_bf16, near in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(module, "computes_bf16", lambda _, has_bf16=has_bf16: has_bf16)
         chosen = Execution.of("cpu", "auto")
-        assert (chosen.precision, chosen.for_near.precision, chosen.memory_format) == ("fp32", near, "contiguous")
-    assert Execution.of("cpu", "bf16").for_near.precision == "bf16"
+        assert (chosen.precision, chosen.approximate.precision, chosen.memory_format) == ("fp32", near, "contiguous")
+    assert Execution.of("cpu", "bf16").approximate.precision == "bf16"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
@@ -63,9 +63,20 @@ def test_float32_is_never_rounded_to_tf32_unless_that_is_the_precision(model: Di
     device_named("auto")
     allowed = [torch.backends.cudnn.allow_tf32]
     for precision in ("tf32", "fp32"):
-        Execution(precision=precision).place(model)
-        allowed += [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
+        with Execution(precision=precision).autocast():
+            allowed += [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
     assert allowed == [False, True, True, False, False]
+
+
+def test_tf32_is_used_in_both_passes_of_a_step_and_not_beside_it(model: DiffusionModel) -> None:
+    trainer, allowed = Trainer(model, Recipe(1, batch=2), Execution(precision="tf32")), {}
+    layer = model.unet.conv_out
+    layer.register_forward_hook(lambda *_: allowed.update(forward=torch.backends.cudnn.allow_tf32))
+    layer.register_full_backward_hook(lambda *_: allowed.update(backward=torch.backends.cudnn.allow_tf32))
+    device_named("auto")
+    trainer.advance(torch.randn(2, 1, 8, 8), None)
+    assert allowed == {"forward": True, "backward": True}
+    assert not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize(("device", "evaluations", "mode"), [
@@ -130,7 +141,7 @@ def test_an_objective_that_reads_blocks_or_differentiates_twice_is_not_compiled(
 def test_the_teacher_alone_is_evaluated_in_the_precision_of_what_is_near(model: DiffusionModel) -> None:
     teacher, kinds = DiffusionModel(tiny_unet(), DDIMScheduler()), {}
     recipe = Recipe(1, batch=2, objective={NoisePrediction: 0.3, OutputDistillation: 0.7})
-    trainer = Trainer(model, recipe, Execution(near="bf16"), teacher=teacher)
+    trainer = Trainer(model, recipe, Execution(approximate_precision="bf16"), teacher=teacher)
     for name, network in (("student", model.unet), ("teacher", teacher.unet)):
         network.conv_out.register_forward_hook(lambda _, __, y, name=name: kinds.update({name: y.dtype}))
     trainer.advance(torch.randn(2, 1, 8, 8), None)
