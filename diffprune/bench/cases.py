@@ -67,11 +67,11 @@ def product(how: Execution) -> Work:
 def training_ways(setting: Setting) -> Works:
     """One optimiser step of the dense model, in each numeric format that the device computes in."""
     images = setting.images(setting.batch)
-    script = plain.PlainTraining(setting.copy_of(setting.dense).unet, setting.dense.alpha_bar, setting.recipe)
+    script = plain.PlainTraining(setting.copy_of(setting.dense).unet, setting.dense.process, setting.recipe)
     works: Works = {BASELINE: lambda: script.step(images.to(setting.device))}
     if setting.against is not None:
         network = copy.deepcopy(setting.against).to(setting.device)
-        other = plain.PlainTraining(network, setting.dense.alpha_bar, setting.recipe)
+        other = plain.PlainTraining(network, setting.dense.process, setting.recipe)
         works = {AGAINST: lambda: other.step(images.to(setting.device))} | works
     for name, how in setting.executions.items():
         trainer = Trainer(setting.copy_of(setting.dense), setting.recipe, how, SEED)
@@ -87,7 +87,7 @@ def scoring_ways(setting: Setting, kept: Sequence[int]) -> Works:
 
     def script() -> None:
         for timesteps in kept:
-            plain.plain_pass(model.unet, model.alpha_bar, x_0, timesteps)
+            plain.plain_pass(model.unet, model.process, x_0, timesteps)
             cells(setting, model, CRITERIA[:1], RATIOS[:1])
 
     def shared() -> None:
@@ -111,19 +111,19 @@ def cells(setting: Setting, model: DiffusionModel, criteria: Sequence[Criterion]
 def sampling_ways(setting: Setting, steps: int) -> tuple[Works, dict[str, np.ndarray]]:
     """`batch` images of the dense model in `steps` steps, and what each way drew last, uint8 [N, H, W, C], once it ran."""
     model, x_T = setting.dense, setting.noise(setting.batch)
-    timesteps = SPACINGS[setting.spacing](steps, len(model.alpha_bar))
+    timesteps = SPACINGS[setting.spacing](steps, model.process.timesteps)
     drawn: dict[str, np.ndarray] = {}
 
     def keep(name: str, sample: Callable[[], torch.Tensor]) -> None:
         drawn[name] = to_uint8(sample().float()).cpu().numpy()
 
-    script = partial(plain.plain_samples, model.unet, model.alpha_bar, x_T, timesteps)
-    works: Works = {name: partial(keep, name, partial(ddim, partial(evaluate, *way), x_T, timesteps, model.alpha_bar))
+    script = partial(plain.plain_samples, model.unet, model.process, x_T, timesteps)
+    works: Works = {name: partial(keep, name, partial(ddim, partial(evaluate, *way), x_T, timesteps, model.process))
                     for name, way in setting.ways(model).items()}
     works = {BASELINE: partial(keep, BASELINE, script)} | works
     if setting.against is not None:
         other = copy.deepcopy(setting.against).to(setting.device)
-        works = {AGAINST: partial(plain.plain_samples, other, model.alpha_bar, x_T, timesteps)} | works
+        works = {AGAINST: partial(plain.plain_samples, other, model.process, x_T, timesteps)} | works
     return works, drawn
 
 
@@ -205,7 +205,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder, ProgressLog(Path(folder, "progress.jsonl")) as log:
             works: Works = {
                 "step": partial(trainer.advance, images, None),
-                "draws": lambda: draw(SEED, trainer.step, batch, setting.dense.shape, len(trainer.alpha_bar)),
+                "draws": lambda: draw(SEED, trainer.step, batch, setting.dense.shape, trainer.process.timesteps),
                 "average": lambda: ema.follow(trainer.ema, trainer.weights, 0.999),
                 "log": lambda: (trainer.check(), log.write(trainer.step, trainer.mean_loss(), 0.0)),
                 "state": lambda: write_state(log.path.with_name("state.safetensors"), *trainer.state())}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from diffprune.data import image_folder
-from diffprune.diffusion.process import add_noise, ddim
+from diffprune.diffusion.process import Process, ddim
 from diffprune.training.recipe import Recipe
 
 
@@ -24,8 +24,8 @@ class PlainTraining:
     """One optimiser step at a time, the average's tensors one by one, the loss read back at every step. `recipe` gives its
     learning rate, clipping, the constant average's decay, and dropout in the residual blocks."""
 
-    def __init__(self, unet: nn.Module, alpha_bar: Tensor, recipe: Recipe) -> None:
-        self.unet, self.alpha_bar, self.clip, self.decay = unet.train(), alpha_bar, recipe.clip, recipe.ema
+    def __init__(self, unet: nn.Module, process: Process, recipe: Recipe) -> None:
+        self.unet, self.process, self.clip, self.decay = unet.train(), process, recipe.clip, recipe.ema
         for module in unet.modules():
             if isinstance(module, ResnetBlock2D):
                 module.dropout = nn.Dropout(recipe.dropout)
@@ -33,10 +33,10 @@ class PlainTraining:
         self.average = {name: p.detach().clone() for name, p in unet.named_parameters()}
 
     def step(self, x_0: Tensor) -> float:
-        half = torch.randint(0, len(self.alpha_bar), (len(x_0) // 2 + 1,), device=x_0.device)
-        t = torch.cat([half, len(self.alpha_bar) - 1 - half])[:len(x_0)]
+        half = torch.randint(0, self.process.timesteps, (len(x_0) // 2 + 1,), device=x_0.device)
+        t = torch.cat([half, self.process.timesteps - 1 - half])[:len(x_0)]
         eps = torch.randn_like(x_0)
-        predicted = self.unet(add_noise(x_0, eps, self.alpha_bar[t]), t).sample
+        predicted = self.unet(self.process.add_noise(x_0, eps, t), t).sample
         loss = (predicted - eps).square().sum((1, 2, 3)).mean()
         self.update(loss)
         return loss.item()
@@ -51,13 +51,13 @@ class PlainTraining:
             self.average[name].data = (1 - self.decay) * p.data + self.decay * self.average[name].data
 
 
-def plain_pass(unet: nn.Module, alpha_bar: Tensor, x_0: Tensor, timesteps: int) -> float:
+def plain_pass(unet: nn.Module, process: Process, x_0: Tensor, timesteps: int) -> float:
     """Sums the gradients of L_0 … L_(timesteps-1) into the weights, one forward and backward pass each."""
     unet.eval().zero_grad()
     largest, eps = 0.0, torch.randn_like(x_0)
     for step in range(timesteps):
         t = torch.full((len(x_0),), step, device=x_0.device)
-        predicted = unet(add_noise(x_0, eps, alpha_bar[t]), t).sample
+        predicted = unet(process.add_noise(x_0, eps, t), t).sample
         loss = (predicted - eps).square().sum((1, 2, 3)).mean()
         largest = max(largest, loss.item())
         loss.backward()
@@ -65,10 +65,10 @@ def plain_pass(unet: nn.Module, alpha_bar: Tensor, x_0: Tensor, timesteps: int) 
 
 
 @torch.no_grad()
-def plain_samples(unet: nn.Module, alpha_bar: Tensor, x_T: Tensor, timesteps: Sequence[int]) -> Tensor:
+def plain_samples(unet: nn.Module, process: Process, x_T: Tensor, timesteps: Sequence[int]) -> Tensor:
     """Images in [-1, 1] from the noise `x_T` [B, C, H, W]."""
     unet.eval()
-    return ddim(lambda x, t: unet(x, t).sample, x_T, timesteps, alpha_bar)
+    return ddim(lambda x, t: unet(x, t).sample, x_T, timesteps, process)
 
 
 def plain_files(images: np.ndarray, folder: Path) -> None:

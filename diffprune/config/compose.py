@@ -77,7 +77,7 @@ def read_run(config: Path) -> DictConfig:
     assert isinstance(cfg, DictConfig)
     if cfg.get("precision") == "no":
         cfg.precision = "fp32"
-    return cast(DictConfig, OmegaConf.merge({"compile": "no"}, cfg))
+    return cast(DictConfig, OmegaConf.merge({"compile": "no", "sampler": {"scheduler": None}}, cfg))
 
 
 def read_foreign_run(config: Path, trusted: Sequence[Path] = ()) -> DictConfig:

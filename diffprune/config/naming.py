@@ -105,6 +105,12 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
         options["memory_format"] = "contiguous"
     if not options["dataset"].get("held_out"):      # runs from before images were held out keep their names
         options["dataset"].pop("held_out", None)
+    sampler = options.get("sampler", {})
+    if sampler.get("scheduler") is None:      # runs from before there was this option keep their names
+        sampler.pop("scheduler", None)
+    else:       # a scheduler of diffusers has options of its own in their place
+        sampler.pop("spacing", None)
+        sampler.pop("clip", None)
     pruner = options["pruner"]
     if pruner.get("timesteps") is not None:     # a timestep policy replaces the threshold
         pruner.pop("threshold", None)

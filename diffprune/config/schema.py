@@ -151,7 +151,8 @@ class Schedule:
 
 @dataclass
 class Sampler:
-    name: str = option(choices=("ddim",))
+    name: str = option()
+    scheduler: Any = option()
     spacing: str = option(choices=("uniform", "quad"))
     steps: int = option(1, 1001)
     eta: float = option(0, 1.0001)
@@ -240,4 +241,7 @@ def outside_the_name(schema: type[Any] = Config) -> tuple[str, ...]:
 
 def evaluations(sampler: Mapping[str, Any]) -> int:
     """Evaluations of the network that an image takes under these sampling options; guidance takes two a step."""
-    return sampler["steps"] * (1 if sampler.get("guidance") in (None, 1) else 2)
+    steps = sampler["steps"]
+    if "Heun" in str((sampler.get("scheduler") or {}).get("_target_")):     # of second order, but for the last step
+        steps = 2 * steps - 1
+    return steps * (1 if sampler.get("guidance") in (None, 1) else 2)

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from diffprune.data.loading.images import ImageSet
 from diffprune.diffusion.pixels import from_uint8
-from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.diffusion_model import DiffusionModel
 
@@ -16,13 +15,13 @@ RANGES = 16         # equal ranges of timesteps, each with as many of them; no i
 
 @torch.no_grad()
 def held_out_loss(model: DiffusionModel, images: ImageSet, batch: int) -> list[float]:
-    """The mean of |eps - prediction|², summed over C, H, W, in each of the RANGES from the first timestep to the last.
+    """The mean of |target - prediction|², summed over C, H, W, in each of the RANGES from the first timestep to the last.
 
     Timesteps are evenly spaced over 0 … T - 1, in an order that is always the same, and noise is that of the place in it:
     nothing depends on a run's seed. The network is in evaluation mode meanwhile, in float32, and sees `batch` at once.
     """
     count, was_training = min(NOISED, RANGES * len(images)), model.unet.training
-    timesteps, ranges = noised_timesteps(len(model.alpha_bar), count)
+    timesteps, ranges = noised_timesteps(model.process.timesteps, count)
     places, errors = torch.arange(count), []
     model.unet.eval()
     try:
@@ -31,8 +30,9 @@ def held_out_loss(model: DiffusionModel, images: ImageSet, batch: int) -> list[f
             x_0, t = model.to_latent(from_uint8(pixels).to(model.device)), timesteps[some].to(model.device)
             eps = torch.stack([torch.randn(x_0.shape[1:], generator=generator(0, Stream.HELD_OUT, int(place)))
                                for place in some]).to(x_0)
-            predicted = model.denoise(add_noise(x_0, eps, model.alpha_bar[t]), t, model.context(labels)).float()
-            errors.append((predicted - eps).square().flatten(1).sum(1).cpu())
+            x_t, target = model.process.add_noise(x_0, eps, t), model.process.target(x_0, eps, t)
+            predicted = model.predict(x_t, t, model.context(labels)).float()
+            errors.append((predicted - target).square().flatten(1).sum(1).cpu())
     finally:
         model.unet.train(was_training)
     error = torch.cat(errors).double()

@@ -103,24 +103,17 @@ class DenseModel:
             return folder
 
 
-def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int], guidance: float | None,
-              steps: int = 1) -> None:
-    """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or not with this `guidance`
-    or in so many `steps`."""
+def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int], guidance: float | None) -> None:
+    """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or not with this
+    `guidance`."""
     channels = config_of(model.unet)["in_channels"], config_of(model.unet)["out_channels"]
-    if channels[0] != channels[1]:
+    if channels[1] not in (channels[0], 2 * channels[0]):       # twice as many: a variance too
         raise UserError(f"model={name} takes {channels[0]} channels and gives {channels[1]}: only models that take an image "
-                        "or latent alone and predict its noise alone (no variance) can be scored, sampled and trained here")
+                        "or latent alone can be scored, sampled and trained here")
     model.family.check(model.unet, name)
     if model.image_shape != shape:
         raise UserError(f"model={name} draws images of shape {model.image_shape}, dataset={dataset} has "
                         f"{shape}: choose a model of the data set's shape")
-    if steps > (timesteps := len(model.alpha_bar)):
-        raise UserError(f"sampler.steps={steps} are more than the {timesteps} timesteps of model={name}: "
-                        f"give sampler.steps={timesteps} or less")
-    if steps > 1 and model.alpha_bar[-1] == 0:
-        raise UserError(f"the betas of model={name} leave no signal at the last timestep (alpha_bar is 0), from where no "
-                        "image can be drawn: give smaller ones, or until=prune")
     if guidance is not None and model.family.classes is None:
         raise UserError(f"sampler.guidance={guidance} needs a class-conditional model, "
                         f"model={name} is unconditional: leave it out or give sampler.guidance=null")

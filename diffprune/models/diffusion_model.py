@@ -1,15 +1,15 @@
 """A noise predictor with its noise schedule and what its family puts around it."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
-from diffprune.diffusion.process import Denoiser
+from diffprune.diffusion.process import Predictor, Process
 from diffprune.models.families import Family, family_for
 from diffprune.models.identity import model_key
-from diffprune.models.noise_schedule import check_process
+from diffprune.models.noise_schedule import process_of
 from diffprune.runtime.errors import UserError
 
 
@@ -20,12 +20,13 @@ class DiffusionModel:
     Without `family`, that of the network's class without fixed networks: most often an unconditional model of pixels.
     """
     unet: nn.Module
-    scheduler: DDIMScheduler
+    scheduler: Any
     family: Family = field(default_factory=Family)
+    _process: Process = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """UserError for a model of another process than DDPM's, or one that does not predict the noise."""
-        check_process(self.scheduler)
+        """UserError for a scheduler of a process that is not known here."""
+        self._process = process_of(self.scheduler)
         if type(self.family) is Family:     # not given
             self.family = family_for(type(self.unet))()
 
@@ -46,9 +47,11 @@ class DiffusionModel:
         return self
 
     @property
-    def alpha_bar(self) -> Tensor:
-        """[T] float32, on the device of the noise predictor."""
-        return self.scheduler.alphas_cumprod.to(self.device)
+    def process(self) -> Process:
+        """What is noised and predicted, on the device of the network."""
+        if self._process.signal.device != self.device:
+            self._process = self._process.to(self.device)
+        return self._process
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,12 +73,17 @@ class DiffusionModel:
         """The same, but for the version of the libraries: by this a run knows its model again."""
         return model_key(self.networks, self.scheduler, type(self.family), lasting=True)
 
-    def denoise(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        """Predicted noise [B, C, H, W] for `x_t` at timesteps `t` [B], given the `context` of its classes."""
-        return self.family.predict(self.unet, x_t, t, context)
+    def predict(self, x_t: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        """What the network predicts, [B, C, H, W], for `x_t` at timesteps `t` [B], given the `context` of its classes; the
+        variance that some networks predict too, in C further channels, is left out."""
+        return self.output(*self.process.inputs(x_t, t), context)
+
+    def output(self, x: Tensor, times: Tensor, context: Tensor | None = None) -> Tensor:
+        """The same for what the network itself is given: scaled images `x` [B, C, H, W] and `times` [B]."""
+        return self.family.predict(self.unet, x, times, context)[:, :x.shape[1]]
 
     def context(self, labels: Tensor | None) -> Tensor | None:
-        """What `denoise` is given of classes [B], None for an unconditional model; UserError for an unknown class."""
+        """What `predict` is given of classes [B], None for an unconditional model; UserError for an unknown class."""
         if self.family.classes is None:
             return None
         self.check_classes(labels)
@@ -102,20 +110,22 @@ class DiffusionModel:
         """The class of each image that is drawn, index modulo the number of classes; None for an unconditional model."""
         return None if self.family.classes is None else torch.tensor(indices) % self.family.classes
 
-    def denoiser(self, labels: Tensor | None, guidance: float | None) -> Denoiser:
-        """The predictor of noise for images of `labels` [B], by classifier-free guidance (Ho and Salimans 2022, eq. 6).
+    def predictor(self, labels: Tensor | None, guidance: float | None, scaled: bool = False) -> Predictor:
+        """The prediction for images of `labels` [B], by classifier-free guidance (Ho and Salimans 2022, eq. 6).
 
-        eps_u + guidance (eps_c - eps_u), both in one evaluation of twice the batch; None or 1 is eps_c alone.
+        eps_u + guidance (eps_c - eps_u), both in one evaluation of twice the batch; None or 1 is eps_c alone. It is called
+        with x_t and t, or where they are `scaled` already with what the network itself is given.
         """
+        predict = self.output if scaled else self.predict
         context_c, classes = self.context(labels), self.family.classes
         if labels is None or classes is None or context_c is None or guidance is None or guidance == 1:
-            return lambda x_t, t: self.denoise(x_t, t, context_c)
+            return lambda x_t, t: predict(x_t, t, context_c)
         context_u = self.family.condition(torch.full_like(labels, classes).to(self.device))
         assert context_u is not None
         context = torch.cat([context_u, context_c])
 
         def guided(x_t: Tensor, t: Tensor) -> Tensor:
-            eps_u, eps_c = self.denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), context).float().chunk(2)
+            eps_u, eps_c = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), context).float().chunk(2)
             return eps_u + guidance * (eps_c - eps_u)
         return guided
 

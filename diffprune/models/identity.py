@@ -12,22 +12,29 @@ from torch import nn
 from diffprune.models.network import class_name
 from diffprune.runs.provenance import installed_versions
 
-CODE = 1        # raised when this package computes other bits from the same inputs
+CODE = 2        # raised when this package computes other bits from the same inputs
 LIBRARIES = ("diffusers", "numpy", "pillow", "torchvision", "transformers")
 
 
 def model_key(networks: Iterable[nn.Module], scheduler: Any, family: type, lasting: bool = False) -> str:
     """Hex digest of all that decides what a model computes: each of its `networks`, weights and architecture, the `family`
-    that joins them, and of the noise schedule alpha_bar and what is predicted. A `lasting` key holds of the architecture
+    that joins them, and of the `scheduler` its process. A `lasting` key holds of the architecture
     what the model's folder says, so that another version of a library leaves it."""
-    schedule = {"prediction": scheduler.config.get("prediction_type", "epsilon"),
-                "last": float(getattr(scheduler, "final_alpha_cumprod", 1.0))}
-    digest = hashlib.sha256(json.dumps(schedule).encode())
-    digest.update(scheduler.alphas_cumprod.cpu().contiguous().numpy().tobytes())
+    digest = hashlib.sha256(process_key(scheduler))
     digest.update(class_name(family).encode())
     for network in networks:
         digest.update(state_key(network).encode() + (options_given if lasting else architecture)(network).encode())
     return digest.hexdigest()
+
+
+def process_key(scheduler: Any) -> bytes:
+    """What decides the process of a scheduler in betas: alpha_bar and what is predicted; of any other its options."""
+    if (alpha_bar := getattr(scheduler, "alphas_cumprod", None)) is None:
+        options = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+        return json.dumps([type(scheduler).__name__, options], sort_keys=True, default=str).encode()
+    schedule = {"prediction": scheduler.config.get("prediction_type", "epsilon"),
+                "last": float(getattr(scheduler, "final_alpha_cumprod", 1.0))}
+    return json.dumps(schedule).encode() + alpha_bar.cpu().contiguous().numpy().tobytes()
 
 
 def state_key(module: nn.Module) -> str:

@@ -12,13 +12,12 @@ from typing import Any
 from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import nn
 
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import SHIPPED, Family, family_for, predictors
 from diffprune.models.network import Kind, WithoutWeights, class_name, from_config
-from diffprune.models.noise_schedule import as_ddim
+from diffprune.models.noise_schedule import read_scheduler
 from diffprune.models.weights import WEIGHTS, read_tensors
 from diffprune.models.widths import narrow, narrowing
 from diffprune.runtime.checksums import compared_with_list
@@ -129,14 +128,14 @@ def scheduler_file(folder: Path) -> Path:
     return at_root if at_root.exists() and not file.exists() else file
 
 
-def load_scheduler(folder: Path) -> DDIMScheduler:
-    """The folder's noise schedule as DDIM without clipping, as the paper samples."""
+def load_scheduler(folder: Path) -> Any:
+    """The folder's noise schedule, one in betas as DDIM without clipping, as the paper samples."""
     file = scheduler_file(folder)
     if not file.exists():
         raise UserError(f"{file} is missing, and so is {folder / SCHEDULER}: without the noise schedule that it was trained "
                         "with a model can neither be scored nor sampled, copy the file from where the model comes from")
     try:
-        return as_ddim(read_config(file))
+        return read_scheduler(read_config(file))
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 

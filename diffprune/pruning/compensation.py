@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.device import tf32
 from diffprune.models.diffusion_model import DiffusionModel
@@ -50,9 +49,9 @@ class NoisedImages:
     def draw(cls, model: DiffusionModel, x_0: Tensor, seed: int, context: Tensor | None = None) -> "NoisedImages":
         """Clean `x_0` [N, C, H, W] (latents of a latent model), each noised at a timestep that is drawn uniformly."""
         rng = generator(seed, Stream.COMPENSATION)
-        t = torch.randint(0, len(model.alpha_bar), (len(x_0),), generator=rng).to(x_0.device)
+        t = torch.randint(0, model.process.timesteps, (len(x_0),), generator=rng).to(x_0.device)
         eps = torch.randn(x_0.shape, generator=rng).to(x_0)
-        return cls(add_noise(x_0, eps, model.alpha_bar.to(x_0)[t]), t, context)
+        return cls(model.process.add_noise(x_0, eps, t), t, context)
 
     def part(self, first: int, last: int) -> "NoisedImages":
         """The images first, …, last - 1."""
@@ -97,7 +96,7 @@ def call_order(model: DiffusionModel, names: Iterable[str], images: NoisedImages
     with removed_later(model.unet.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
                        for name in names):
         one = images.part(0, 1)
-        model.denoise(one.x_t, one.t, one.context)
+        model.predict(one.x_t, one.t, one.context)
     return list(order)
 
 
@@ -111,7 +110,7 @@ class Batch:
     @classmethod
     def of(cls, pruned: DiffusionModel, dense: DiffusionModel, images: NoisedImages, first: int, place: Path) -> "Batch":
         """Of both models on these `images`; what their modules return is kept in folders in `place`."""
-        return cls(first, *(Rerun(model.unet, partial(model.denoise, images.x_t, images.t, images.context),
+        return cls(first, *(Rerun(model.unet, partial(model.predict, images.x_t, images.t, images.context),
                                   place / f"{kind}-{first}") for kind, model in (("pruned", pruned), ("dense", dense))))
 
 

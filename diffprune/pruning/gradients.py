@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.dependency import scored_weights
@@ -62,9 +61,10 @@ def trimmed(alpha: Tensor) -> Tensor:
 class ScoringPass:
     """Sums gradients of `model` on a calibration batch over its timesteps.
 
-    L_t is the squared error summed over C, H, W (averaged with `mean_loss`) and averaged over the batch. The network is
-    evaluated at `per_evaluation` timesteps at once, always at the same ones, so that a sum depends on its weights alone and
-    not on where it was continued from. By default these are as many as the memory of 128 images of 32x32 pixels allows.
+    L_t is the squared error of what the network was trained to predict, summed over C, H, W (averaged with `mean_loss`) and
+    averaged over the batch. The network is evaluated at `per_evaluation` timesteps at once, always at the same ones, so that
+    a sum depends on its weights alone and not on where it was continued from. By default these are as many as the memory of
+    128 images of 32x32 pixels allows.
     """
 
     def __init__(self, model: DiffusionModel, batch: CalibrationBatch, mean_loss: bool = False,
@@ -73,7 +73,7 @@ class ScoringPass:
         self.divisor = batch.x_0[0].numel() if mean_loss else 1
         fitting = min(IMAGES_PER_EVALUATION, PIXELS_PER_EVALUATION // batch.x_0[0, 0].numel()) // len(batch.x_0)
         self.per_evaluation = per_evaluation or max(1, fitting)
-        self.slices = torch.arange(len(model.alpha_bar)).split(self.per_evaluation)     # timesteps evaluated at once
+        self.slices = torch.arange(model.process.timesteps).split(self.per_evaluation)     # timesteps evaluated at once
         model.unet.eval().requires_grad_(True)
 
     def sum(self, policy: Policy) -> tuple[Tensor, GradientSum]:
@@ -135,7 +135,8 @@ class ScoringPass:
         t = timesteps.to(x_0.device).repeat_interleave(len(x_0))
         x_0, eps = (images.repeat(len(timesteps), 1, 1, 1) for images in (x_0, eps))
         context = None if context is None else context.repeat(len(timesteps), 1, 1)
-        error = self.model.denoise(add_noise(x_0, eps, self.model.alpha_bar[t]), t, context).float() - eps
+        process = self.model.process
+        error = self.model.predict(process.add_noise(x_0, eps, t), t, context).float() - process.target(x_0, eps, t)
         return error.square().flatten(1).sum(1).view(len(timesteps), -1).mean(1) / self.divisor
 
     def add(self, losses: Tensor, row: Tensor, retain_graph: bool = False) -> None:

@@ -4,6 +4,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from diffprune.diffusion.process import SPACINGS, ddim
 from diffprune.diffusion.randomness import Noise
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.scheduler_steps import drawn, scheduler_for
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.progress import progress
 from diffprune.sampling.protocol import Drawing, SamplerOptions
@@ -29,13 +31,17 @@ def draw(model: DiffusionModel, indices: range, options: SamplerOptions, executi
     indices beyond the rounding of a batch.
     """
     execution, device = execution or Execution(model.device), model.device
-    timesteps = SPACINGS[options.spacing](options.steps, len(model.alpha_bar))
+    timesteps = SPACINGS[options.spacing](options.steps, model.process.timesteps)
     noise = Noise(indices, options.seed)
     x_T = noise.draw(model.shape).to(device)
     execution.format(model.unet).eval()
     with torch.inference_mode(), execution.autocast(), one_thread(device):
-        denoiser = model.denoiser(model.labels_for(indices), options.guidance)
-        x_0 = ddim(denoiser, x_T, timesteps, model.alpha_bar, options.eta, noise, options.clip)
+        predict = partial(model.predictor, model.labels_for(indices), options.guidance)
+        if options.scheduler is None:
+            x_0 = ddim(predict(), x_T, timesteps, model.process, options.eta, noise, options.clip)
+        else:
+            scheduler = scheduler_for(model.scheduler, options.scheduler)
+            x_0 = drawn(scheduler, predict(scaled=True), x_T, options.steps, options.eta, noise.streams).float()
         images = model.to_image(x_0)
         if not (x_0.isfinite().all() and images.isfinite().all()):      # NaN would become black
             raise UserError(f"the model draws images that are NaN or infinite with precision={execution.precision}: give "

@@ -98,9 +98,9 @@ def load_dense(cfg: DictConfig, run: Run | None = None) -> DiffusionModel:
     """The model before pruning, on the CPU, in evaluation mode; UserError where it cannot be had or does not fit, or where
     the `run` was started with another."""
     model = dense_model(cfg).load()
-    draws = STAGES.index(cfg.until) > STAGES.index("prune")
-    check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), cfg.sampler.guidance,
-              cfg.sampler.steps if draws else 1)
+    check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), cfg.sampler.guidance)
+    if STAGES.index(cfg.until) > STAGES.index("prune"):
+        sampler_options(cfg).check(model, cfg.model.name)
     if run is not None:
         ModelRecord(model.lasting_key, masked(cfg).model.checkpoint).keep(run)
     return model

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diffprune.diffusion.process import add_noise
+from diffprune.diffusion.process import Process
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.training.block_outputs import output_layers, recorded_blocks
 
@@ -25,28 +25,33 @@ NUDGE = 1e-2        # length of a finite difference beside that of the noised im
 
 @dataclass(frozen=True)
 class Noised:
-    """Images of a step: `x_0`, `eps` [n, C, H, W], timesteps `t` [n], alpha_bar at them [n], `context` [n, 1, D] or None.
+    """Images of a step: `x_0`, `eps` [n, C, H, W], timesteps `t` [n] of the `process`, `context` [n, L, D] or None.
     `direction` [n, C, H, W] has a random unit vector for each image where a term needs one."""
     x_0: Tensor
     eps: Tensor
     t: Tensor
-    alpha_bar: Tensor
+    process: Process
     context: Tensor | None = None
     direction: Tensor | None = None
 
     @cached_property
     def x_t(self) -> Tensor:
         """The images with their noise, [n, C, H, W]."""
-        return add_noise(self.x_0, self.eps, self.alpha_bar)
+        return self.process.add_noise(self.x_0, self.eps, self.t)
+
+    @property
+    def target(self) -> Tensor:
+        """What the models were trained to predict, [n, C, H, W]."""
+        return self.process.target(self.x_0, self.eps, self.t)
 
     def predicted(self, model: DiffusionModel) -> Tensor:
-        """The noise that `model` predicts in the images at their timesteps, at least in float32 [n, C, H, W]."""
-        return denoised(model, self)(self.x_t)
+        """What `model` predicts for the images at their timesteps, at least in float32 [n, C, H, W]."""
+        return predictor(model, self)(self.x_t)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The noise that `model` predicted in a step's images, [n, C, H, W], and where a term needs them the outputs [n, C', H',
+    """What `model` predicted for a step's images, [n, C, H, W], and where a term needs them the outputs [n, C', H',
     W'] of its down, middle and up blocks, in the order they run."""
     model: DiffusionModel
     prediction: Tensor
@@ -95,10 +100,10 @@ class Term(ABC):
 
 
 class NoisePrediction(Term):
-    """|eps - student|² (Ho et al. 2020, eq. 14, summed over the pixels)."""
+    """|target - student|², where most models' target is the noise (Ho et al. 2020, eq. 14, summed over the pixels)."""
 
     def __call__(self, compared: Comparison) -> Tensor:
-        return squared_error(compared.student.prediction, compared.noised.eps)
+        return squared_error(compared.student.prediction, compared.noised.target)
 
 
 class OutputDistillation(Term):
@@ -170,7 +175,7 @@ class Jacobian(JacobianNorm):
     def product(self, model: DiffusionModel, noised: Noised, v: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():      # the fused kernels have no forward mode
             warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)      # PyTorch's own, of its own code
-            return torch.func.jvp(denoised(model, noised), (noised.x_t,), (v,))[1]
+            return torch.func.jvp(predictor(model, noised), (noised.x_t,), (v,))[1]
 
 
 class TransposedJacobian(JacobianNorm):
@@ -179,7 +184,7 @@ class TransposedJacobian(JacobianNorm):
     def product(self, model: DiffusionModel, noised: Noised, v: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():      # the fused kernels are differentiated once only
             x_t = noised.x_t.detach().requires_grad_()
-            return torch.autograd.grad((denoised(model, noised)(x_t) * v).sum(), x_t, create_graph=True)[0]
+            return torch.autograd.grad((predictor(model, noised)(x_t) * v).sum(), x_t, create_graph=True)[0]
 
 
 class FiniteDifference(JacobianNorm):
@@ -187,7 +192,7 @@ class FiniteDifference(JacobianNorm):
 
     def product(self, model: DiffusionModel, noised: Noised, v: Tensor) -> Tensor:
         step = NUDGE * noised.x_t.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        predict = denoised(model, noised)
+        predict = predictor(model, noised)
         return (predict(noised.x_t + step * v) - predict(noised.x_t)) / step
 
 
@@ -258,9 +263,9 @@ def squared_error(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().flatten(1).sum(1)
 
 
-def denoised(model: DiffusionModel, noised: Noised) -> Callable[[Tensor], Tensor]:
-    """The noise that `model` predicts, as a function of the noised images."""
-    return lambda x_t: precise(model.denoise(x_t, noised.t, noised.context))
+def predictor(model: DiffusionModel, noised: Noised) -> Callable[[Tensor], Tensor]:
+    """What `model` predicts, as a function of the noised images."""
+    return lambda x_t: precise(model.predict(x_t, noised.t, noised.context))
 
 
 def precise(tensor: Tensor) -> Tensor:
@@ -271,10 +276,3 @@ def precise(tensor: Tensor) -> Tensor:
 def attention_map(features: Tensor) -> Tensor:
     """[n, C, H, W] -> [n, H * W], of length 1."""
     return F.normalize(precise(features).square().mean(1).flatten(1))
-
-
-def min_snr(alpha_bar: Tensor, gamma: float | None) -> Tensor | float:
-    """min(SNR, gamma) / SNR per image: the weight of a noise prediction (Hang et al. 2023, eq. 5); 1 for gamma None."""
-    if gamma is None:
-        return 1.0
-    return (gamma * (1 - alpha_bar) / alpha_bar).clamp(max=1)

@@ -21,7 +21,7 @@ from diffprune.runtime.distributed import Ranks
 from diffprune.runtime.errors import UserError
 from diffprune.training import ema
 from diffprune.training.dropout import set_dropout
-from diffprune.training.losses import Noised, Objective, min_snr
+from diffprune.training.losses import Noised, Objective
 from diffprune.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Trainer:
             self.weights, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay,
             fused=True if self.device.type in ("cpu", "cuda") else None)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.execution.precision == "fp16")
-        self.alpha_bar, self.step = model.alpha_bar, 0
+        self.process, self.step = model.process, 0
         self.last_loss = torch.zeros((), device=self.device)            # this rank's part of the last step's mean loss
         self.first_bad_step = torch.full((), -1, device=self.device)    # the first whose loss was NaN or infinite, else -1
 
@@ -88,7 +88,8 @@ class Trainer:
             network = self.student.unet
             with network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last else nullcontext():
                 with self.execution.autocast():
-                    per_image = self.objective(self.student, noised) * min_snr(noised.alpha_bar, self.recipe.min_snr)
+                    weight = self.process.min_snr(noised.t, self.recipe.min_snr)
+                    per_image = self.objective(self.student, noised) * weight
                     loss = per_image.sum() / self.recipe.batch
                 # DistributedDataParallel averages over ranks, where a sum is wanted.
                 with self.execution.rounding():
@@ -105,7 +106,7 @@ class Trainer:
         size, device = self.recipe.batch, self.device
         first_row = self.ranks.rank * size // self.ranks.world_size
         cuts = [i * len(images) // self.recipe.accumulate for i in range(self.recipe.accumulate + 1)]
-        all_t, eps = draw(self.seed, self.global_step, size, self.model.shape, len(self.alpha_bar))
+        all_t, eps = draw(self.seed, self.global_step, size, self.model.shape, self.process.timesteps)
         along = directions(self.seed, self.global_step, size, self.model.shape) if self.objective.needs_direction else None
         for low, high in pairwise(cuts):
             rows = slice(first_row + low, first_row + high)
@@ -115,7 +116,7 @@ class Trainer:
             self.masks.begin(self.seed, self.global_step, size, rows)
             t = to_device(all_t[rows], device)
             direction = None if along is None else to_device(along[rows], device)
-            yield Noised(x_0, to_device(eps[rows], device), t, self.alpha_bar[t], context, direction), high == len(images)
+            yield Noised(x_0, to_device(eps[rows], device), t, self.process, context, direction), high == len(images)
 
     def update(self, loss: Tensor) -> None:
         """The optimiser's step by the `gradients`, whose `loss` is given, and the step of the average."""

@@ -13,7 +13,6 @@ from diffprune.bench import cases, plain
 from diffprune.bench.cases import CASES, Bench
 from diffprune.bench.measured import lines, rate, table
 from diffprune.bench.setting import SEED, Setting
-from diffprune.diffusion.process import add_noise
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.evaluation.speed import PeakMemory, Timing, time_in_turn
 from diffprune.models.device import computes_bf16
@@ -100,11 +99,11 @@ def test_the_plain_step_and_the_engines_are_one_step(dropout: float) -> None:
     """The same draws, dropout, clip and optimiser: the weights after one step agree."""
     setting = Setting.of([f"schedule.dropout={dropout}", "device=cpu"], batch=4)
     recipe, x_0 = setting.recipe, setting.images(4)
-    unet, alpha_bar = setting.copy_of(setting.dense).unet, setting.dense.alpha_bar
-    script = plain.PlainTraining(unet, alpha_bar, recipe)
+    unet, process = setting.copy_of(setting.dense).unet, setting.dense.process
+    script = plain.PlainTraining(unet, process, recipe)
     t, eps = draw(SEED, 0, 4, setting.dense.shape, 1000)
     torch.manual_seed(generator(SEED, Stream.DROPOUT, 0).initial_seed())
-    predicted = script.unet(add_noise(x_0, eps, alpha_bar[t]), t).sample
+    predicted = script.unet(process.add_noise(x_0, eps, t), t).sample
     script.update((predicted - eps).square().sum((1, 2, 3)).mean())
     works = cases.training_ways(setting)
     formats = ["fp32", "bf16"] if computes_bf16(CPU) else ["fp32"]
@@ -118,7 +117,7 @@ def test_the_plain_step_and_the_engines_are_one_step(dropout: float) -> None:
 def test_the_plain_walk_sums_the_gradients_of_the_walk(setting: Setting) -> None:
     model, x_0 = setting.copy_of(setting.dense), setting.images(4)
     torch.manual_seed(0)
-    plain.plain_pass(model.unet, model.alpha_bar, x_0, 3)
+    plain.plain_pass(model.unet, model.process, x_0, 3)
     expected = model.unet.conv_in.weight.grad.clone()
     torch.manual_seed(0)
     total = ScoringPass(model, CalibrationBatch(x_0, torch.randn_like(x_0))).accumulate(torch.ones(3))

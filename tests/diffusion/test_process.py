@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
 from diffprune.diffusion.pixels import from_uint8, to_uint8
 from diffprune.diffusion.process import (
-    add_noise,
+    Process,
     antithetic_timesteps,
     ddim,
     ddim_step,
@@ -16,8 +16,13 @@ from diffprune.diffusion.process import (
     uniform_timesteps,
 )
 from diffprune.diffusion.randomness import Noise, generator, noise_for
+from diffprune.models.noise_schedule import process_of
 
 ALPHA_BAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+DDPM = Process.ddpm(ALPHA_BAR)
+PROCESSES = {prediction: Process.ddpm(ALPHA_BAR, prediction) for prediction in ("epsilon", "v_prediction", "sample")} | {
+    "flow": process_of(FlowMatchEulerDiscreteScheduler(shift=3.0)), "edm": process_of(EDMEulerScheduler()),
+    "edm, opposite sign": process_of(EDMEulerScheduler(prediction_type="v_prediction"))}
 
 
 def test_quad_timesteps_are_the_published_list() -> None:
@@ -78,20 +83,70 @@ def test_antithetic_timesteps_mirror_each_other() -> None:
     assert int(t.max()) <= 999
 
 
-def test_a_perfect_denoiser_recovers_the_image_in_any_number_of_steps() -> None:
-    x_0, eps = torch.rand(2, 1, 4, 4) * 2 - 1, torch.randn(2, 1, 4, 4)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_signal_and_noise_are_told_apart_by_what_the_network_should_predict(name: str) -> None:
+    process, t = PROCESSES[name], torch.tensor([0, 300, 700, 998])
+    x_0, eps = torch.rand(4, 1, 4, 4, dtype=torch.double) * 2 - 1, torch.randn(4, 1, 4, 4, dtype=torch.double)
+    found = process.split(process.target(x_0, eps, t), process.add_noise(x_0, eps, t), t)
+    torch.testing.assert_close(found, (x_0, eps), rtol=2e-5, atol=2e-5)      # float32's alpha_bar
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_perfect_predictor_recovers_the_image_in_any_number_of_steps(name: str) -> None:
+    x_0, eps, process = torch.rand(2, 1, 4, 4) * 2 - 1, torch.randn(2, 1, 4, 4), PROCESSES[name]
     for timesteps in (uniform_timesteps(10, 1000), quad_timesteps(10, 1000), [999]):
-        x_T = add_noise(x_0, eps, ALPHA_BAR[timesteps[-1]].repeat(2))
-        torch.testing.assert_close(ddim(lambda x, t: eps, x_T, timesteps, ALPHA_BAR), x_0, rtol=1e-3, atol=1e-3)
+        start = process.add_noise(x_0, eps, torch.tensor(timesteps[-1:] * 2)) / process.noise[timesteps[-1]].clamp(min=1)
+        drawn = ddim(lambda x, t: process.target(x_0, eps, t), start, timesteps, process)
+        torch.testing.assert_close(drawn, x_0, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_min_snr_weighs_the_error_of_the_image_by_the_snr_up_to_gamma(name: str) -> None:
+    process, t = PROCESSES[name], torch.tensor([10, 300, 700, 990])
+    x_t, error = torch.randn(4, 1, 2, 2, dtype=torch.double), 0.1 * torch.randn(4, 1, 2, 2, dtype=torch.double)
+    of_x_0 = process.split(error, x_t, t)[0] - process.split(0 * error, x_t, t)[0]
+    snr = (process.signal[t] / process.noise[t]).square()
+    weighted = process.min_snr(t, 5.0) * error.square().flatten(1).sum(1)
+    torch.testing.assert_close(weighted, snr.clamp(max=5) * of_x_0.square().flatten(1).sum(1), rtol=1e-4, atol=1e-9)
+    assert process.min_snr(t, None) == 1
+
+
+def test_the_weight_of_a_noise_prediction_is_the_published_one() -> None:
+    process = Process.ddpm(torch.tensor([0.9, 0.5, 0.1]))       # SNR 9, 1, 1/9
+    torch.testing.assert_close(process.min_snr(torch.arange(3), 5), torch.tensor([5 / 9, 1, 1]))
+    torch.testing.assert_close(process.min_snr(torch.arange(3), 0.5), torch.tensor([0.5 / 9, 0.5, 1]))
+
+
+def test_what_is_noised_and_predicted_is_what_diffusers_has() -> None:
+    x_0, eps, t = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4), torch.tensor([0, 500, 999])
+    ddpm = DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    process = process_of(ddpm)
+    torch.testing.assert_close(process.add_noise(x_0, eps, t), ddpm.add_noise(x_0, eps, t))
+    torch.testing.assert_close(process.target(x_0, eps, t), ddpm.get_velocity(x_0, eps, t))
+    flow = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    process = process_of(flow)
+    times = flow.timesteps.flip(0)[t]
+    torch.testing.assert_close(process.add_noise(x_0, eps, t), flow.scale_noise(x_0, times, eps))
+    torch.testing.assert_close(process.inputs(x_0, t)[1], times)
+    for prediction in ("epsilon", "v_prediction"):
+        edm = EDMEulerScheduler(prediction_type=prediction, sigma_data=0.7)
+        process, sigma = process_of(edm), edm.sigmas[:1000].flip(0)[t].view(-1, 1, 1, 1)
+        x_t = process.add_noise(x_0, eps, t)
+        torch.testing.assert_close(process.inputs(x_t, t), (edm.precondition_inputs(x_t, sigma),
+                                                            edm.precondition_noise(sigma).flatten()))
+        torch.testing.assert_close(edm.precondition_outputs(x_t, process.target(x_0, eps, t), sigma), x_0,
+                                   rtol=1e-3, atol=1e-3)
 
 
 def test_ddim_step_equals_diffusers_where_both_are_defined() -> None:
-    scheduler = DDIMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False, set_alpha_to_one=True)
-    scheduler.set_timesteps(10)
-    x, eps = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    theirs = scheduler.step(eps, 500, x, eta=0.7, variance_noise=torch.ones_like(x)).prev_sample
-    bar = scheduler.alphas_cumprod
-    torch.testing.assert_close(ddim_step(x, eps, bar[500], bar[400], 0.7, torch.ones_like(x)), theirs)
+    for prediction in ("epsilon", "v_prediction", "sample"):
+        scheduler = DDIMScheduler(clip_sample=False, prediction_type=prediction)
+        scheduler.set_timesteps(10)
+        x, predicted, process = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), process_of(scheduler)
+        theirs = scheduler.step(predicted, 500, x, eta=0.7, variance_noise=torch.ones_like(x)).prev_sample
+        ours = ddim_step(*process.split(predicted, x, torch.tensor([500, 500])), process.scales(500, x),
+                         process.scales(400, x), 0.7, torch.ones_like(x))
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_stochastic_sampling_draws_per_image() -> None:
@@ -100,16 +155,17 @@ def test_stochastic_sampling_draws_per_image() -> None:
 
     def sample(indices: range) -> torch.Tensor:
         noise = Noise(indices, seed=0)
-        return ddim(denoise, noise.draw((1, 4, 4)), [0, 100, 200], ALPHA_BAR, eta=1.0, noise=noise)
+        return ddim(denoise, noise.draw((1, 4, 4)), [0, 100, 200], DDPM, eta=1.0, noise=noise)
 
     assert torch.equal(sample(range(4))[2:], sample(range(2, 4)))
-    assert not torch.equal(sample(range(1)), ddim(denoise, noise_for([0], (1, 4, 4), 0), [0, 100, 200], ALPHA_BAR))
+    assert not torch.equal(sample(range(1)), ddim(denoise, noise_for([0], (1, 4, 4), 0), [0, 100, 200], DDPM))
 
 
 def test_clipping_bounds_the_predicted_image() -> None:
-    x, eps, bar = torch.full((1, 1, 1, 1), 9.0), torch.zeros(1, 1, 1, 1), torch.tensor(0.5)
-    assert float(ddim_step(x, eps, bar, torch.tensor(1.0), clip=True)) == 1.0
-    assert float(ddim_step(x, eps, bar, torch.tensor(1.0))) > 9
+    noise = 9 * torch.ones(1, 1, 2, 2)
+    drawn = [ddim(lambda x, t: 0 * x, noise, [500], DDPM, clip=clip) for clip in (True, False)]
+    assert float(drawn[0].max()) == 1.0
+    assert float(drawn[1].min()) > 9
 
 
 def test_bytes_survive_the_way_to_floats_and_back() -> None:

@@ -84,8 +84,8 @@ def test_guidance_is_the_pipelines(model: DiffusionModel, guidance: float | None
     t, pipeline = torch.tensor([5, 5]), pipeline_of(model)
     context_u = model.family.class_embedder(torch.tensor([CLASSES, CLASSES]))
     scale = 1.0 if guidance is None else guidance
-    expected = pipeline.guided_noise(x_t, torch.tensor(5), context_u, model.context(labels), scale)
-    torch.testing.assert_close(model.denoiser(labels, guidance)(x_t, t), expected)
+    expected = pipeline.guided_noise(x_t, torch.full((len(x_t),), 5), context_u, model.context(labels), scale)
+    torch.testing.assert_close(model.predictor(labels, guidance)(x_t, t), expected)
 
 
 def test_images_are_drawn_of_every_class_in_turn(model: DiffusionModel) -> None:
@@ -112,13 +112,13 @@ def test_the_loss_is_given_the_classes(model: DiffusionModel) -> None:
     assert not torch.allclose(*steps)
     torch.testing.assert_close(steps[0][1:], ScoringPass(model, batches[0]).losses(torch.tensor([9])))
     t = torch.tensor([5, 9])
-    assert not torch.allclose(*(Noised(x_0, eps, t, model.alpha_bar[t], context).predicted(model) for context in contexts))
+    assert not torch.allclose(*(Noised(x_0, eps, t, model.process, context).predicted(model) for context in contexts))
 
 
 def test_only_the_unet_gets_gradients(model: DiffusionModel) -> None:
     x_0 = model.to_latent(torch.randn(2, 1, 8, 8))
     t = torch.tensor([5, 9])
-    noised = Noised(x_0, torch.randn_like(x_0), t, model.alpha_bar[t], model.context(torch.tensor([1, 2])))
+    noised = Noised(x_0, torch.randn_like(x_0), t, model.process, model.context(torch.tensor([1, 2])))
     squared_error(noised.predicted(model), noised.eps).sum().backward()
     assert model.unet.conv_in.weight.grad is not None
     assert all(p.grad is None for part in model.networks[1:] for p in part.parameters())
@@ -208,9 +208,9 @@ def test_the_loss_on_held_out_images_is_that_of_latents_given_their_classes(mode
         x_0, t = model.to_latent(pixels.float() / 127.5 - 1)[places % 20], timesteps[places]
         draws = [generator(0, Stream.HELD_OUT, int(place)) for place in places]
         eps = torch.stack([torch.randn(model.shape, generator=own) for own in draws])
-        alpha_bar = model.alpha_bar[t].view(-1, 1, 1, 1)
+        alpha_bar = model.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
         x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
-        predicted = model.denoise(x_t, t, model.context(classes[places % 20]))
+        predicted = model.predict(x_t, t, model.context(classes[places % 20]))
     expected = (predicted - eps).square().sum((1, 2, 3)).mean()
     losses = held_out_loss(model, Images(pixels, False, classes), 256)
     assert losses[-1] == pytest.approx(float(expected), rel=1e-5)

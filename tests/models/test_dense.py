@@ -73,7 +73,7 @@ def test_both_layouts_of_the_hub_load_under_their_old_names(tmp_path: Path, conf
     model = load_dense(config(*DIFFUSERS, f"model.checkpoint={folder}"))
     assert same(model.unet, unet)
     assert not model.scheduler.config.clip_sample
-    assert torch.equal(model.alpha_bar, DDPMScheduler().alphas_cumprod)
+    assert torch.equal(model.scheduler.alphas_cumprod, DDPMScheduler().alphas_cumprod)
 
 
 def test_the_config_in_the_folder_decides_the_architecture(tmp_path: Path, config) -> None:
@@ -94,19 +94,19 @@ def test_a_folder_without_a_noise_schedule_says_so(tmp_path: Path) -> None:
         load_model(folder)
 
 
-def test_a_model_that_predicts_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_predicts_something_unknown_is_refused(tmp_path: Path) -> None:
     folder = hub_folder(tmp_path / "hub", tiny_unet())
-    DDPMScheduler(prediction_type="v_prediction").save_pretrained(folder)
-    with pytest.raises(UserError, match="predicts v_prediction: only predictors of the noise"):
+    DDPMScheduler(prediction_type="mine").save_pretrained(folder)
+    with pytest.raises(UserError, match="predicts mine: only models that predict epsilon"):
         load_model(folder)
 
 
-def test_a_model_that_predicts_a_variance_too_is_refused(tmp_path: Path, config) -> None:
+def test_a_model_that_takes_more_than_an_image_is_refused(tmp_path: Path, config) -> None:
     unet = tiny_unet()
-    unet.register_to_config(out_channels=2)
-    unet.conv_out = nn.Conv2d(8, 2, 3, padding=1)
+    unet.register_to_config(in_channels=2)
+    unet.conv_in = nn.Conv2d(2, 8, 3, padding=1)
     folder = hub_folder(tmp_path / "hub", unet)
-    with pytest.raises(UserError, match="takes 1 channels and gives 2"):
+    with pytest.raises(UserError, match="takes 2 channels and gives 1"):
         load_dense(config(*DIFFUSERS, f"model.checkpoint={folder}"))
 
 

@@ -150,7 +150,7 @@ def test_the_output_is_the_original_codes(tiny):
 @pytest.mark.parametrize("t", [0, 1, 10, 100, 500, 999])
 def test_the_loss_at_a_timestep_is_the_original_codes(tiny, t):
     model, expected = tiny
-    alpha_bar = model.alpha_bar[t]
+    alpha_bar = model.scheduler.alphas_cumprod[t]
     x_t = alpha_bar.sqrt() * expected["images"] + (1 - alpha_bar).sqrt() * expected["noise"]
     loss = (expected["noise"] - model.unet(x_t, t).sample).square().sum(dim=(1, 2, 3)).mean()
     torch.testing.assert_close(loss, expected["loss_per_timestep"][t], rtol=1e-5, atol=0)

@@ -49,7 +49,7 @@ def test_the_embedding_of_a_label_is_one_token(pipeline):
 def test_guidance_goes_from_the_unconditional_prediction_through_the_conditional_one(pipeline, latents):
     context_u, context_c = (pipeline.class_embedder(torch.tensor([label, label])) for label in (4, 2))
     eps_u, eps_c = (pipeline.unet(latents, 7, encoder_hidden_states=context).sample for context in (context_u, context_c))
-    guided = pipeline.guided_noise(latents, torch.tensor(7), context_u, context_c, 3.0)
+    guided = pipeline.guided_noise(latents, torch.full((len(latents),), 7), context_u, context_c, 3.0)
     torch.testing.assert_close(guided, eps_u + 3.0 * (eps_c - eps_u))
 
 
@@ -58,7 +58,7 @@ def test_guidance_one_is_the_conditional_prediction_and_asks_the_network_once(pi
     pipeline.unet.forward = lambda x, t, encoder_hidden_states: calls.append(
         (len(x), encoder_hidden_states)) or SimpleNamespace(sample=x)
     context_u, context_c = torch.zeros(2, 1, 8), torch.ones(2, 1, 8)
-    pipeline.guided_noise(latents, torch.tensor(7), context_u, context_c, 1.0)
+    pipeline.guided_noise(latents, torch.full((len(latents),), 7), context_u, context_c, 1.0)
     assert [size for size, _ in calls] == [2]
     assert calls[0][1] is context_c
 

@@ -103,7 +103,7 @@ def test_a_moving_average_beside_the_unet_has_to_be_chosen(tmp_path: Path) -> No
     for chosen, seed in ((unet, 0), (average, 1)):
         model = load_model(chosen)
         assert torch.equal(model.unet.conv_in.weight, tiny_unet(seed=seed).conv_in.weight)
-        assert len(model.alpha_bar) == 20
+        assert model.process.timesteps == 20
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

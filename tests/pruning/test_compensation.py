@@ -47,7 +47,7 @@ def images(model: DiffusionModel, count: int = 96, seed: int = 0) -> NoisedImage
 
 def distance(one: DiffusionModel, other: DiffusionModel, shown: NoisedImages) -> float:
     with torch.no_grad():
-        a, b = (model.denoise(shown.x_t, shown.t, shown.context) for model in (one, other))
+        a, b = (model.predict(shown.x_t, shown.t, shown.context) for model in (one, other))
     return float((a - b).norm() / b.norm())
 
 

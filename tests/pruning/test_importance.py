@@ -6,7 +6,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from diffprune.diffusion.process import add_noise
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.criteria import TERMS, Criterion, DiffPruning, Magnitude, reduce_term
 from diffprune.pruning.gradients import CalibrationBatch, ScoringPass
@@ -31,9 +30,9 @@ def plain_pass(model: DiffusionModel, x_0: torch.Tensor, eps: torch.Tensor, thre
     """One timestep after the other, as PAPER words it; gradients end up in `.grad`."""
     model.unet.zero_grad()
     losses: list[float] = []
-    for t in range(len(model.alpha_bar)):
+    for t in range(model.process.timesteps):
         steps = torch.full((len(x_0),), t)
-        error = model.denoise(add_noise(x_0, eps, model.alpha_bar[steps]), steps) - eps
+        error = model.predict(model.process.add_noise(x_0, eps, steps), steps) - eps
         loss = error.square().sum(dim=(1, 2, 3)).mean()
         losses.append(float(loss.detach()))
         if losses[-1] < threshold * max(losses):

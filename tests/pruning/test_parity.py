@@ -67,7 +67,7 @@ def scored(model: DiffusionModel, batch: CalibrationBatch,
 
 def test_forward(model: DiffusionModel, expected: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        out = model.denoise(expected["x_T"], torch.full((len(expected["x_T"]),), 10))
+        out = model.predict(expected["x_T"], torch.full((len(expected["x_T"]),), 10))
     assert relative(out, expected["forward_t10"]) < 1e-5
 
 
@@ -75,7 +75,7 @@ def test_forward(model: DiffusionModel, expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(("spacing", "name"), [(quad_timesteps, "quad"), (uniform_timesteps, "uniform")])
 def test_samples(model: DiffusionModel, expected: dict[str, Tensor], spacing, name: str) -> None:
     with torch.no_grad():
-        images = ddim(model.denoise, expected["x_T"], spacing(20, 1000), model.alpha_bar)
+        images = ddim(model.predict, expected["x_T"], spacing(20, 1000), model.process)
     assert relative(images, expected[f"ddim_{name}_20"]) < 1e-3
 
 
@@ -126,8 +126,8 @@ def test_setting(key: str, model: DiffusionModel, expected: dict[str, Tensor], s
     for name, shape in setting["shapes"].items():
         assert widths[name] == shape[:len(widths[name])], name
     with torch.no_grad():
-        out = pruned.denoise(expected["x_T"], torch.full((len(expected["x_T"]),), 10))
-        images = ddim(pruned.denoise, expected["x_T"], quad_timesteps(20, 1000), pruned.alpha_bar)
+        out = pruned.predict(expected["x_T"], torch.full((len(expected["x_T"]),), 10))
+        images = ddim(pruned.predict, expected["x_T"], quad_timesteps(20, 1000), pruned.process)
     assert relative(out, expected[f"{key}/forward_t10"]) < 1e-5
     assert relative(images, expected[f"{key}/ddim_quad_20"]) < 1e-3
 

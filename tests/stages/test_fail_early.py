@@ -56,7 +56,7 @@ def test_sampling_steps_are_looked_at_only_where_something_is_drawn(config, tmp_
     with pytest.raises(UserError, match=r"sampler.steps=1000 are more than the \d+ timesteps"):
         load_dense(config(*words, "until=finetune"))
     random = ("model.checkpoint=null", "model.scheduler.beta_end=.5", "until=score")
-    assert load_dense(config(*random)).alpha_bar[-1] == 0
+    assert load_dense(config(*random)).process.signal[-1] == 0
 
 
 @pytest.mark.parametrize(("words", "reason"), [

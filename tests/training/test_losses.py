@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from diffprune.config.compose import CONF
 from diffprune.config.validation import check
+from diffprune.diffusion.process import Process
 from diffprune.models.cost import example_inputs
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.pruning.allocation import Allocation
@@ -28,14 +29,13 @@ from diffprune.training.losses import (
     Term,
     TransposedJacobian,
     attention_map,
-    min_snr,
 )
 from tests.conftest import tiny_unet, tuned
 
 rng = torch.Generator().manual_seed(0)
 T = torch.tensor([3, 400, 999])
 NOISED = Noised(torch.randn(3, 1, 8, 8, generator=rng), torch.randn(3, 1, 8, 8, generator=rng), T,
-                DDIMScheduler().alphas_cumprod[T],
+                Process.ddpm(DDIMScheduler().alphas_cumprod),
                 direction=F.normalize(torch.randn(3, 64, generator=rng)).view(3, 1, 8, 8))
 TAUGHT = [name for name, term in TERMS.items() if term.needs_teacher]
 
@@ -64,7 +64,7 @@ def squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def test_noise_prediction_is_the_squared_error_per_image(student: DiffusionModel) -> None:
-    a = NOISED.alpha_bar.view(-1, 1, 1, 1)
+    a = NOISED.process.signal[T].square().view(-1, 1, 1, 1)
     predicted = student.unet(a.sqrt() * NOISED.x_0 + (1 - a).sqrt() * NOISED.eps, T).sample
     torch.testing.assert_close(objective_of("{noise: 1}")(student, NOISED), squared(predicted, NOISED.eps))
 
@@ -115,7 +115,7 @@ def test_the_gradient_is_that_of_a_finite_difference(name: str) -> None:
 
 def in_float64(noised: Noised) -> Noised:
     assert noised.direction is not None
-    return Noised(noised.x_0.double(), noised.eps.double(), noised.t, noised.alpha_bar.double(), None,
+    return Noised(noised.x_0.double(), noised.eps.double(), noised.t, noised.process, None,
                   noised.direction.double())
 
 
@@ -125,9 +125,9 @@ def test_products_with_the_jacobian_are_those_of_the_whole_matrix(student: Diffu
     assert noised.direction is not None
     for i in range(len(T)):
         jacobian = torch.autograd.functional.jacobian(
-            lambda x, i=i: student.denoise(x.view(1, 1, 8, 8), T[i:i + 1]).flatten(), noised.x_t[i].flatten())
+            lambda x, i=i: student.predict(x.view(1, 1, 8, 8), T[i:i + 1]).flatten(), noised.x_t[i].flatten())
         v = noised.direction[i].flatten()
-        one = Noised(noised.x_0[i:i + 1], noised.eps[i:i + 1], T[i:i + 1], noised.alpha_bar[i:i + 1])
+        one = Noised(noised.x_0[i:i + 1], noised.eps[i:i + 1], T[i:i + 1], noised.process)
         for term, expected, rtol in ((Jacobian, jacobian @ v, 1e-6), (TransposedJacobian, jacobian.T @ v, 1e-6),
                                      (FiniteDifference, jacobian @ v, 0.05)):
             product = term().product(student, one, v.view(1, 1, 8, 8)).detach().flatten()
@@ -257,10 +257,3 @@ def test_a_term_from_elsewhere_is_one_class_whose_path_the_option_names(config, 
 def test_a_path_without_a_term_is_refused(config, path: str) -> None:
     with pytest.raises(UserError, match=rf"schedule.objective has {path}, which is neither noise, output, .*nor"):
         recipe(config(f"+schedule.objective={{{path}: 1}}"))
-
-
-def test_min_snr_bounds_the_weight_of_clean_images() -> None:
-    alpha_bar = torch.tensor([0.9, 0.5, 0.1])       # SNR 9, 1, 1/9
-    torch.testing.assert_close(min_snr(alpha_bar, 5), torch.tensor([5 / 9, 1, 1]))
-    torch.testing.assert_close(min_snr(alpha_bar, 0.5), torch.tensor([0.5 / 9, 0.5, 1]))
-    assert min_snr(alpha_bar, None) == 1

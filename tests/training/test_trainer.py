@@ -50,7 +50,7 @@ def test_a_step_needs_a_model_and_a_recipe_and_no_configuration() -> None:
 def test_the_loss_is_summed_over_pixels_and_averaged_over_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = training()
     begun.masks.begin(0, 0, 8, slice(0, 8))
-    losses = begun.objective(begun.student, Noised(X_0, X_0, torch.zeros(8, dtype=torch.long), torch.ones(8)))
+    losses = begun.objective(begun.student, Noised(X_0, X_0, torch.zeros(8, dtype=torch.long), begun.process))
     monkeypatch.setattr(Objective, "__call__", lambda *_: losses)
     begun.advance(X_0, None)
     assert begun.mean_loss() == pytest.approx(float(losses.detach().mean()))

@@ -8,7 +8,6 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
 from diffprune.models.families.family import Family
@@ -35,7 +34,7 @@ class DiT(Family):
     def predict(self, unet: nn.Module, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         raise UserError("a diffusion transformer can be pruned, saved and loaded here, but not scored, sampled or trained")
 
-    def pipeline(self, unet: Any, scheduler: DDIMScheduler) -> DiffusionPipeline:
+    def pipeline(self, unet: Any, scheduler: Any) -> DiffusionPipeline:
         from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
         pipeline: Any = DiTPipeline     # typed for another kind of scheduler, and for a vae that is never absent
         return pipeline(transformer=unet, vae=self.vae, scheduler=scheduler)

@@ -80,10 +80,10 @@ class Family:
             inputs["class_labels"] = torch.zeros(1, dtype=torch.long, device=device)
         return inputs
 
-    def pipeline(self, unet: Any, scheduler: DDIMScheduler) -> DiffusionPipeline:
+    def pipeline(self, unet: Any, scheduler: Any) -> DiffusionPipeline:
         """The diffusers pipeline that draws with these networks, which also decides how a model folder is laid out."""
-        from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
-        return DDIMPipeline(unet=unet, scheduler=scheduler)
+        from diffprune.models.families.pipelines import DDIMPipeline, DDPMPipeline
+        return (DDIMPipeline if isinstance(scheduler, DDIMScheduler) else DDPMPipeline)(unet=unet, scheduler=scheduler)
 
     def check(self, unet: nn.Module, name: str) -> None:
         """Raises UserError where the model `name` cannot be pruned, or not be scored, sampled and trained."""

@@ -1,6 +1,5 @@
 """Latent diffusion with a VQ first stage, class-conditional or not, and the pipeline that samples it with guidance."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from diffprune.models.families.family import Family, Shape
 from diffprune.models.network import config_of, height_and_width
+from diffprune.models.scheduler_steps import drawn
 from diffprune.runtime.errors import UserError
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -92,7 +92,7 @@ class Latent(Family):
         context = torch.zeros(1, 1, width, device=inputs["sample"].device)
         return {"sample": inputs["sample"], "timestep": inputs["timestep"], "encoder_hidden_states": context} | inputs
 
-    def pipeline(self, unet: Any, scheduler: DDIMScheduler) -> DiffusionPipeline:
+    def pipeline(self, unet: Any, scheduler: Any) -> DiffusionPipeline:
         if self.vqvae is None:
             return super().pipeline(unet, scheduler)
         if self.class_embedder is None:
@@ -148,24 +148,22 @@ class ClassConditionalLDMPipeline(DiffusionPipeline):
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type={output_type!r} is unknown, choose from {', '.join(OUTPUT_TYPES)}")
         labels = self.labels(class_labels)
-        x_t = self.starting_noise(len(labels), generator, latents)
+        x_T = self.starting_noise(len(labels), generator, latents)
         context_u = self.class_embedder(torch.full_like(labels, self.class_embedder.unconditional))
         context_c = self.class_embedder(labels)
-        options = self.step_options(eta, generator)
-        self.scheduler.set_timesteps(num_inference_steps, device=x_t.device)
-        x_t = x_t * self.scheduler.init_noise_sigma
-        for t in self.progress_bar(self.scheduler.timesteps):
-            eps = self.guided_noise(self.scheduler.scale_model_input(x_t, t), t, context_u, context_c, guidance_scale)
-            x_t = self.scheduler.step(eps, t, x_t, **options).prev_sample
-        images: Any = VaeImageProcessor().postprocess(self.decode(x_t), output_type=output_type)
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.guided_noise(x_t, t, context_u, context_c, guidance_scale)
+        x_0 = drawn(self.scheduler, predict, x_T, num_inference_steps, eta, generator, self.progress_bar)
+        images: Any = VaeImageProcessor().postprocess(self.decode(x_0), output_type=output_type)
         return ImagePipelineOutput(images=images)
 
     def guided_noise(self, x_t: Tensor, t: Tensor, context_u: Tensor, context_c: Tensor, scale: float) -> Tensor:
         """Classifier-free guidance, eps_u + scale (eps_c - eps_u), in one pass over twice the batch."""
         if scale == 1:
             return self.unet(x_t, t, encoder_hidden_states=context_c).sample
-        eps_u, eps_c = self.unet(
-            torch.cat([x_t, x_t]), t, encoder_hidden_states=torch.cat([context_u, context_c])).sample.chunk(2)
+        eps_u, eps_c = self.unet(torch.cat([x_t, x_t]), torch.cat([t, t]),
+                                 encoder_hidden_states=torch.cat([context_u, context_c])).sample.chunk(2)
         return eps_u + scale * (eps_c - eps_u)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -190,10 +188,3 @@ class ClassConditionalLDMPipeline(DiffusionPipeline):
         if tuple(latents.shape) != shape:
             raise ValueError(f"latents are {list(latents.shape)}, the classes and the model ask for {list(shape)}")
         return latents.to(self._execution_device, self.unet.dtype)
-
-    def step_options(self, eta: float, generator: torch.Generator | list[torch.Generator] | None) -> dict:
-        """What this scheduler's step takes of `eta` and `generator`; ValueError for an `eta` that it cannot honour."""
-        accepted = inspect.signature(self.scheduler.step).parameters
-        if eta and "eta" not in accepted:
-            raise ValueError(f"eta={eta} needs a DDIM scheduler, {type(self.scheduler).__name__} has none")
-        return {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in accepted}
