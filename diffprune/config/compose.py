@@ -27,7 +27,8 @@ CONF = shipped_folder("conf")
 # Options that only one choice of a group has are types of their own: that choice names its type in its defaults.
 OF_ONE_CHOICE = {"gated_pruner": schema.GatedPruner, "latent_model": schema.LatentModel,
                  "family_model": schema.FamilyModel, "labelled_dataset": schema.LabelledDataset,
-                 "wandb_logger": schema.WandbLogger, "slurm_launcher": schema.SlurmLauncher}
+                 "captioned_dataset": schema.CaptionedDataset, "wandb_logger": schema.WandbLogger,
+                 "slurm_launcher": schema.SlurmLauncher}
 
 
 def register() -> None:
@@ -77,7 +78,8 @@ def read_run(config: Path) -> DictConfig:
     assert isinstance(cfg, DictConfig)
     if cfg.get("precision") == "no":
         cfg.precision = "fp32"
-    return cast(DictConfig, OmegaConf.merge({"compile": "no", "sampler": {"scheduler": None}}, cfg))
+    return cast(DictConfig, OmegaConf.merge(
+        {"compile": "no", "sampler": {"scheduler": None}, "schedule": {"unconditional": 0.0}}, cfg))
 
 
 def read_foreign_run(config: Path, trusted: Sequence[Path] = ()) -> DictConfig:

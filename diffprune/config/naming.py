@@ -13,8 +13,8 @@ from diffprune.runtime.addresses import without_secrets
 from diffprune.runtime.errors import UserError
 
 DIGITS = 12     # of a decimal that is meant
-# The data set that only `dataset.path` identifies; under another `dataset.name` the name identifies it.
-UNNAMED = "image_folder"
+# The data sets that only `dataset.path` identifies; under another `dataset.name` the name identifies them.
+UNNAMED = ("image_folder", "captions")
 # What `schedule.loss` was called before there were weighted terms: runs of these objectives keep their names.
 FORMER_PRECISION = {"fp32": "no"}
 FORMER_LOSSES = {"noise": {"noise": 1.0}, "distill": {"noise": 0.3, "output": 0.7},
@@ -96,7 +96,7 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
     path = options["dataset"].get("path")
     for key in outside_the_name():
         branch_of(options, key).pop(key.rpartition(".")[2], None)
-    if options["dataset"]["name"] == UNNAMED and path is not None:
+    if options["dataset"]["name"] in UNNAMED and path is not None:
         options["dataset"]["path"] = os.path.realpath(os.path.expanduser(path))
     # Runs from before these options had their names keep theirs; "auto" differs from its default in last bits alone.
     if "precision" in options:
@@ -122,6 +122,8 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
         pruner.pop("compensate", None)
         pruner.pop("compensation_images", None)
     schedule = options["schedule"]
+    if not schedule.get("unconditional"):   # runs from before there was this option keep their names
+        schedule.pop("unconditional", None)
     if not schedule.get("equal_cost"):      # runs from before there was this option keep their names
         schedule.pop("equal_cost", None)
     if "objective" in schedule:

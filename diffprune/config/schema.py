@@ -55,6 +55,12 @@ class LabelledDataset(Dataset):
 
 
 @dataclass
+class CaptionedDataset(Dataset):
+    """Adds the field or column of the captions."""
+    caption: str = option()
+
+
+@dataclass
 class Source:
     """Where a model's own checkpoint is published; `convert`: the options that `diffprune.convert` needs for it."""
     host: str = option()
@@ -139,6 +145,7 @@ class Schedule:
     weight_decay: float = option(0)
     clip: float | None = option(1e-6)
     dropout: float = option(0, 1)
+    unconditional: float = option(0, 1)
     ema: float = option(0, 1)
     ema_power: float | None = option(0)
     save_every: int = option(1, names_the_run=False)

@@ -20,6 +20,7 @@ class Stream(IntEnum):
     COMPENSATION = 9
     DIRECTION = 10
     HELD_OUT = 11
+    CONDITION = 12
 
 
 def generator(*keys: int) -> Generator:

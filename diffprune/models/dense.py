@@ -103,9 +103,10 @@ class DenseModel:
             return folder
 
 
-def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int], guidance: float | None) -> None:
-    """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or not with this
-    `guidance`."""
+def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, int, int],
+              without_condition: str | None = None) -> None:
+    """UserError where the model `name` cannot draw images of the `shape` (C, H, W) of `dataset`, or where the option
+    `without_condition` is given, for which it must know what no class or no prompt is."""
     channels = config_of(model.unet)["in_channels"], config_of(model.unet)["out_channels"]
     if channels[1] not in (channels[0], 2 * channels[0]):       # twice as many: a variance too
         raise UserError(f"model={name} takes {channels[0]} channels and gives {channels[1]}: only models that take an image "
@@ -114,6 +115,6 @@ def check_fit(model: DiffusionModel, name: str, dataset: str, shape: tuple[int, 
     if model.image_shape != shape:
         raise UserError(f"model={name} draws images of shape {model.image_shape}, dataset={dataset} has "
                         f"{shape}: choose a model of the data set's shape")
-    if guidance is not None and model.family.classes is None:
-        raise UserError(f"sampler.guidance={guidance} needs a class-conditional model, "
-                        f"model={name} is unconditional: leave it out or give sampler.guidance=null")
+    if without_condition and (model.classes is None or not model.family.has_unconditional):
+        raise UserError(f"{without_condition} needs a model of classes or prompts that was trained without them too, "
+                        f"model={name} is none: leave it out")

@@ -1,6 +1,7 @@
 """A noise predictor with its noise schedule and what its family puts around it."""
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from diffprune.diffusion.process import Predictor, Process
 from diffprune.models.families import Family, family_for
+from diffprune.models.families.family import TextFamily
 from diffprune.models.identity import model_key
 from diffprune.models.noise_schedule import process_of
 from diffprune.runtime.errors import UserError
@@ -64,9 +66,18 @@ class DiffusionModel:
         return self.family.image_shape(self.unet)
 
     @property
+    def classes(self) -> int | None:
+        """How many classes or prompts it draws, None if unconditional; of a conditional model the label after the last is
+        that of no class."""
+        return self.family.class_count(self.unet)
+
+    @property
     def key(self) -> str:
         """Hex digest of all that decides what this model computes: caches of its results are filed under it."""
-        return model_key(self.networks, self.scheduler, type(self.family))
+        key = model_key(self.networks, self.scheduler, type(self.family))
+        if isinstance(self.family, TextFamily):
+            key = sha256("\0".join([key, *self.family.prompts]).encode()).hexdigest()
+        return key
 
     @property
     def lasting_key(self) -> str:
@@ -84,22 +95,25 @@ class DiffusionModel:
 
     def context(self, labels: Tensor | None) -> Tensor | None:
         """What `predict` is given of classes [B], None for an unconditional model; UserError for an unknown class."""
-        if self.family.classes is None:
+        if self.classes is None:
             return None
-        self.check_classes(labels)
+        self.check_classes(labels, left_out=self.family.has_unconditional)
         assert labels is not None
         return self.family.condition(labels.to(self.device))
 
-    def check_classes(self, labels: Tensor | None, count: int | None = None) -> None:
-        """UserError where classes [B] are none of a class-conditional model's, or where `count` names, whose places in a
-        sorted list they are, are not as many as its classes."""
-        classes = self.family.classes
+    def check_classes(self, labels: Tensor | None, count: int | None = None, left_out: bool = False) -> None:
+        """UserError where classes [B] are none of a conditional model's, or where `count` names, whose places in a sorted
+        list they are, are not as many as its classes. `left_out`: the label of no class is one too."""
+        classes = self.classes
         if classes is None:
             return
+        if isinstance(self.family, TextFamily) and not classes:
+            raise UserError("the model draws what captions say and the data set has none: choose dataset=captions")
         if labels is None:
             raise UserError("the model draws images of given classes and the data set names none: "
                             "give a folder with one sub-folder of images per class")
-        if unknown := [end for end in (int(labels.min()), int(labels.max())) if not 0 <= end < classes]:
+        known = classes + left_out
+        if unknown := [end for end in (int(labels.min()), int(labels.max())) if not 0 <= end < known]:
             raise UserError(f"the data set has a class {unknown[0]}, the model knows 0 to {classes - 1}: give the data set "
                             "it was trained on")
         if count is not None and count != classes:
@@ -108,7 +122,9 @@ class DiffusionModel:
 
     def labels_for(self, indices: range) -> Tensor | None:
         """The class of each image that is drawn, index modulo the number of classes; None for an unconditional model."""
-        return None if self.family.classes is None else torch.tensor(indices) % self.family.classes
+        if self.classes == 0:
+            self.check_classes(None)
+        return None if self.classes is None else torch.tensor(indices) % self.classes
 
     def predictor(self, labels: Tensor | None, guidance: float | None, scaled: bool = False) -> Predictor:
         """The prediction for images of `labels` [B], by classifier-free guidance (Ho and Salimans 2022, eq. 6).
@@ -117,7 +133,7 @@ class DiffusionModel:
         with x_t and t, or where they are `scaled` already with what the network itself is given.
         """
         predict = self.output if scaled else self.predict
-        context_c, classes = self.context(labels), self.family.classes
+        context_c, classes = self.context(labels), self.classes
         if labels is None or classes is None or context_c is None or guidance is None or guidance == 1:
             return lambda x_t, t: predict(x_t, t, context_c)
         context_u = self.family.condition(torch.full_like(labels, classes).to(self.device))

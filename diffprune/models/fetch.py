@@ -24,7 +24,10 @@ from diffprune.runtime.progress import progress
 log = logging.getLogger(__name__)
 
 # Older repositories have the UNet at their root.
-NETWORKS = ("", "unet/", *(f"{name}/" for kind in Family.registered if kind.folder == "unet" for name in kind.fixed))
+DENOISERS = ("unet/", "transformer/")
+NETWORKS = ("", *DENOISERS, *dict.fromkeys(f"{name}/" for kind in Family.registered for name in kind.fixed))
+TOKENIZER = "tokenizer/"
+TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")       # as transformers names them
 COPY = "model.checkpoint=<folder> uses a local copy"
 CHUNK = 1 << 20
 
@@ -32,15 +35,19 @@ CHUNK = 1 << 20
 def wanted(names: set[str]) -> list[str]:
     """Of a repository's files those that make a model folder; safetensors rather than torch files."""
     files = {"model_index.json", SCHEDULER, f"scheduler/{SCHEDULER}"}
-    for network in NETWORKS[1:] if weights_in("unet/", names) else NETWORKS:
+    for network in NETWORKS[1:] if any(weights_in(denoiser, names) for denoiser in DENOISERS) else NETWORKS:
         files |= {network + "config.json", *weights_in(network, names)}
     return sorted(files & names)
 
 
 def weights_in(network: str, names: set[str]) -> list[str]:
     """Of a repository's files those with the weights of the folder `network`; none where its config is missing."""
+    if network == TOKENIZER:
+        return [name for name in names if name.startswith(network)]
     if network + "config.json" not in names:
         return []
+    if text := [network + name for name in TEXT_WEIGHTS if network + name in names]:
+        return text[:1]
     variants = weight_files(name.removeprefix(network) for name in names if name.startswith(network))
     files = [variants[""]] if "" in variants else variants.values()
     return [network + name for variant in files for name in variant]
@@ -68,7 +75,7 @@ def cached(repository: str) -> Path | None:
     if weights_in("", names):
         return folder
     components = read_config(folder / "model_index.json") if "model_index.json" in names else {}
-    needed = {"unet/"} | {f"{name}/" for name in components} & set(NETWORKS)
+    needed = {f"{name}/" for name, kind in components.items() if kind != [None, None]} & set(NETWORKS) or {"unet/"}
     return folder if all(weights_in(network, names) for network in needed) else None
 
 
@@ -76,8 +83,8 @@ def download(repository: str, origin: str) -> Path:
     """Fetches a repository's model after saying what, from whom, how large and under which licence."""
     info = HfApi().model_info(repository, files_metadata=True)
     sizes = {file.rfilename: file.size for file in info.siblings or []}
-    if not weights_in("", set(sizes)) and not weights_in("unet/", set(sizes)):
-        raise UserError(f"model.checkpoint={repository} holds no UNet with weights in diffusers' layout: give another one")
+    if not any(weights_in(denoiser, set(sizes)) for denoiser in ("", *DENOISERS)):
+        raise UserError(f"model.checkpoint={repository} holds no UNet or transformer with weights in diffusers' layout: give another one")
     files = wanted(set(sizes))
     listed = [count for file in files if (count := sizes[file]) is not None]
     licence = info.card_data.get("license") if info.card_data else None

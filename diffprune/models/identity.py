@@ -49,17 +49,23 @@ def state_key(module: nn.Module) -> str:
 def architecture(network: nn.Module) -> str:
     """The class of a network, its config and its layers, with the heads that narrowed attention has left: what computes
     with its weights. Where it came from, and the version of the library that wrote it, are left out."""
-    config = {name: value for name, value in dict(getattr(network, "config", {})).items() if not name.startswith("_")}
-    return json.dumps([class_name(type(network)), config, heads(network), repr(network)],
+    return json.dumps([class_name(type(network)), options_of(network), heads(network), repr(network)],
                       sort_keys=True, default=str)
 
 
 def options_given(network: nn.Module) -> str:
     """The class of a network and those of its options that differ from their defaults, with the heads that are left."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(type(network).__init__).parameters.items()}
-    config = {name: value for name, value in dict(getattr(network, "config", {})).items()
-              if not name.startswith("_") and name in defaults and value != defaults[name]}
+    config = {name: value for name, value in options_of(network).items()
+              if name in defaults and value != defaults[name]}
     return json.dumps([type(network).__qualname__, config, heads(network)], sort_keys=True, default=str)
+
+
+def options_of(network: nn.Module) -> dict[str, Any]:
+    """The options that a network of diffusers or transformers was made with, without notes of the library."""
+    config: Any = getattr(network, "config", {})
+    return {name: value for name, value in dict(config.to_dict() if hasattr(config, "to_dict") else config).items()
+            if not name.startswith("_")}
 
 
 def heads(network: nn.Module) -> dict[str, int]:

@@ -6,9 +6,11 @@ the first shape that differs. (A transformer's folder is `transformer/`.)
 """
 
 import hashlib
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -80,10 +82,11 @@ def load_model(folder: Path) -> DiffusionModel:
     named, unet, scheduler = family_named_in(network), load_unet(network), load_scheduler(folder)
     others = other_networks(folder, network)
     family = named or family_for(type(unet), others)
-    if unused := sorted(others - set(family.fixed)):
+    if unused := sorted(others - set(family.fixed) - set(family.ignored)):
         raise UserError(f"{folder} holds {', '.join(unused)} besides the {type(unet).__name__}: it is a model of another "
                         "kind than those that can be scored, sampled and trained here")
-    fixed = {name: load_fixed(kind, folder / name) for name, kind in family.fixed.items() if name in others}
+    fixed = {name: kind(folder / name) if isfunction(kind) else load_fixed(kind, folder / name)
+             for name, kind in family.fixed.items() if name in others}
     return DiffusionModel(unet, scheduler, family(**fixed))
 
 
@@ -140,12 +143,13 @@ def load_scheduler(folder: Path) -> Any:
         raise UserError(f"{file}: {error}") from error
 
 
-def load_fixed(kind: type[Kind], folder: Path) -> Kind:
+def load_fixed(kind: Any, folder: Path) -> Any:
     """A network that is neither pruned nor trained, in evaluation mode and without gradients."""
     config = read_config(folder / "config.json")
     if issubclass(kind, VQModel) and config.get("scaling_factor") is None:
         config["scaling_factor"] = 1.0      # older folders name none; diffusers' default is the scale of another model
-    network = build(kind, config, folder)
+    is_kl = config.get("_class_name") == AutoencoderKL.__name__      # a first stage of either kind may lie there
+    network: Any = build(AutoencoderKL if is_kl else kind, config, folder)
     try:
         network.load_state_dict(read_tensors(folder))
     except RuntimeError as error:

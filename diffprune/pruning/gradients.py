@@ -134,7 +134,7 @@ class ScoringPass:
         x_0, eps, context = self.batch.x_0, self.batch.eps, self.batch.context
         t = timesteps.to(x_0.device).repeat_interleave(len(x_0))
         x_0, eps = (images.repeat(len(timesteps), 1, 1, 1) for images in (x_0, eps))
-        context = None if context is None else context.repeat(len(timesteps), 1, 1)
+        context = None if context is None else context.repeat(len(timesteps), *[1] * (context.dim() - 1))
         process = self.model.process
         error = self.model.predict(process.add_noise(x_0, eps, t), t, context).float() - process.target(x_0, eps, t)
         return error.square().flatten(1).sum(1).view(len(timesteps), -1).mean(1) / self.divisor

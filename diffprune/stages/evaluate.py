@@ -23,7 +23,6 @@ from diffprune.evaluation.set_metrics import SetMetric, Settings, against, fid
 from diffprune.evaluation.speed import hardware, speed
 from diffprune.models.device import Execution
 from diffprune.models.identity import computation
-from diffprune.models.model_folder import load_model
 from diffprune.runs.data_record import note_skipped
 from diffprune.runs.metrics import Metrics, MetricValues
 from diffprune.runs.provenance import commits, provenance, versions
@@ -41,6 +40,7 @@ from diffprune.stages.options import (
     healing,
     load_dense,
     load_images,
+    load_own,
     parts,
     sampler_options,
     timestep_policy,
@@ -149,11 +149,11 @@ def held_out_losses(cfg: DictConfig, run: Run, how: Execution) -> dict[str, list
         return {}
     _, images = parts(cfg, load_images(cfg))
     assert images is not None
-    models = {"final": lambda: load_model(run.final(trains(cfg)))}
+    models = {"final": lambda: load_own(cfg, run.final(trains(cfg)))}
     if cfg.model.checkpoint is not None:
         models["dense"] = lambda: load_dense(cfg, run)
     if trains(cfg):
-        models["before_healing"] = lambda: load_model(run.pruned)
+        models["before_healing"] = lambda: load_own(cfg, run.pruned)
     return {name: held_out_loss(load().to(how.device), images, cfg.sampler.batch) for name, load in models.items()}
 
 
@@ -166,7 +166,7 @@ def sha256_of(images: np.ndarray) -> str:
 
 def time_models(cfg: DictConfig, run: Run, how: Execution) -> dict[str, float]:
     """Images per second of the dense and the final model on the run's device, and the speed-up."""
-    models = (load_dense(cfg, run), load_model(run.final(trains(cfg))))
+    models = (load_dense(cfg, run), load_own(cfg, run.final(trains(cfg))))
     dense, final = (replace(how, compile="no").for_evaluations(model).unet for model in models)
     with how.autocast():
         return speed(dense, final, min(64, cfg.sampler.batch), evaluations(cfg.sampler))

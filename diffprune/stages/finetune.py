@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from diffprune.config.schema import EVALUATIONS_PER_STEP
 from diffprune.data.loading.images import ImageSet
 from diffprune.evaluation.held_out_loss import held_out_loss
-from diffprune.models.model_folder import load_model, save_model
+from diffprune.models.model_folder import save_model
 from diffprune.runs.data_record import note_skipped
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
@@ -42,7 +42,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
         log.info("at equal cost %d steps are paid for by %d of the noise objective", recipe.steps, cfg.schedule.steps)
     teacher = options.load_teacher(cfg, run)
     how = options.execution(cfg).compiled_for(recipe.steps * EVALUATIONS_PER_STEP)
-    trainer = Trainer(load_model(run.pruned), recipe, how, cfg.seed, ranks, previous_steps, teacher,
+    trainer = Trainer(options.load_own(cfg, run.pruned), recipe, how, cfg.seed, ranks, previous_steps, teacher,
                       options.kept_channels(cfg, run, teacher))
     checkpoints = Checkpoints(cfg.schedule, run, trainer)
     checkpoints.resume()

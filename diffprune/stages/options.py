@@ -24,6 +24,7 @@ from diffprune.data.loading.split import split
 from diffprune.models.dense import DenseModel, check_fit
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
+from diffprune.models.families.family import TextFamily
 from diffprune.models.model_folder import load_model
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Criterion
@@ -97,8 +98,11 @@ def dense_model(cfg: DictConfig) -> DenseModel:
 def load_dense(cfg: DictConfig, run: Run | None = None) -> DiffusionModel:
     """The model before pruning, on the CPU, in evaluation mode; UserError where it cannot be had or does not fit, or where
     the `run` was started with another."""
-    model = dense_model(cfg).load()
-    check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), cfg.sampler.guidance)
+    model = with_captions(cfg, dense_model(cfg).load())
+    without_condition = None if cfg.sampler.guidance is None else f"sampler.guidance={cfg.sampler.guidance}"
+    if trains(cfg) and cfg.schedule.unconditional:
+        without_condition = f"schedule.unconditional={cfg.schedule.unconditional:g}"
+    check_fit(model, cfg.model.name, cfg.dataset.name, image_shape(cfg), without_condition)
     if STAGES.index(cfg.until) > STAGES.index("prune"):
         sampler_options(cfg).check(model, cfg.model.name)
     if run is not None:
@@ -106,9 +110,21 @@ def load_dense(cfg: DictConfig, run: Run | None = None) -> DiffusionModel:
     return model
 
 
+def load_own(cfg: DictConfig, folder: Path) -> DiffusionModel:
+    """A model in a `folder` of the run, ready to be given the labels of the data set."""
+    return with_captions(cfg, load_model(folder))
+
+
+def with_captions(cfg: DictConfig, model: DiffusionModel) -> DiffusionModel:
+    """The `model`, with the data set's captions as the prompts that its labels stand for, if it draws what prompts say."""
+    if isinstance(model.family, TextFamily):
+        model.family.prompts = load_images(cfg).captions
+    return model
+
+
 def load_start(cfg: DictConfig, run: Run) -> DiffusionModel:
     """What a round scores and prunes: the dense model, or what the previous round has fine-tuned. On the CPU."""
-    return load_dense(cfg, run) if run.previous is None else load_model(run.previous.finetuned)
+    return load_dense(cfg, run) if run.previous is None else load_own(cfg, run.previous.finetuned)
 
 
 def load_images(cfg: DictConfig) -> ImageSet:

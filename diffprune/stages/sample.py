@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from diffprune.config.naming import masked
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.models.model_folder import load_model
 from diffprune.runs.run import Run
 from diffprune.runs.samples import Samples, read_images
 from diffprune.runtime.checksums import check, intact
@@ -28,6 +27,7 @@ from diffprune.stages.options import (
     execution,
     import_family,
     load_dense,
+    load_own,
     plain,
     sampler_options,
     trains,
@@ -57,11 +57,11 @@ def join(cfg: DictConfig, run: Run) -> None:
 
 def image_sets(cfg: DictConfig, run: Run) -> dict[str, Callable[[], DiffusionModel]]:
     """How the model of each set that the run needs is loaded, in the order of the grid's rows."""
-    sets = {"final": partial(load_model, run.final(trains(cfg)))}
+    sets = {"final": partial(load_own, cfg, run.final(trains(cfg)))}
     if cfg.model.checkpoint is not None:
         sets = {"dense": partial(load_dense, cfg, run)} | sets
     if cfg.evaluate.before_healing and trains(cfg):
-        sets["before_healing"] = partial(load_model, run.pruned)
+        sets["before_healing"] = partial(load_own, cfg, run.pruned)
     return sets
 
 

@@ -1,6 +1,7 @@
 """Dropout whose draws belong to the whole batch of a step, however that is split over ranks and micro-batches."""
 
 import torch
+from diffusers.models.embeddings import LabelEmbedding
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
@@ -39,9 +40,12 @@ class BatchDropout(nn.Module):
 
 
 def set_dropout(unet: nn.Module, probability: float) -> Masks:
-    """Sets dropout inside the residual blocks, where the original models have it, and nowhere else; returns its masks."""
+    """Sets dropout inside the residual blocks, where the original models have it, and nowhere else; returns its masks. A
+    network's own dropping of classes, by draws that no step repeats, is off."""
     masks = Masks(next(unet.parameters()).device)
     for module in unet.modules():
         if isinstance(module, ResnetBlock2D):
             module.dropout = BatchDropout(probability, masks)  # ty: ignore[invalid-assignment]  diffusers types it nn.Dropout
+        elif isinstance(module, LabelEmbedding):
+            module.dropout_prob = 0.0
     return masks

@@ -23,8 +23,9 @@ class Recipe:
     Each rank splits its images into `accumulate` micro-batches. `objective`: the weight of each term of the loss. `min_snr`:
     gamma of the images' weights, None for equal ones. `lr` rises linearly over `warmup` steps, then follows `rate`
     ("constant", "cosine"). `clip`: total norm of the gradients, None for no clipping. `dropout`: probability inside the
-    residual blocks. `ema`: decay of the average of the weights, approached from below where the training is short for it;
-    with `ema_power` instead the exponent of a power function.
+    residual blocks. `unconditional`: that with which an image's class or caption is left out. `ema`: decay of the average of
+    the weights, approached from below where the training is short for it; with `ema_power` instead the exponent of a power
+    function.
     """
     steps: int
     batch: int = 128
@@ -39,6 +40,7 @@ class Recipe:
     weight_decay: float = 0.0
     clip: float | None = 1.0
     dropout: float = 0.0
+    unconditional: float = 0.0
     ema: float = 0.9999
     ema_power: float | None = None
 

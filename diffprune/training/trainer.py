@@ -106,17 +106,26 @@ class Trainer:
         size, device = self.recipe.batch, self.device
         first_row = self.ranks.rank * size // self.ranks.world_size
         cuts = [i * len(images) // self.recipe.accumulate for i in range(self.recipe.accumulate + 1)]
+        shown = self.some_left_out(labels, first_row)
         all_t, eps = draw(self.seed, self.global_step, size, self.model.shape, self.process.timesteps)
         along = directions(self.seed, self.global_step, size, self.model.shape) if self.objective.needs_direction else None
         for low, high in pairwise(cuts):
             rows = slice(first_row + low, first_row + high)
             with self.execution.autocast():
                 x_0 = self.model.to_latent(to_device(images[low:high], device))
-                context = self.model.context(None if labels is None else labels[low:high])
+                context = self.model.context(None if shown is None else shown[low:high])
             self.masks.begin(self.seed, self.global_step, size, rows)
             t = to_device(all_t[rows], device)
             direction = None if along is None else to_device(along[rows], device)
             yield Noised(x_0, to_device(eps[rows], device), t, self.process, context, direction), high == len(images)
+
+    def some_left_out(self, labels: Tensor | None, first_row: int) -> Tensor | None:
+        """The `labels` [n] of the images from `first_row` of the step's batch on, some replaced by the label of no class."""
+        if labels is None or not self.recipe.unconditional or self.model.classes is None:
+            return labels
+        drawn = torch.rand(self.recipe.batch, generator=generator(self.seed, Stream.CONDITION, self.global_step))
+        left_out = drawn[first_row:first_row + len(labels)].to(labels.device) < self.recipe.unconditional
+        return torch.where(left_out, self.model.classes, labels)
 
     def update(self, loss: Tensor) -> None:
         """The optimiser's step by the `gradients`, whose `loss` is given, and the step of the average."""

@@ -169,7 +169,7 @@ def test_a_choice_that_is_none_names_those_that_are(config) -> None:
     ("pruner.round_to=0", "pruner.round_to=0"), ("schedule.betas=[.9,1.0]", "choose values in [0, 1)"),
     ("schedule.betas=[.9]", "give 2 numbers"), ("schedule.betas=[.9,.99,.9]", "give 2 numbers"),
     ("schedule.eps=-1", "schedule.eps=-1"), ("schedule.weight_decay=-1", "schedule.weight_decay=-1"),
-    ("schedule.accumulate=999", "schedule.accumulate=999"), ("sampler.name=ddpm", "choose one of ddim"),
+    ("schedule.accumulate=999", "schedule.accumulate=999"),
     ("schedule.name=../../x", "schedule.name='../../x'"), ("dataset.name=../evil", "without slashes"),
     ("model.name=..", "does not begin with a dot"), ("pruner.name=''", "pruner.name=''"),
     ("schedule.name='a\\b'", "without slashes"), (f"schedule.name={'x' * 300}", "bytes long"),

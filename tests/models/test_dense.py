@@ -130,7 +130,7 @@ def test_an_architecture_that_only_a_checkpoint_has_needs_one(config) -> None:
 
 
 def test_guidance_needs_classes(config) -> None:
-    with pytest.raises(UserError, match=r"sampler\.guidance=2\.0 needs a class-conditional model"):
+    with pytest.raises(UserError, match=r"sampler\.guidance=2\.0 needs a model of classes or prompts"):
         load_dense(config("sampler.guidance=2.0"))
 
 
@@ -212,9 +212,18 @@ def test_a_repository_without_a_unet_is_refused_before_anything_is_fetched(hub: 
 
 
 def test_a_latent_models_first_stage_is_fetched_too() -> None:
-    names = {f"{part}/{name}" for part in ("unet", "vqvae", "class_embedder", "text_encoder")
+    names = {f"{part}/{name}" for part in ("unet", "vqvae", "class_embedder", "image_encoder")
              for name in ("config.json", WEIGHTS)} | {"scheduler/scheduler_config.json"}
     assert {name.split("/")[0] for name in wanted(names)} == {"unet", "vqvae", "class_embedder", "scheduler"}
+
+
+def test_what_reads_prompts_is_fetched_too_and_once() -> None:
+    names = {f"{part}/{name}" for part in ("unet", "vae", "safety_checker") for name in ("config.json", WEIGHTS)} | {
+        f"text_encoder/{name}" for name in ("config.json", "model.safetensors", "pytorch_model.bin", "model.fp16.safetensors")}
+    tokens = {"tokenizer/vocab.json", "tokenizer/merges.txt"}
+    assert {name for name in wanted(names | tokens) if name.startswith(("text", "token", "safety"))} == tokens | {
+        "text_encoder/config.json", "text_encoder/model.safetensors"}
+    assert f"transformer/{WEIGHTS}" in wanted({"transformer/config.json", f"transformer/{WEIGHTS}"})
 
 
 def test_a_hub_that_cannot_be_reached_ends_in_one_sentence(hub: SimpleNamespace, config,

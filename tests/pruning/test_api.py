@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import DDIMScheduler, LCMScheduler, UNet2DConditionModel, UNet2DModel
 
 import diffprune
 from diffprune.models.device import Execution
@@ -61,11 +61,11 @@ def test_a_conditional_denoiser_is_given_its_context() -> None:
 
 
 @pytest.mark.parametrize("scheduler", [
-    DDIMScheduler(prediction_type="v_prediction"), DDPMScheduler(prediction_type="sample"), EDMEulerScheduler(),
-    DDIMScheduler(rescale_betas_zero_snr=True)], ids=["v", "x_0", "EDM", "no signal"])
+    DDIMScheduler(prediction_type="mine"), LCMScheduler(), DDIMScheduler(rescale_betas_zero_snr=True)],
+    ids=["mine", "LCM", "no signal"])
 @pytest.mark.parametrize("criterion", [DiffPruning(), Magnitude()], ids=lambda c: type(c).__name__)
 def test_a_model_of_another_process_is_refused(scheduler: object, criterion: Criterion) -> None:
-    with pytest.raises(ValueError, match=r"betas of a DDPM|no signal"):
+    with pytest.raises(ValueError, match=r"betas of a DDPM|no signal|predicts mine"):
         diffprune.prune(tiny_unet(), 0.3, criterion, IMAGES, scheduler)
 
 

@@ -27,7 +27,7 @@ CONF = Path(__file__).parents[2] / "conf"
     (["logger._target_=no.such.Tracker"], "_target_=no.such.Tracker cannot be used"),
     (["sampler.steps=1000", "model.checkpoint=null", "model.scheduler.num_train_timesteps=999"],
      "sampler.steps=1000 are more than the 999 timesteps of model=ddpm_digits"),
-    (["model.checkpoint=null", "+model.scheduler.prediction_type=v_prediction"], "predicts v_prediction"),
+    (["model.checkpoint=null", "+model.scheduler.prediction_type=mine"], "predicts mine"),
     (["model.checkpoint=null", "model.scheduler.beta_end=.5"], "leave no signal at the last timestep"),
     (["model.checkpoint=null", "+model.unet.bogus=1"], "unexpected keyword argument 'bogus'"),
     (["model.checkpoint=null", "model.scheduler.beta_schedule=no"], "no is not implemented"),

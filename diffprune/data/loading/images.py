@@ -18,12 +18,14 @@ Taken = tuple[Tensor, Tensor | None]        # images uint8 [B, C, H, W], and the
 
 class ImageSet(ABC):
     """A data set; `flip` says whether a mirrored image still belongs to it. `class_count` is the number of classes where
-    they are places in a sorted list of names, None where the data set itself numbers them.
+    they are places in a sorted list of names, None where the data set itself numbers them. Label i has the i-th of the
+    `captions`, where there are any.
 
     Every batch is made by `take`, so that sets in memory and streamed ones give the same batches, bit for bit.
     """
     flip: bool
     class_count: int | None = None
+    captions: Sequence[str] = ()
 
     @property
     def labels(self) -> Tensor | None:

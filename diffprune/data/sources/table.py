@@ -62,6 +62,19 @@ class TableSource(Source):
         labels = torch.cat(columns_read)
         return None if bool((labels == -1).all()) else labels
 
+    def texts(self, column: str) -> list[str]:
+        """The strings [N] of a `column`; UserError where a file lacks it, or an entry of it."""
+        texts: list[str] = []
+        for path in self.files:
+            with reading(path):
+                names = parquet.read_schema(path).names
+                if column not in names:
+                    raise UserError(f"{path} has no column {column}: give dataset.caption=<one of {', '.join(names)}>")
+                texts += parquet.read_table(path, columns=[column])[column].to_pylist()
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"the column {column} of {self.files[0]} lacks texts: give a complete copy")
+        return texts
+
     def __len__(self) -> int:
         return self.rows
 

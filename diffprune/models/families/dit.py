@@ -1,4 +1,4 @@
-"""Diffusion transformers: pruned, saved and loaded, but not trained here, since the usual ones predict a variance too."""
+"""Diffusion transformers (DiT) on latents, conditioned on classes."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,18 +10,34 @@ from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DMod
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
-from diffprune.models.families.family import Family
+from diffprune.models.families import first_stage
+from diffprune.models.families.family import Family, Shape
 from diffprune.models.network import config_of
-from diffprune.runtime.errors import UserError
 
 
 @dataclass
 class DiT(Family):
-    """A transformer over patches of latents, with the autoencoder `vae` that decodes them."""
+    """A transformer over patches of latents, with the autoencoder `vae`; the usual ones predict a variance too."""
     kinds = (DiTTransformer2DModel,)
     folder = "transformer"
     fixed = MappingProxyType({"vae": AutoencoderKL})
     vae: AutoencoderKL | None = None
+
+    @property
+    def has_unconditional(self) -> bool:
+        return True
+
+    def class_count(self, unet: nn.Module) -> int | None:
+        return config_of(unet).get("num_embeds_ada_norm")
+
+    def image_shape(self, unet: nn.Module) -> Shape:
+        return self.shape(unet) if self.vae is None else first_stage.image_shape(self.vae, self.shape(unet))
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images if self.vae is None else first_stage.encoded(self.vae, images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents if self.vae is None else first_stage.decoded(self.vae, latents).float()
 
     @classmethod
     def example_inputs(cls, unet: nn.Module) -> dict[str, Tensor]:
@@ -32,7 +48,7 @@ class DiT(Family):
         return inputs
 
     def predict(self, unet: nn.Module, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        raise UserError("a diffusion transformer can be pruned, saved and loaded here, but not scored, sampled or trained")
+        return unet(x_t, timestep=t, class_labels=condition).sample
 
     def pipeline(self, unet: Any, scheduler: Any) -> DiffusionPipeline:
         from diffusers.pipelines.dit.pipeline_dit import DiTPipeline

@@ -1,7 +1,8 @@
 """What surrounds the network that predicts noise in one kind of diffusion model: the protocol that a family implements."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,20 +18,22 @@ Shape = tuple[int, int, int]
 # Blocks whose norms scale and shift each channel by the timestep, and blocks whose attention has keys of two kinds.
 NOT_NARROWED = ("KDown", "KUp", "KCross", "SimpleCross")
 # What diffusers' UNets take besides the timestep and `encoder_hidden_states`.
-CONDITIONS = ("num_class_embeds", "class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+CONDITIONS = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
 
 
 @dataclass
 class Family:
     """The fixed networks around a noise predictor `unet`, and how they work together; this one has none, in pixel space.
 
-    A subclass names its predictors' classes (`kinds`), the folder of the predictor in a model folder (`folder`), and the
-    classes of its fixed networks by their folders (`fixed`), which are also its fields: a network or None. Every defined
-    subclass is in `registered`; a predictor belongs to the first of them that has its class and all of its fixed networks.
+    A subclass names its predictors' classes (`kinds`), the folder of the predictor in a model folder (`folder`), and by
+    their folders (`fixed`) its fixed networks, which are also its fields: the class of each in diffusers, or what reads it
+    from its folder. Folders that it has no use for are `ignored`. Every defined subclass is in `registered`; a predictor
+    belongs to the first of them that has its class and all of its fixed networks.
     """
     kinds: ClassVar[tuple[type[nn.Module], ...]] = ()
     folder: ClassVar[str] = "unet"
-    fixed: ClassVar[Mapping[str, type[nn.Module]]] = {}
+    fixed: ClassVar[Mapping[str, type[nn.Module] | Callable[[Path], Any]]] = {}
+    ignored: ClassVar[Collection[str]] = ()
     registered: ClassVar[list[type["Family"]]] = []
 
     def __init_subclass__(cls) -> None:
@@ -39,12 +42,16 @@ class Family:
     @property
     def networks(self) -> dict[str, nn.Module]:
         """{folder: fixed network} of those that this model has."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        return {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), nn.Module)}
 
     @property
-    def classes(self) -> int | None:
-        """How many classes it draws, 0 to `classes` - 1, where label `classes` means no class; None if unconditional."""
-        return None
+    def has_unconditional(self) -> bool:
+        """Whether label C of C classes stands for none, as guidance needs it."""
+        return False
+
+    def class_count(self, unet: nn.Module) -> int | None:
+        """How many classes C it draws, with labels 0 to C - 1; None if unconditional."""
+        return config_of(unet).get("num_class_embeds")
 
     def shape(self, unet: nn.Module) -> Shape:
         """(C, H, W) of what `unet` denoises."""
@@ -63,12 +70,12 @@ class Family:
         return latents
 
     def condition(self, labels: Tensor) -> Tensor | None:
-        """What `predict` is given of the classes `labels` [B]; None if unconditional."""
-        return None
+        """What `predict` is given of the classes `labels` [B] of a conditional model, with B as its first axis."""
+        return labels
 
     def predict(self, unet: nn.Module, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Predicted noise [B, c, h, w] for `x_t` at timesteps `t` [B]."""
-        return unet(x_t, t).sample
+        """What `unet` predicts [B, c, h, w], or with a variance [B, 2c, h, w], for `x_t` at timesteps `t` [B]."""
+        return unet(x_t, t).sample if condition is None else unet(x_t, t, class_labels=condition).sample
 
     @classmethod
     def example_inputs(cls, unet: nn.Module) -> dict[str, Tensor]:
@@ -89,11 +96,34 @@ class Family:
         """Raises UserError where the model `name` cannot be pruned, or not be scored, sampled and trained."""
         check_blocks(unet)
         if given := [option for option in CONDITIONS if config_of(unet).get(option) is not None]:
-            raise UserError(f"model={name} is conditional by its {', '.join(given)}: only unconditional models and models "
-                            "with a class_embedder/ can be scored, sampled and trained here")
+            raise UserError(f"model={name} is conditional by its {', '.join(given)}: only models of classes or prompts can "
+                            "be scored, sampled and trained here")
         if config_of(unet).get("time_embedding_type") == "fourier":
             raise UserError(f"model={name} is given the logarithm of a noise level (time_embedding_type=fourier): only "
                             "models that are given a timestep can be scored, sampled and trained here")
+
+
+@dataclass
+class TextFamily(Family):
+    """A family whose models draw what a prompt says: label i stands for the i-th of `prompts`, the label after the last for
+    the empty prompt. A subclass says how prompts are `embedded`."""
+    prompts: Sequence[str] = ()
+
+    @property
+    def has_unconditional(self) -> bool:
+        return True
+
+    def class_count(self, unet: nn.Module) -> int | None:
+        return len(self.prompts)
+
+    @torch.no_grad()
+    def condition(self, labels: Tensor) -> Tensor | None:
+        texts = [*self.prompts, ""]
+        return self.embedded([texts[label] for label in labels.tolist()])
+
+    def embedded(self, prompts: list[str]) -> Tensor:
+        """What `predict` is given of `prompts`, with one of them along the first axis."""
+        raise NotImplementedError
 
 
 def check_blocks(unet: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Latent diffusion with a VQ first stage, class-conditional or not, and the pipeline that samples it with guidance."""
+"""Latent diffusion with a VQ or KL first stage, class-conditional or not, and the pipeline that samples it with guidance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from diffprune.models.families import first_stage
 from diffprune.models.families.family import Family, Shape
-from diffprune.models.network import config_of, height_and_width
+from diffprune.models.network import config_of
 from diffprune.models.scheduler_steps import drawn
 from diffprune.runtime.errors import UserError
 
@@ -52,36 +53,30 @@ class Latent(Family):
     vqvae: VQModel | None = None
     class_embedder: ClassEmbedder | None = None
 
+    def class_count(self, unet: nn.Module) -> int | None:
+        return super().class_count(unet) if self.class_embedder is None else self.class_embedder.unconditional
+
     @property
-    def classes(self) -> int | None:
-        return None if self.class_embedder is None else self.class_embedder.unconditional
+    def has_unconditional(self) -> bool:
+        return self.class_embedder is not None
 
     def image_shape(self, unet: nn.Module) -> Shape:
-        if self.vqvae is None:
-            return self.shape(unet)
-        first_stage = config_of(self.vqvae)
-        factor = 2 ** (len(first_stage["block_out_channels"]) - 1)
-        return first_stage["out_channels"], *(factor * side for side in height_and_width(unet))
+        return self.shape(unet) if self.vqvae is None else first_stage.image_shape(self.vqvae, self.shape(unet))
 
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Latents before the codebook, on the scale of the UNet's training."""
-        if self.vqvae is None:
-            return images
-        return self.vqvae.encode(images).latents.float() * config_of(self.vqvae)["scaling_factor"]
+        return images if self.vqvae is None else first_stage.encoded(self.vqvae, images)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        return latents if self.vqvae is None else decoded(self.vqvae, latents).float()
+        return latents if self.vqvae is None else first_stage.decoded(self.vqvae, latents).float()
 
     @torch.no_grad()
     def condition(self, labels: Tensor) -> Tensor | None:
-        """The embedding [B, 1, D] of the classes."""
-        return None if self.class_embedder is None else self.class_embedder(labels)
+        """The embedding [B, 1, D] of the classes, or the classes where the UNet embeds them itself."""
+        return labels if self.class_embedder is None else self.class_embedder(labels)
 
     def predict(self, unet: nn.Module, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        if condition is None:
-            return unet(x_t, t).sample
+        if condition is None or self.class_embedder is None:
+            return super().predict(unet, x_t, t, condition)
         return unet(x_t, t, encoder_hidden_states=condition).sample
 
     @classmethod
@@ -111,11 +106,6 @@ class Latent(Family):
             network = self.networks.get(own)
             if network is not None and config_of(network)[width] != config_of(unet).get(width_of_unet):
                 raise UserError(f"the {own} of model={name} does not fit its UNet: copy the whole folder again")
-
-
-def decoded(vqvae: VQModel, latents: Tensor) -> Tensor:
-    """Images [B, C, H, W], about [-1, 1], of clean `latents` [B, c, h, w]: nearest codebook entry, then the decoder."""
-    return vqvae.decode(latents / config_of(vqvae)["scaling_factor"]).sample
 
 
 class ClassConditionalLDMPipeline(DiffusionPipeline):
@@ -168,7 +158,7 @@ class ClassConditionalLDMPipeline(DiffusionPipeline):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, h, w] → pixels [B, 3, H, W], about [-1, 1]: nearest codebook entry, then the decoder."""
-        return decoded(self.vqvae, latents)
+        return first_stage.decoded(self.vqvae, latents)
 
     def labels(self, class_labels: int | Sequence[int] | Tensor) -> Tensor:
         """`class_labels` as int64 [B] on the pipeline's device; ValueError for one that the embedding does not have."""
