@@ -84,7 +84,8 @@ def download(repository: str, origin: str) -> Path:
     info = HfApi().model_info(repository, files_metadata=True)
     sizes = {file.rfilename: file.size for file in info.siblings or []}
     if not any(weights_in(denoiser, set(sizes)) for denoiser in ("", *DENOISERS)):
-        raise UserError(f"model.checkpoint={repository} holds no UNet or transformer with weights in diffusers' layout: give another one")
+        raise UserError(f"model.checkpoint={repository} holds no UNet or transformer with weights in diffusers' layout: "
+                        "give another one")
     files = wanted(set(sizes))
     listed = [count for file in files if (count := sizes[file]) is not None]
     licence = info.card_data.get("license") if info.card_data else None

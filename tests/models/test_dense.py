@@ -218,8 +218,9 @@ def test_a_latent_models_first_stage_is_fetched_too() -> None:
 
 
 def test_what_reads_prompts_is_fetched_too_and_once() -> None:
+    encoder = ("config.json", "model.safetensors", "pytorch_model.bin", "model.fp16.safetensors")
     names = {f"{part}/{name}" for part in ("unet", "vae", "safety_checker") for name in ("config.json", WEIGHTS)} | {
-        f"text_encoder/{name}" for name in ("config.json", "model.safetensors", "pytorch_model.bin", "model.fp16.safetensors")}
+        f"text_encoder/{name}" for name in encoder}
     tokens = {"tokenizer/vocab.json", "tokenizer/merges.txt"}
     assert {name for name in wanted(names | tokens) if name.startswith(("text", "token", "safety"))} == tokens | {
         "text_encoder/config.json", "text_encoder/model.safetensors"}
