@@ -56,8 +56,8 @@ def test_sizes_follow_the_configuration(overrides: list[str], params: int) -> No
 
 
 def test_no_size_is_given_of_a_model_that_no_run_can_use() -> None:
-    with pytest.raises(UserError, match="conditional by its num_class_embeds"):
-        sizes(["+model.unet.num_class_embeds=10"])
+    with pytest.raises(UserError, match="conditional by its class_embed_type"):
+        sizes(["+model.unet.class_embed_type=timestep"])
 
 
 @pytest.mark.slow
@@ -70,6 +70,14 @@ def test_cifar10_sizes_at_other_ratios_are_the_known_ones(ratio: float, params: 
     ours = sizes(["model=ddpm_cifar10", f"pruner.ratio={ratio}"])
     assert ours["params"] / 1e6 == pytest.approx(params, abs=0.0051)
     assert ours["macs"] / 1e9 == pytest.approx(macs, abs=0.0101)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "params", "params_pruned"), [
+    ("stable_diffusion", 859_520_964, 403_541_456), ("dit_imagenet", 749_826_464, 518_260_420)])
+def test_large_models_are_sized_without_their_weights(model: str, params: int, params_pruned: int) -> None:
+    ours = sizes([f"model={model}", "pruner.ratio=.3"])
+    assert (ours["params_dense"], ours["params"]) == (params, params_pruned)
 
 
 @pytest.mark.slow

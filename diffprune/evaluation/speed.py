@@ -99,7 +99,7 @@ class PeakMemory:
 
 def evaluation(unet: nn.Module, batch: int) -> Work:
     """One evaluation of `unet` on `batch` images, as something to time."""
-    inputs = {name: value.expand(batch, *value.shape[1:]) for name, value in example_inputs(unet).items()}
+    inputs = example_inputs(unet, batch)
 
     def work() -> None:
         with torch.no_grad():

@@ -2,9 +2,11 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from diffprune.models.families import family_for
 
@@ -16,9 +18,9 @@ class Cost:
     macs: int
 
 
-def example_inputs(unet: nn.Module) -> dict[str, Tensor]:
-    """Arguments of one evaluation on one image, in the order of the network's signature, on its device."""
-    return family_for(type(unet)).example_inputs(unet)
+def example_inputs(unet: nn.Module, batch: int = 1) -> dict[str, Any]:
+    """Arguments of one evaluation on `batch` images, in the order of the network's signature, on its device."""
+    return tree_map_only(Tensor, lambda one: one.expand(batch, *one.shape[1:]), family_for(type(unet)).example_inputs(unet))
 
 
 def measure(unet: nn.Module) -> Cost:

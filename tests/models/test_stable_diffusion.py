@@ -14,6 +14,7 @@ from diffusers import (
     DiTTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
 )
@@ -22,7 +23,7 @@ from torch import nn
 
 from diffprune.data import load_images
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.models.families import Ddpm, DiT, Latent, StableDiffusion
+from diffprune.models.families import Ddpm, DiT, Latent, StableDiffusion, StableDiffusionXL
 from diffprune.models.model_folder import load_model, load_pipeline, save_model
 from diffprune.pipeline import reproduce
 from diffprune.runs.run import Run
@@ -46,8 +47,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, object]:
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
     torch.manual_seed(0)
     encoder = CLIPTextModel(CLIPTextConfig(vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-                                           num_attention_heads=2, max_position_embeddings=16, bos_token_id=0,
-                                           eos_token_id=1))
+                                           num_attention_heads=2, max_position_embeddings=16, projection_dim=16,
+                                           bos_token_id=0, eos_token_id=1))
     return encoder.eval().requires_grad_(False), tokenizer
 
 
@@ -67,6 +68,21 @@ def stable_diffusion(clip: tuple, linear: bool = False, **scheduler) -> Diffusio
     process = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, **scheduler)
     return DiffusionModel(unet.eval(), process, StableDiffusion(
         vae=first_stage(), text_encoder=encoder, tokenizer=tokenizer))
+
+
+def sdxl(clip: tuple) -> DiffusionModel:
+    from transformers import CLIPTextModelWithProjection
+    encoder, tokenizer = clip
+    torch.manual_seed(0)
+    second = CLIPTextModelWithProjection(encoder.config).eval().requires_grad_(False)
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=32, norm_num_groups=4,
+        attention_head_dim=(2, 4), use_linear_projection=True, transformer_layers_per_block=(1, 2),
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+    process = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    return DiffusionModel(unet.eval(), process, StableDiffusionXL(
+        vae=first_stage(), text_encoder=encoder, tokenizer=tokenizer, text_encoder_2=second, tokenizer_2=tokenizer))
 
 
 def dit(**options) -> DiffusionModel:
@@ -96,7 +112,8 @@ def latent_kl() -> DiffusionModel:
 FAMILIES: dict[str, Callable[[tuple], DiffusionModel]] = {
     "stable diffusion 1": stable_diffusion,
     "stable diffusion 2": lambda clip: stable_diffusion(clip, linear=True, prediction_type="v_prediction"),
-    "dit": lambda clip: dit(), "unet of classes": lambda clip: unet_of_classes(), "latents, flow": lambda clip: latent_kl()}
+    "stable diffusion XL": sdxl, "dit": lambda clip: dit(),
+    "unet of classes": lambda clip: unet_of_classes(), "latents, flow": lambda clip: latent_kl()}
 
 
 @pytest.fixture(scope="module")
@@ -149,15 +166,15 @@ def test_a_family_goes_through_the_whole_chain(name: str, clip: tuple, images: P
         assert np.isfinite(pipeline(**asked, num_inference_steps=2, output_type="np").images).all()
 
 
-@pytest.mark.parametrize("linear", [False, True])
-def test_image_i_is_that_of_caption_i_as_diffusers_draws_it(linear: bool, clip: tuple) -> None:
-    model = stable_diffusion(clip, linear)
+@pytest.mark.parametrize("name", ["stable diffusion 1", "stable diffusion 2", "stable diffusion XL"])
+def test_image_i_is_that_of_caption_i_as_diffusers_draws_it(name: str, clip: tuple) -> None:
+    model = FAMILIES[name](clip)
     model.family.prompts = CAPTIONS
     options = SamplerOptions(steps=3, guidance=3.0, scheduler={"_target_": "diffusers.DDIMScheduler"})
     images = draw(model, range(3), options)
     np.testing.assert_array_equal(draw(model, range(2, 3), options), images[2:])
     pipeline = model.family.pipeline(model.unet, model.scheduler)
-    assert type(pipeline) is StableDiffusionPipeline
+    assert type(pipeline) is (StableDiffusionXLPipeline if name.endswith("XL") else StableDiffusionPipeline)
     from diffprune.diffusion.randomness import noise_for
     theirs = pipeline(CAPTIONS[:3], latents=noise_for(range(3), model.shape, 0), num_inference_steps=3, guidance_scale=3.0,
                       output_type="np").images
@@ -228,3 +245,9 @@ def test_labels_are_left_out_by_the_place_in_the_batch(clip: tuple) -> None:
     assert 0.15 < float((whole == 4).float().mean()) < 0.45
     assert torch.equal(trainer.some_left_out(labels[:100], 100), whole[100:])
     assert torch.equal(Trainer(model, Recipe(steps=1, batch=200)).some_left_out(labels, 0), labels)
+
+
+def test_an_incomplete_folder_is_refused(clip: tuple, tmp_path: Path, config) -> None:
+    with pytest.raises(UserError, match=r"the model has no vae: give model\.checkpoint"):
+        load_dense(config("model=stable_diffusion", "model.checkpoint=null", "dataset=digits",
+                          "+model.unet.block_out_channels=[32,32,32,32]", "+model.unet.norm_num_groups=4"))

@@ -40,7 +40,7 @@ class DiT(Family):
         return latents if self.vae is None else first_stage.decoded(self.vae, latents).float()
 
     @classmethod
-    def example_inputs(cls, unet: nn.Module) -> dict[str, Tensor]:
+    def example_inputs(cls, unet: nn.Module) -> dict[str, Any]:
         inputs = super().example_inputs(unet)
         inputs = {"hidden_states": inputs["sample"], "timestep": inputs["timestep"]}
         if config_of(unet).get("num_embeds_ada_norm"):

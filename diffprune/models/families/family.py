@@ -15,6 +15,8 @@ from diffprune.runtime.errors import UserError
 
 Shape = tuple[int, int, int]
 
+TIME_IDS = 6        # numbers that an SDXL UNet is given of an image: its original height and width, where it was cropped, …
+
 # Blocks whose norms scale and shift each channel by the timestep, and blocks whose attention has keys of two kinds.
 NOT_NARROWED = ("KDown", "KUp", "KCross", "SimpleCross")
 # What diffusers' UNets take besides the timestep and `encoder_hidden_states`.
@@ -34,6 +36,7 @@ class Family:
     folder: ClassVar[str] = "unet"
     fixed: ClassVar[Mapping[str, type[nn.Module] | Callable[[Path], Any]]] = {}
     ignored: ClassVar[Collection[str]] = ()
+    conditions: ClassVar[Collection[str]] = CONDITIONS      # options of a predictor that it does not know what to do with
     registered: ClassVar[list[type["Family"]]] = []
 
     def __init_subclass__(cls) -> None:
@@ -78,11 +81,12 @@ class Family:
         return unet(x_t, t).sample if condition is None else unet(x_t, t, class_labels=condition).sample
 
     @classmethod
-    def example_inputs(cls, unet: nn.Module) -> dict[str, Tensor]:
+    def example_inputs(cls, unet: nn.Module) -> dict[str, Any]:
         """Arguments of one evaluation on one image, in the order of the network's signature, on its device."""
         device, config = next(unet.parameters()).device, config_of(unet)
         size = (1, config["in_channels"], *height_and_width(unet))
-        inputs = {"sample": torch.zeros(size, device=device), "timestep": torch.ones(1, dtype=torch.long, device=device)}
+        inputs: dict[str, Any] = {"sample": torch.zeros(size, device=device),
+                                  "timestep": torch.ones(1, dtype=torch.long, device=device)}
         if config.get("num_class_embeds"):
             inputs["class_labels"] = torch.zeros(1, dtype=torch.long, device=device)
         return inputs
@@ -95,7 +99,7 @@ class Family:
     def check(self, unet: nn.Module, name: str) -> None:
         """Raises UserError where the model `name` cannot be pruned, or not be scored, sampled and trained."""
         check_blocks(unet)
-        if given := [option for option in CONDITIONS if config_of(unet).get(option) is not None]:
+        if given := [option for option in self.conditions if config_of(unet).get(option) is not None]:
             raise UserError(f"model={name} is conditional by its {', '.join(given)}: only models of classes or prompts can "
                             "be scored, sampled and trained here")
         if config_of(unet).get("time_embedding_type") == "fourier":

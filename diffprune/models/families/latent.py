@@ -18,7 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from diffprune.models.families import first_stage
-from diffprune.models.families.family import Family, Shape
+from diffprune.models.families.family import TIME_IDS, Family, Shape
 from diffprune.models.network import config_of
 from diffprune.models.scheduler_steps import drawn
 from diffprune.runtime.errors import UserError
@@ -80,12 +80,13 @@ class Latent(Family):
         return unet(x_t, t, encoder_hidden_states=condition).sample
 
     @classmethod
-    def example_inputs(cls, unet: nn.Module) -> dict[str, Tensor]:
+    def example_inputs(cls, unet: nn.Module) -> dict[str, Any]:
         inputs, width = super().example_inputs(unet), config_of(unet).get("cross_attention_dim")
         if width is None:
             return inputs
         context = torch.zeros(1, 1, width, device=inputs["sample"].device)
-        return {"sample": inputs["sample"], "timestep": inputs["timestep"], "encoder_hidden_states": context} | inputs
+        inputs = {"sample": inputs["sample"], "timestep": inputs["timestep"], "encoder_hidden_states": context} | inputs
+        return inputs | added_conditions(unet, inputs)
 
     def pipeline(self, unet: Any, scheduler: Any) -> DiffusionPipeline:
         if self.vqvae is None:
@@ -106,6 +107,18 @@ class Latent(Family):
             network = self.networks.get(own)
             if network is not None and config_of(network)[width] != config_of(unet).get(width_of_unet):
                 raise UserError(f"the {own} of model={name} does not fit its UNet: copy the whole folder again")
+
+
+def added_conditions(unet: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What an SDXL UNet is given besides `inputs`, after the arguments before it in its signature; of others nothing."""
+    config = config_of(unet)
+    if config.get("addition_embed_type") != "text_time":
+        return {}
+    width = config["projection_class_embeddings_input_dim"] - TIME_IDS * config["addition_time_embed_dim"]
+    added = {"text_embeds": torch.zeros(1, width, device=inputs["sample"].device),
+             "time_ids": torch.zeros(1, TIME_IDS, device=inputs["sample"].device)}
+    before = dict.fromkeys(("class_labels", "timestep_cond", "attention_mask", "cross_attention_kwargs"))
+    return before | {name: inputs[name] for name in before if name in inputs} | {"added_cond_kwargs": added}
 
 
 class ClassConditionalLDMPipeline(DiffusionPipeline):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diffprune.models.families import first_stage
 from diffprune.models.families.family import Shape, TextFamily
+from diffprune.models.network import config_of
 from diffprune.runtime.errors import UserError
 
 
@@ -46,7 +47,18 @@ class StableDiffusion(TextFamily):
     text_encoder: Any = None
     tokenizer: Any = None
 
+    def check(self, unet: nn.Module, name: str) -> None:
+        super().check(unet, name)
+        if self.text_encoder is not None and self.context_width() != config_of(unet)["cross_attention_dim"]:
+            raise UserError(f"the text_encoder of model={name} does not fit its UNet: copy the whole folder again")
+
+    def context_width(self) -> int:
+        """How many numbers the network reads of each token."""
+        return self.text_encoder.config.hidden_size
+
     def image_shape(self, unet: nn.Module) -> Shape:
+        if missing := [part for part in self.fixed if getattr(self, part) is None]:
+            raise UserError(f"the model has no {missing[0]}: give model.checkpoint=<a complete folder or hub repository>")
         return first_stage.image_shape(self.vae, self.shape(unet))
 
     def encode(self, images: Tensor) -> Tensor:
