@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from diffprune.config.compose import CONF, check_overrides, register
 from diffprune.config.naming import run_folder, use_decimals
+from diffprune.config.sweep_words import varied
 from diffprune.config.validation import check
 from diffprune.pipeline import reproduce
 from diffprune.runs.metrics import Metrics
@@ -62,7 +63,7 @@ def one(cfg: DictConfig, healed: Callable[[], None] = lambda: None) -> None:
     use_decimals(cfg)
     hydra_ = HydraConfig.get() if HydraConfig.initialized() else None
     check(cfg, hydra_.overrides.task if hydra_ else (), hydra_ is not None and hydra_.mode == RunMode.MULTIRUN)
-    run = Run(run_folder(cfg))
+    run = Run(run_folder(cfg, words_in_sweep()))
     with refusals_as_user_errors(run.folder):
         reproduce(cfg, run, healed)
         if current_ranks().is_rank0:
@@ -90,8 +91,14 @@ def in_sweep(cfg: DictConfig) -> None:
 
 def own_words() -> str:
     """The overrides of this job of a sweep, without those that all jobs have."""
-    given, keys = list(HydraConfig.get().overrides.task), {one.key_or_group for one in swept(sys.argv[1:])}
-    return " ".join([word for word in given if word.lstrip("+").partition("=")[0].partition("@")[0] in keys] or given)
+    return " ".join(words_in_sweep() or HydraConfig.get().overrides.task)
+
+
+def words_in_sweep() -> list[str]:
+    """The overrides in which this job of a sweep differs from others; none where it is no job of a sweep."""
+    hydra_ = HydraConfig.get() if HydraConfig.initialized() else None
+    in_sweep = hydra_ is not None and hydra_.mode == RunMode.MULTIRUN
+    return varied(hydra_) if in_sweep else []
 
 
 def of_jobs(words: Sequence[str]) -> str:
@@ -183,7 +190,7 @@ def main() -> None:
         try:
             job(cfg)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                runs[own_words()] = Run(run_folder(cfg))
+                runs[own_words()] = Run(run_folder(cfg, words_in_sweep()))
         except JobFailed as failure:    # Hydra would report the first alone
             failed.append(failure)
             raise

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffprune.config import schema
 from diffprune.config.help import help_text
-from diffprune.config.naming import mask_address, run_name
+from diffprune.config.naming import mask_address, run_folder
+from diffprune.config.sweep_words import fixed_keys, varied
 from diffprune.config.validation import check
 from diffprune.runtime import checksums
 from diffprune.runtime.errors import UserError
@@ -47,6 +48,15 @@ class WithoutSecrets(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         mask_address(config)
+
+
+class VariedAlone(Callback):
+    """Tells the jobs of a sweep, wherever they run, which of their overrides all of them have: in Hydra's own option for
+    what does not belong into a job's name."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        keys = ",".join(f"'{key}'" for key in fixed_keys(config.hydra.overrides.task))
+        config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{keys}]")
 
 
 def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
@@ -122,4 +132,5 @@ def checked_name(cfg: DictConfig) -> str:
         if cfg.launcher.name != "local":
             raise UserError(f"launcher={cfg.launcher.name} submits the jobs of a multirun: add -m to the command")
         check(cfg, cfg.hydra.overrides.task)
-    return run_name(cfg)
+    in_sweep = OmegaConf.select(cfg, "hydra.mode") == RunMode.MULTIRUN
+    return run_folder(cfg, varied(cfg.hydra) if in_sweep else ()).name

@@ -3,16 +3,20 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffprune.config.schema import outside_the_name
+from diffprune.config.sweep_words import sweep_words
 from diffprune.runtime.addresses import without_secrets
 from diffprune.runtime.errors import UserError
 
-DIGITS = 12     # of a decimal that is meant
+DIGITS = 12         # of a decimal that is meant
+LONGEST_NAME = 240  # bytes, of 255: a lock file adds to it
 # The data sets that only `dataset.path` identifies; under another `dataset.name` the name identifies them.
 UNNAMED = ("image_folder", "captions")
 # What `schedule.loss` was called before there were weighted terms: runs of these objectives keep their names.
@@ -21,9 +25,11 @@ FORMER_LOSSES = {"noise": {"noise": 1.0}, "distill": {"noise": 0.3, "output": 0.
                  "features": {"noise": 1.0, "attention_maps": 1.0}}
 
 
-def run_folder(cfg: DictConfig) -> Path:
-    """The folder of a run: `<paths.runs>/<data set>/<run name>`; raises UserError while an option is still `???`."""
-    return Path(cfg.paths.runs) / cfg.dataset.name / run_name(cfg)
+def run_folder(cfg: DictConfig, varied: Sequence[str] = ()) -> Path:
+    """The folder of a run: `<paths.runs>/<data set>/<run name>`; raises UserError while an option is still `???`. Where the
+    run has a folder already it is that, whatever the `varied` overrides of a sweep would add to its name."""
+    parent = Path(cfg.paths.runs) / cfg.dataset.name
+    return parent / known_name(science(cfg), folders_by_hash(parent), sweep_words(all_options(cfg), varied))
 
 
 def run_name(cfg: DictConfig) -> str:
@@ -31,10 +37,29 @@ def run_name(cfg: DictConfig) -> str:
     return name_of(science(cfg))
 
 
-def name_of(options: dict[str, Any]) -> str:
-    """`model-pruner[-T.05]-r.3-schedule-seed-hash` of a run with these scientific options: readable up to the hash, which
-    alone tells runs apart."""
-    return "-".join([options["model"]["name"], *words_of(options), fingerprint(options)])
+def name_of(options: dict[str, Any], further: Sequence[str] = ()) -> str:
+    """`model-pruner[-T.05]-r.3-schedule[-further]-seed-hash` of a run with these scientific options: readable up to the
+    hash, which alone tells runs apart. `further` words say what a sweep varies, as many as LONGEST_NAME has room for."""
+    *words, seed = words_of(options)
+    name = "-".join([options["model"]["name"], *words, *further, seed, fingerprint(options)])
+    return name if len(name.encode()) <= LONGEST_NAME or not further else name_of(options, further[:-1])
+
+
+def known_name(options: dict[str, Any], folders: Mapping[str, Sequence[str]], further: Sequence[str] = ()) -> str:
+    """The name that a run with these scientific options has among the `folders` of runs, by hash; else `name_of` it."""
+    *words, seed = words_of(options)
+    begin, end = "-".join([options["model"]["name"], *words, ""]), f"{seed}-{fingerprint(options)}"
+    names = [name for name in folders.get(fingerprint(options), ()) if name.startswith(begin) and name.endswith(end)]
+    return min(names, key=len, default=name_of(options, further))
+
+
+def folders_by_hash(parent: Path) -> dict[str, list[str]]:
+    """{hash: the names that end in it} of what is in the folder `parent`; nothing where there is none."""
+    names: dict[str, list[str]] = {}
+    with suppress(OSError):
+        for name in sorted(os.listdir(parent)):
+            names.setdefault(name.rpartition("-")[2], []).append(name)
+    return names
 
 
 def words_of(options: dict[str, Any]) -> list[str]:
@@ -65,7 +90,12 @@ def words_of(options: dict[str, Any]) -> list[str]:
 
 def science(cfg: DictConfig) -> dict[str, Any]:
     """The options that change the result, as a plain dict; raises UserError while one is still `???`."""
-    return scientific(decimals(OmegaConf.to_container(masked(cfg), resolve=True)))
+    return scientific(all_options(cfg))
+
+
+def all_options(cfg: DictConfig) -> dict[str, Any]:
+    """All options as a plain dict; raises UserError while one is still `???`."""
+    return decimals(OmegaConf.to_container(masked(cfg), resolve=True))
 
 
 def decimals(value: Any) -> Any:

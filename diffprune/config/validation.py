@@ -12,13 +12,12 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffprune.config.model_source import PAGE, by_hand, is_hub_name, is_url, origin
-from diffprune.config.naming import masked, run_name
+from diffprune.config.naming import LONGEST_NAME, masked, run_name
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import exists, is_file, is_folder
 
 log = logging.getLogger(__name__)
 
-LONGEST_NAME = 240          # bytes, of 255: a lock file adds to it
 ON_THE_HUB = ("cifar10",)     # data sets whose path may be the name of a repository on the Hugging Face hub
 
 

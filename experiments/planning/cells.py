@@ -3,9 +3,9 @@
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from diffprune.config.compose import composed
-from diffprune.config.naming import fingerprint, name_of, prunes, science
+from diffprune.config.naming import fingerprint, folders_by_hash, known_name, prunes, science
 from diffprune.config.schema import outside_the_name
 from diffprune.config.validation import check_paths, check_values, idle
 from diffprune.runs.run import Run
@@ -80,8 +80,8 @@ def plan(names: Sequence[str], overrides: Sequence[str] = (), seeds: tuple[int, 
     for override in OverridesParser.create().parse_overrides(own):
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} sweeps over values: a table's rows are its sweep, give one value")
-    tables = [table(name, seeds) for name in names]
-    return Plan([(one, row, of_row(row, own, one.name)) for one in tables for row in one.rows])
+    tables, folders = [table(name, seeds) for name in names], cache(folders_by_hash)
+    return Plan([(one, row, of_row(row, own, one.name, folders=folders)) for one in tables for row in one.rows])
 
 
 def lone(overrides: Sequence[str]) -> Cell:
@@ -90,9 +90,11 @@ def lone(overrides: Sequence[str]) -> Cell:
     return cell
 
 
-def of_row(row: Row, overrides: Sequence[str], group: str | None = None, checked: bool = True) -> list[Cell]:
+def of_row(row: Row, overrides: Sequence[str], group: str | None = None, checked: bool = True,
+           folders: Callable[[Path], dict[str, list[str]]] = folders_by_hash) -> list[Cell]:
     """A cell for each seed of the row. A logger that groups runs groups them under `group`, unless another is given. The row
-    is composed once; the other seeds are set in that composition, which every option that follows the seed sees."""
+    is composed once; the other seeds are set in that composition, which every option that follows the seed sees. `folders`
+    lists the runs in a folder."""
     def words_of(given: Sequence[str]) -> list[tuple[str, ...]]:
         return [merged((*row.overrides, f"seed={seed}", *given)) for seed in row.seeds]
 
@@ -120,7 +122,8 @@ def of_row(row: Row, overrides: Sequence[str], group: str | None = None, checked
         if not seeded:
             cfg.seed = seed
         options = science(cfg)
-        folder = Path(cfg.paths.runs) / cfg.dataset.name / name_of(options)
+        parent = Path(cfg.paths.runs) / cfg.dataset.name
+        folder = parent / known_name(options, folders(parent))
         cells.append(Cell(row.title, cfg.seed, own + grouped, options, folder, cfg.until, missing, cfg.schedule.accumulate))
     return cells
 

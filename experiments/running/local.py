@@ -16,7 +16,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffprune.config.compose import read_run
-from diffprune.config.naming import science
+from diffprune.config.naming import science, words_of
 from diffprune.config.schema import STAGES
 from diffprune.job import attempt, hydra_job, one
 from diffprune.runs.cache import Cache, locked
@@ -112,9 +112,9 @@ def share_model(cell: Cell, cache: Cache, held: ExitStack) -> None:
 
 
 def other_with_model(cell: Cell) -> Run | None:
-    """Another run with the same fine-tuned model, undamaged, in the same folder of runs; their names are alike up to the
-    hash."""
-    for folder in sorted(cell.folder.parent.glob(f"{escape(cell.run.name.rpartition('-')[0])}-*")):
+    """Another run with the same fine-tuned model, undamaged, in the same folder of runs; their names begin alike."""
+    begin = "-".join([cell.options["model"]["name"], *words_of(cell.options)[:-1]])
+    for folder in sorted(cell.folder.parent.glob(f"{escape(begin)}-*")):
         other = Run(folder)
         if folder == cell.folder or not other.finetuned.exists() or not other.config.exists():
             continue
