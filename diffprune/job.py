@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -119,6 +121,16 @@ def swept(words: Sequence[str]) -> list[Override]:
         return []
 
 
+def sbatch_as_option(words: Sequence[str]) -> list[str]:
+    """With `launcher=slurm`, long options that Hydra does not know are sbatch's: they become the option launcher.sbatch."""
+    known = set(get_args_parser()._option_string_actions)
+    given = [word for word in words if word.startswith("--") and word.partition("=")[0] not in known]
+    if not given or "launcher=slurm" not in words:
+        return list(words)
+    quoted = shlex.join(given).replace('"', '\\"')
+    return [word for word in words if word not in given] + [f'launcher.sbatch="{quoted}"']
+
+
 def summary(runs: Mapping[str, Run]) -> str:
     """A table of the finished runs of a sweep, by their own words: what was reached, before anybody looks at a report."""
     rows = []
@@ -196,6 +208,7 @@ def main() -> None:
             raise
 
     with one_sentence():
+        sys.argv[1:] = sbatch_as_option(sys.argv[1:])
         check_overrides([word for word in sys.argv[1:] if not word.startswith("-")])
         try:
             try:
@@ -204,9 +217,9 @@ def main() -> None:
                 if len(runs) > 1 and (table := summary(runs)):
                     log.info("\n%s\n", table)
         except JobFailed as first:
-            failed = failed or [first]
-            title = f"{len(failed)} {'job' if len(failed) == 1 else 'jobs'} of the sweep failed:"
-            raise UserError("\n  ".join([title, *map(str, failed)])) from None
+            reasons = "\n".join(map(str, failed or [first])).split("\n")
+            title = f"{len(reasons)} {'job' if len(reasons) == 1 else 'jobs'} of the sweep failed:"
+            raise UserError("\n  ".join([title, *reasons])) from None
         except (FileExistsError, NotADirectoryError) as error:   # a sweep's folder is made before its jobs are checked
             raise UserError(f"{error.filename} is to be a folder and cannot be one: give another paths.runs") from error
         disconnect()

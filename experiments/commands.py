@@ -17,9 +17,10 @@ from diffprune.runtime.addresses import hide_secrets
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from experiments.planning import declarations
-from experiments.planning.cells import Plan, check_ready, elsewhere, plan
+from experiments.planning.cells import Cell, Plan, check_ready, elsewhere, plan
 
 PROJECT = "diffprune"       # that of conf/logger/wandb.yaml
+ON_SLURM = re.compile(r"launcher=slurm|launcher\.files_on_nodes=\w+")      # what tables heed of the launcher
 STATES = ("done", "running", "waiting", "failed", "stopped")    # the first needs nothing more
 
 
@@ -150,12 +151,11 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
             raise UserError(f"--cell {arguments.cell}: the plan has cells 0 to {len(cells) - 1}")
         cells = [cells[arguments.cell]]
     on_slurm = "launcher=slurm" in arguments.words
-    check_ready(cells := [cell for cell in cells if cell.status.state in states], on_slurm)
+    cells = [cell for cell in cells if cell.status.state in states]
     if on_slurm:
-        from experiments.running.slurm import submit
-        submit([cell for cell in cells if cell.status.state != "running"], "-".join(arguments.tables), arguments.cap,
-               arguments.sbatch, arguments.dry_run)
+        submit(arguments, [cell for cell in cells if cell.status.state != "running"])
         return 0
+    check_ready(cells)
     if arguments.dry_run:
         for cell in cells:
             print(shlex.join(cell.command))
@@ -168,11 +168,21 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
     return run(own_first(cells), started_at())
 
 
+def submit(arguments: argparse.Namespace, cells: Sequence[Cell]) -> None:
+    """Submits cells to Slurm, after a check of their files."""
+    from diffprune.config.compose import composed
+    from diffprune.runtime.slurm import sbatch_options
+    from experiments.running import slurm
+    check_ready(cells, composed([word for word in arguments.words if elsewhere(word)]).launcher.files_on_nodes)
+    options = sbatch_options(arguments.sbatch, "the command line")
+    slurm.submit(cells, "-".join(arguments.tables), arguments.cap, options, arguments.dry_run)
+
+
 def without_effect(arguments: argparse.Namespace) -> list[str]:
     """The options that have no effect where the cells are to be done: here, or on Slurm."""
     launching = [word for word in arguments.words if elsewhere(word)]
     if "launcher=slurm" in launching:
-        return [word for word in launching if word != "launcher=slurm"] + ["--workers"] * (arguments.workers > 1)
+        return [word for word in launching if not ON_SLURM.fullmatch(word)] + ["--workers"] * (arguments.workers > 1)
     return [*arguments.sbatch, *(word for word in launching if word != "launcher=local"),
             *["--cap"] * (arguments.cap is not None)]
 

@@ -209,9 +209,12 @@ class Launcher:
 
 @dataclass
 class SlurmLauncher(Launcher):
-    """Adds whether a multirun waits until its jobs have ended, or only prints what it would submit."""
+    """Adds how jobs are submitted: whether a multirun waits until they have ended, or only prints what it would submit;
+    sbatch's options; whether the nodes have files that this machine lacks."""
     wait: bool = option()
     dry_run: bool = option()
+    sbatch: str = option()
+    files_on_nodes: bool = option()
 
 
 @dataclass

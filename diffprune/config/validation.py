@@ -24,6 +24,12 @@ ON_THE_HUB = ("cifar10",)     # data sets whose path may be the name of a reposi
 def check(cfg: DictConfig, overrides: Sequence[str] = (), in_sweep: bool = False) -> None:
     """Refuses a configuration that no run can use; raises UserError that names the option and what to choose instead.
     `overrides` are the words of the command line that it was composed from, `in_sweep` for one of several runs."""
+    check_options(cfg, overrides, in_sweep)
+    check_paths(cfg)
+
+
+def check_options(cfg: DictConfig, overrides: Sequence[str] = (), in_sweep: bool = False) -> None:
+    """What `check` does without a look at the disk."""
     masked(cfg)
     check_values(cfg)
     window, side = cfg.evaluate.ssim_window, cfg.dataset.resolution
@@ -36,7 +42,6 @@ def check(cfg: DictConfig, overrides: Sequence[str] = (), in_sweep: bool = False
     check_pruner(cfg.pruner)
     check_rounds(cfg)
     check_effect(cfg, overrides, in_sweep)
-    check_paths(cfg)
 
 
 def check_names(cfg: DictConfig) -> None:
@@ -172,8 +177,18 @@ def check_value(key: str, value: Any, low: float = -inf, below: float = inf, cho
             raise UserError(f"{key}={value} is outside its range: choose {'values' if several else 'a value'} in {limits}")
 
 
-def check_paths(cfg: DictConfig) -> None:
-    """Refuses local files and folders that do not exist; a hub name (owner/name) or an address is looked up later."""
+def check_paths(cfg: DictConfig, only_warn: bool = False) -> None:
+    """Refuses local files and folders that do not exist, or warns of them; a hub name or an address is looked up later."""
+    try:
+        check_places(cfg)
+    except UserError as error:
+        if not only_warn:
+            raise
+        log.warning("on this machine %s", error)
+
+
+def check_places(cfg: DictConfig) -> None:
+    """Raises UserError for the first path that is not there."""
     for key in ("paths.runs", "paths.cache"):
         path = Path(OmegaConf.select(cfg, key)).absolute()
         if (nearest := next(folder for folder in (path, *path.parents) if exists(folder))) and not is_folder(nearest):

@@ -2,19 +2,19 @@
 
 import hashlib
 import os
-import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import read_json, shipped_folder, write_json
+from diffprune.runtime.files import shipped_folder
+from diffprune.runtime.slurm_queue import Submitted, largest_array
 
 SCRIPTS = shipped_folder("slurm")
-LARGEST_ARRAY = 1001        # Slurm's default for MaxArraySize
 NOT_SBATCH = ("_target_", "submitit_folder", "max_num_timeout")     # parameters for submitit itself
 Options = dict[str, Any]    # sbatch's long options with underscores: {"partition": "gpu", "exclusive": True}
 
@@ -29,58 +29,63 @@ class Submission:
 
     folder = property(lambda self: Path(self.parameters["submitit_folder"]).absolute())
 
-    def submit(self, function: Callable, arguments: Sequence[tuple], keys: Sequence[str] = (), dry_run: bool = False
-               ) -> list[Any]:
+    def submit(self, function: Callable, arguments: Sequence[tuple], keys: Sequence[Sequence[str]] = (),
+               dry_run: bool = False) -> list[Any]:
         """Submits a task `function(*arguments[i])` for each i; returns submitit's jobs and prints where their output is.
 
         Tasks become as many arrays as MaxArraySize requires; with a cap each array starts when the previous one has ended.
-        `keys[i]` names task i for `queued_keys`. A dry run prints the batch scripts and submits nothing. Raises UserError
-        where Slurm is not installed, SystemExit with sbatch's status where sbatch refuses: it has printed the reason.
+        `keys[i]` names the runs of task i for `slurm_queue.jobs`. A dry run prints the batch scripts, also where there is no
+        Slurm. Raises UserError where Slurm is not installed, SystemExit with sbatch's status where sbatch refuses: it has
+        printed the reason.
         """
         jobs: list[Any] = []
         size = largest_array()
         for first in range(0, len(arguments), size):
-            tasks, own, options = arguments[first:first + size], list(keys[first:first + size]), dict(self.options)
+            tasks, own, options = arguments[first:first + size], keys[first:first + size], dict(self.options)
             if self.cap and first:
                 options["dependency"] = f"afterany:{'PREVIOUS' if dry_run else array_of(jobs[-1])}"
             if own:     # a job's name leads to the keys of its tasks
-                key = hashlib.sha256("\n".join(own).encode()).hexdigest()[:8]
+                key = hashlib.sha256("\n".join(chain.from_iterable(own)).encode()).hexdigest()[:8]
                 options["job_name"] = f"{options.get('job_name', self.parameters['name'])}-{key}"
-            executor = self.executor(options)
+            executor = self.executor(options, dry_run)
             if dry_run:
                 print(script(executor, len(tasks)))
                 continue
-            if own:
-                write_json(self.folder / f"{options['job_name']}.json", own)
+            submitted = Submitted([list(one) for one in own])
+            if own:     # before and after, so that no job is in the queue whose runs are not known
+                submitted.write(self.folder / f"{options['job_name']}.json")
             from submitit.core.utils import FailedJobError
             try:
                 jobs += executor.map_array(function, *zip(*tasks, strict=True))
             except FailedJobError as error:     # submitit has printed what sbatch said
                 raise SystemExit(getattr(error.__cause__, "returncode", 1)) from error
             array = array_of(jobs[-1])
+            if own:
+                replace(submitted, job=array).write(self.folder / f"{options['job_name']}.json")
             print(f"submitted {len(tasks)} jobs as {array}: their output is in {self.folder}/{array}_*", flush=True)
         return jobs
 
-    def executor(self, options: Options) -> Any:
-        """submitit's executor with all parameters; raises UserError where Slurm is not installed."""
-        import submitit  # slow to import, and Hydra imports its plugins at every start
+    def executor(self, options: Options, anywhere: bool = False) -> Any:
+        """submitit's executor with all parameters; raises UserError where Slurm is not installed, unless it is to work
+        `anywhere`, to print a batch script."""
+        from submitit.slurm.slurm import SlurmExecutor  # slow to import, and Hydra imports its plugins at every start
         parameters = {name: value for name, value in self.parameters.items() if name not in NOT_SBATCH} | {
             "array_parallelism": self.cap or self.parameters["array_parallelism"],
             "setup": [f"source {shlex.quote(str(SCRIPTS / 'resume.sh'))}", "begin", *(self.parameters["setup"] or [])],
             "additional_parameters": {"requeue": True, "signal": f"USR1@{self.parameters['signal_delay_s']}", **options}}
+        kind = type("Anywhere", (SlurmExecutor,), {"affinity": classmethod(lambda _: 1)}) if anywhere else SlurmExecutor
         try:
-            executor = submitit.AutoExecutor(self.folder, cluster="slurm",
-                                             slurm_max_num_timeout=self.parameters["max_num_timeout"])
+            executor = kind(self.folder, max_num_timeout=self.parameters["max_num_timeout"])
         except RuntimeError as error:
             raise UserError("launcher=slurm needs sbatch and srun, which are not on this machine: start it where jobs are "
                             "submitted, or leave launcher=slurm out") from error
-        executor.update_parameters(**{f"slurm_{name}": value for name, value in parameters.items()})
+        executor.update_parameters(**executor._convert_parameters(
+            {name: value for name, value in parameters.items() if value is not None}))
         return executor
 
 
-def script(executor: Any, tasks: int) -> str:
-    """The batch script of an array. submitit shows it to nobody before it submits: this looks inside."""
-    slurm = executor._executor
+def script(slurm: Any, tasks: int) -> str:
+    """The batch script of an array. submitit shows it to nobody before it submits: this looks inside its executor."""
     if tasks > 1:
         slurm.parameters["map_count"] = tasks
     return slurm._make_submission_file_text(slurm._submitit_command_str, "")
@@ -89,6 +94,11 @@ def script(executor: Any, tasks: int) -> str:
 def array_of(job: Any) -> str:
     """The number of the array that submitit's `job` belongs to, or its own."""
     return job.job_id.partition("_")[0]
+
+
+def key_of(folder: Path, until: str) -> str:
+    """What a run, up to its stage `until`, is called in the records of what was submitted."""
+    return f"{folder.absolute()} {until}"
 
 
 def site_options() -> Options:
@@ -110,30 +120,3 @@ def sbatch_options(words: Iterable[str], source: str) -> Options:
             raise UserError(f"{word} in {source}: write options in their long form, --name=value")
         options[name.replace("-", "_")] = value if equals else True
     return options
-
-
-def largest_array() -> int:
-    """The number of tasks that an array may have here; Slurm's default where Slurm does not answer."""
-    limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.MULTILINE)
-    return max(1, int(limit[1])) if limit else LARGEST_ARRAY
-
-
-def queue() -> dict[str, str] | None:
-    """{number: name} of the user's jobs in Slurm's queue, array tasks one by one; None where Slurm does not answer."""
-    answer = ask("squeue", "--me", "--noheader", "--array", "--format=%i %j")
-    return None if answer is None else {number: name for number, _, name in (line.partition(" ")
-                                                                             for line in answer.splitlines())}
-
-
-def queued_keys(folder: Path) -> set[str]:
-    """The keys of the tasks in Slurm's queue that were submitted from `folder`; a job's name leads to its array's keys."""
-    records = {file.stem: read_json(file) for file in folder.glob("*.json")}
-    return {records[name][int(number.partition("_")[2] or 0)] for number, name in (queue() or {}).items() if name in records}
-
-
-def ask(*command: str) -> str | None:
-    """What a Slurm command prints; None where it fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None

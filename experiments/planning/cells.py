@@ -1,6 +1,5 @@
 """The cells of tables: one run each, with its folder; cells of several tables that are the same run are one cell."""
 
-import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -15,13 +14,12 @@ from omegaconf import OmegaConf
 from diffprune.config.compose import composed
 from diffprune.config.naming import fingerprint, folders_by_hash, known_name, prunes, science
 from diffprune.config.schema import outside_the_name
-from diffprune.config.validation import check_paths, check_values, idle
+from diffprune.config.validation import check_options, check_paths, idle
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.slurm import key_of
 from experiments.planning.declarations import Row, Table, table
-
-log = logging.getLogger(__name__)
 
 ELSEWHERE = ("launcher", "hydra")       # options that say how cells are submitted, not what a cell is
 FILES = re.compile(r"[+~]*(dataset|model|evaluate)\b")      # options that may name files
@@ -43,6 +41,7 @@ class Cell:
 
     run = property(lambda self: Run(self.folder))
     status = property(lambda self: RunStatus.of(self.run, self.until))
+    key = property(lambda self: key_of(self.folder, self.until))
     name = property(lambda self: f"{self.title}, seed {self.seed}")
     command = property(lambda self: ["python", "-m", "diffprune", *self.overrides])     # what a person types
     is_dense = property(lambda self: not prunes(self.options) and not self.options["schedule"]["steps"])
@@ -114,7 +113,7 @@ def of_row(row: Row, overrides: Sequence[str], group: str | None = None, checked
     for key in missing:
         OmegaConf.update(cfg, key, None)
     if checked:
-        check_values(cfg)
+        check_options(cfg, words[0])
     grouped = (f"logger.group={group}",) if group and cfg.logger.get("group", "") is None else ()
     seeded = any(text.lstrip("+").startswith("seed=") for text in overrides)
     cells = []
@@ -138,16 +137,11 @@ def elsewhere(text: str) -> bool:
     return text.partition("=")[0].split(".")[0].lstrip("+~") in ELSEWHERE
 
 
-def check_ready(cells: Sequence[Cell], on_nodes: bool = False) -> None:
-    """Refuses to start cells that lack an option, or whose files are not there; raises UserError that names it. Files of
-    cells that are done on a cluster's nodes are only warned of."""
+def check_ready(cells: Sequence[Cell], only_warn: bool = False) -> None:
+    """Refuses to start cells that lack an option, or whose files are not there, or only warns of the files; raises UserError
+    that names what is missing."""
     if missing := sorted({key for cell in cells for key in cell.missing}):
         raise UserError(f"nothing chosen for {', '.join(missing)}: add for instance {missing[0]}=… to the command")
     naming_files = {tuple(text for text in cell.overrides if FILES.match(text)): cell.overrides for cell in cells}
     for overrides in naming_files.values():
-        try:
-            check_paths(composed(overrides))
-        except UserError as error:
-            if not on_nodes:
-                raise
-            log.warning("on this machine %s", error)
+        check_paths(composed(overrides), only_warn)

@@ -163,7 +163,7 @@ def test_a_file_that_is_not_here_stops_a_start_here_and_not_on_other_machines(ca
     cells = plan(["table1_cifar10"], ["dataset.path=/nosuch", "model.checkpoint=null"], (0,)).cells
     with pytest.raises(UserError, match=r"dataset\.path=/nosuch does not exist"):
         check_ready(cells)
-    check_ready(cells, on_nodes=True)
+    check_ready(cells, only_warn=True)
     assert caplog.messages == ["on this machine dataset.path=/nosuch does not exist: give the place of a local copy"]
 
 

@@ -87,10 +87,11 @@ def test_nothing_that_failed_means_nothing_to_retry(words, capsys) -> None:
 def test_slurm_is_handed_the_cells_and_what_sbatch_is_told(words, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     monkeypatch.setattr(slurm, "submit", lambda *arguments: given.append(arguments))
-    assert main(["run", *words, "launcher=slurm", "--cap", "3", "--time=4:00:00", "--dry-run"]) == 0
+    options = ["--mail-type=FAIL", "--cap", "3", "--time=4:00:00", "--dry-run"]
+    assert main(["run", *words, "launcher=slurm", *options]) == 0
     ((cells, name, cap, options, dry_run),) = given
     assert [cell.name for cell in cells] == ["dense, seed 0"]
-    assert (name, cap, options, dry_run) == ("table1_digits", 3, ["--time=4:00:00"], True)
+    assert (name, cap, options, dry_run) == ("table1_digits", 3, {"mail_type": "FAIL", "time": "4:00:00"}, True)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -11,7 +11,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from diffprune.runtime import slurm
+from diffprune.runtime import slurm, slurm_queue
 from diffprune.runtime.errors import UserError
 from experiments.commands import main as experiments
 from experiments.running.slurm import submission
@@ -52,8 +52,8 @@ def submit(folder: Path, count: int, name: str = "many", cap: int | None = None,
            dry_run: bool = False) -> list[Any]:
     """Submits so many commands."""
     commands = [["echo", str(i)] for i in range(count)]
-    return submission(folder, name, cap, words).submit(os.execvp, [(words[0], words) for words in commands],
-                                                       [f"cell {i}" for i in range(count)], dry_run)
+    jobs = submission(folder, name, cap, slurm.sbatch_options(words, "the test"))
+    return jobs.submit(os.execvp, [(words[0], words) for words in commands], [[f"cell {i}"] for i in range(count)], dry_run)
 
 
 def option(scripts: list[list[str]], name: str) -> list[str]:
@@ -71,16 +71,41 @@ def test_the_command_line_goes_before_the_site_and_the_site_before_the_defaults(
     assert option([asked], "job-name")[0].startswith("--job-name=table-1-")
 
 
+def in_queue(tmp_path: Path, *jobs: tuple[str, str]) -> None:
+    """What squeue says: these jobs, number and name, wait."""
+    (tmp_path / "queue").write_text("".join(f"{number}|PENDING|Priority|1:00|{name}\n" for number, name in jobs))
+
+
+def names(scripts: list[list[str]]) -> list[str]:
+    return [word.removeprefix("--job-name=") for word in option(scripts, "job-name")]
+
+
 def test_what_is_in_the_queue_is_known_by_the_jobs_name(sbatch: Callable, tmp_path: Path) -> None:
-    """Three arrays and a job alone: of the second array one task waits, one runs."""
+    """Three arrays and a job alone, of two runs: of the second array one task waits, one runs."""
     submit(tmp_path / "logs", 13)
-    second = option(sbatch(), "job-name")[1].removeprefix("--job-name=")
-    alone = submission(tmp_path / "logs", "one", None, ())
-    alone.submit(os.execvp, [("true", ["true"])], ["alone"])
-    name = option(sbatch(), "job-name")[3].removeprefix("--job-name=")
-    (tmp_path / "queue").write_text(f"2_3 {second}\n2_4 {second}\n7 else\n8_0 many-gone\n9 {name}\n")
-    assert slurm.queued_keys(tmp_path / "logs") == {"cell 8", "cell 9", "alone"}
-    assert slurm.queued_keys(tmp_path / "elsewhere") == set()
+    alone = submission(tmp_path / "logs", "one", None, {})
+    alone.submit(os.execvp, [("true", ["true"])], [["alone", "with it"]])
+    name = names(sbatch())
+    in_queue(tmp_path, ("2_3", name[1]), ("2_4", name[1]), ("7", "else|where"), ("8_0", "many-gone"), ("4", name[3]))
+    assert slurm_queue.queued(tmp_path / "logs") == {"cell 8", "cell 9", "alone", "with it"}
+    assert slurm_queue.queued(tmp_path / "elsewhere") == set()
+    jobs = slurm_queue.jobs(tmp_path / "logs")
+    assert jobs["alone"].number == "4"
+    assert jobs["cell 8"].log == tmp_path / "logs" / "2_3_0_log.out"
+    assert (jobs["cell 8"].state, jobs["cell 8"].reason, jobs["cell 8"].left) == ("PENDING", "Priority", "1:00")
+    assert (jobs["cell 0"].number, jobs["cell 0"].queued) == ("1_0", False)
+
+
+def test_what_was_submitted_twice_has_the_later_job_and_what_an_earlier_version_wrote_is_read(sbatch: Callable,
+                                                                                            tmp_path: Path) -> None:
+    submit(tmp_path / "logs", 2, "first")
+    submit(tmp_path / "logs", 2, "second")
+    in_queue(tmp_path)
+    assert [job.number for job in slurm_queue.jobs(tmp_path / "logs").values()] == ["2_0", "2_1"]
+    former, *_ = names(sbatch())
+    (tmp_path / "logs" / f"{former}.json").write_text('["cell 0", "cell 1"]')
+    in_queue(tmp_path, ("1_1", former))
+    assert slurm_queue.queued(tmp_path / "logs") == {"cell 1"}
 
 
 @pytest.mark.parametrize("broken", ["exit 1", None])
@@ -88,7 +113,7 @@ def test_a_queue_that_does_not_answer_holds_nothing_up(sbatch: Callable, tmp_pat
     squeue = tmp_path / "bin" / "squeue"
     squeue.write_text(f"#!/bin/bash\n{broken}\n") if broken else squeue.chmod(0o644)
     submit(tmp_path / "logs", 2)
-    assert slurm.queued_keys(tmp_path / "logs") == set()
+    assert slurm_queue.queued(tmp_path / "logs") == set()
 
 
 def test_as_many_arrays_as_the_largest_one_asks_for_and_a_cap_holds_for_all(sbatch: Callable, tmp_path: Path) -> None:
@@ -124,6 +149,15 @@ def test_without_slurm_it_is_one_sentence(site: Site, tmp_path: Path, monkeypatc
         submit(tmp_path / "logs", 2)
 
 
+def test_a_dry_run_needs_no_slurm(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                  capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_: None)
+    submit(tmp_path / "logs", 2, words=["--mail-type=FAIL"], dry_run=True)
+    said = capsys.readouterr().out
+    assert "#SBATCH --array=0-1%2" in said
+    assert "#SBATCH --mail-type=FAIL" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), [("--cap=0", "--cap 0"), ("-pgpu", "long form")])
 def test_a_mistake_in_the_options_is_one_sentence(sbatch: Callable, tmp_path: Path, words: str, message: str) -> None:
@@ -142,8 +176,8 @@ def test_a_tables_cells_are_submitted_with_their_output_beside_their_runs(sbatch
                                       "submitted 2 cells\n")
     asked, = sbatch()
     assert {"--time=5", f"--output={tmp_path}/runs/.slurm/%A_%a_0_log.out"} < set(asked)
-    name = option([asked], "job-name")[0].removeprefix("--job-name=")
-    (tmp_path / "queue").write_text(f"1_0 {name}\n1_1 {name}\n")
+    name, = names([asked])
+    in_queue(tmp_path, ("1_0", name), ("1_1", name))
     assert experiments(["run", *words, "pruner=random"]) == 0
     assert capfd.readouterr().out == "submitted 0 cells, 2 are in the queue already\n"
     assert experiments(["run", *words, "pruner=random", "until=score", "--dry-run"]) == 0
@@ -186,14 +220,15 @@ def test_a_site_file_that_does_not_do_is_one_sentence(site: Site, text: str, wor
 def prepared(*overrides: str) -> launcher.SlurmSweep:
     sweep = launcher.SlurmSweep(partition=None, cpus_per_task=4, timeout_min=60, signal_delay_s=120, submitit_folder="x",
                                 max_num_timeout=3, setup=["module load x"], additional_parameters={"nice": 5})
-    sweep.config = OmegaConf.create({"hydra": {"overrides": {"hydra": list(overrides)}}})
+    sweep.config = OmegaConf.create({"hydra": {"overrides": {"hydra": list(overrides)}},
+                                     "launcher": {"sbatch": "--mail-type=FAIL --comment='a b'"}})
     return sweep
 
 
 def test_a_sweep_asks_for_the_site_and_the_command_line_goes_before_it(site: Site) -> None:
     site("sbatch_options=(--partition=gpu --time=7 --exclusive)")
     given = prepared("hydra.launcher.timeout_min=60").submission().options
-    assert given == {"partition": "gpu", "exclusive": True, "nice": 5}
+    assert given == {"partition": "gpu", "exclusive": True, "nice": 5, "mail_type": "FAIL", "comment": "a b"}
     assert prepared().submission().options["time"] == "7"
 
 
@@ -206,7 +241,7 @@ def test_a_job_that_left_without_a_result_has_failed_and_the_others_have_not(tmp
         done = JobReturn(status=JobStatus.COMPLETED)
         return SimpleNamespace(job_id=number, paths=SimpleNamespace(result_pickle=file, folder=tmp_path),
                                task=lambda _: SimpleNamespace(result=lambda: done))
-    monkeypatch.setattr(launcher, "queue", dict)
+    monkeypatch.setattr(slurm_queue, "queue", dict)
     monkeypatch.setattr(launcher, "GRACE", 0.0)
     monkeypatch.setattr(launcher, "POLL", 0.0)
     good, bad = launcher.results([job("1_0", True), job("1_1", False)])

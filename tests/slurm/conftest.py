@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffprune.runtime.slurm import array_of
+from diffprune.runtime.slurm import array_of, sbatch_options
 from experiments.running.slurm import submission
 from tests.conftest import unavailable
 from tests.slurm import cluster
@@ -46,7 +46,8 @@ class Jobs:
 
     def submit(self, *commands: list[str], cap: int | None = None, options: tuple[str, ...] = ()) -> str:
         """The number of the last array of these commands; a command alone is a job, not an array."""
-        jobs = submission(self.folder / "logs", "cells", cap, ("--cpus-per-task=1", *options))
+        given = sbatch_options(("--cpus-per-task=1", *options), "the test")
+        jobs = submission(self.folder / "logs", "cells", cap, given)
         return array_of(jobs.submit(os.execvp, [(command[0], command) for command in commands])[-1])
 
     def count(self, name: str, last: int) -> list[str]:
