@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,10 +17,11 @@ from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
 from experiments.planning import declarations
 from experiments.planning.cells import Cell, Plan, check_ready, elsewhere, plan
+from experiments.running.state import states_of
+from experiments.watching import STATES, cancel_jobs, chosen, show_log, show_status
 
 PROJECT = "diffprune"       # that of conf/logger/wandb.yaml
 ON_SLURM = re.compile(r"launcher=slurm|launcher\.files_on_nodes=\w+")      # what tables heed of the launcher
-STATES = ("done", "running", "waiting", "failed", "stopped")    # the first needs nothing more
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -29,13 +29,16 @@ def seeds(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text} is not a list of seeds: give for instance 0,1,2")
     return tuple(map(int, text.split(",")))
 
+COMMANDS = ("list", "plan", "run", "status", "logs", "cancel", "retry", "report", "dashboard")
+OF_FOLDERS = ("status", "logs", "cancel", "dashboard")      # take folders of runs, too
 
 # The options of each command, with argparse's settings.
 OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("plan status run retry report dashboard", "--seeds",
+    ("plan status logs cancel run retry report dashboard", "--seeds",
      {"type": seeds, "metavar": "0,1,2", "help": "in place of the table's"}),
     ("plan status", "--json", {"action": "store_true", "help": "for programs"}),
-    ("run retry", "--cell", {"type": int, "metavar": "I", "help": "the plan's cell I alone, counted from 0"}),
+    ("status", "--watch", {"action": "store_true", "help": "again and again, until no cell is running or queued"}),
+    ("run retry logs cancel", "--cell", {"type": int, "metavar": "I", "help": "the plan's cell I alone, counted from 0"}),
     ("run retry", "--workers", {"type": int, "default": 1, "metavar": "N", "help": "so many processes at once, here"}),
     ("run retry", "--dry-run", {"action": "store_true", "help": "print what would be done or submitted"}),
     ("run retry", "--cap", {"type": int, "metavar": "K", "help": "with launcher=slurm: at most K cells at once; options "
@@ -76,19 +79,21 @@ def parsed(words: list[str]) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser("python -m experiments", description=__doc__)
-    commands = out.add_subparsers(required=True, metavar="list | plan | run | status | retry | report | dashboard")
+    commands = out.add_subparsers(required=True, metavar=" | ".join(COMMANDS))
     commands.add_parser("list", help="the tables there are").set_defaults(command=list_tables)
     for name, command, about in (
             ("plan", show_plan, "each cell's command, folder and estimate"),
             ("run", partial(start, states=STATES[1:]), "does what is missing, here or on Slurm (launcher=slurm)"),
-            ("status", show_status, "done, running, waiting, failed or stopped, from the run folders"),
+            ("status", partial(show_status, planned=cells_of), "how each cell stands, its job, its log, how far it is"),
+            ("logs", partial(show_log, planned=cells_of), "what a cell has written"),
+            ("cancel", partial(cancel_jobs, planned=cells_of), "takes cells from Slurm's queue, or ends their jobs"),
             ("retry", partial(start, states=("failed", "stopped")), "does again what failed or was stopped"),
             ("report", report, "our numbers next to the published ones: tables, figures, page"),
             ("dashboard", dashboard, "the runs as a Weights & Biases workspace")):
         one = commands.add_parser(name, help=about, description=about)
         one.add_argument("words", nargs="+", metavar="NAME | OPTION=VALUE",
                          help="tables, and options on top of every cell's (paths.runs=… dataset.path=… logger=none)"
-                         + ("; or folders of runs in their place" if name == "dashboard" else ""))
+                         + ("; or folders of runs in their place" if name in OF_FOLDERS else ""))
         for _, option, settings in (each for each in OPTIONS if name in each[0].split()):
             one.add_argument(option, **settings)
         one.set_defaults(command=command)
@@ -99,6 +104,10 @@ def planned(arguments: argparse.Namespace) -> Plan:
     if not arguments.tables:
         raise UserError(f"no table is named: give one of {', '.join(declarations.names())}")
     return plan(arguments.tables, arguments.overrides, arguments.seeds)
+
+
+def cells_of(arguments: argparse.Namespace) -> Sequence[Cell]:
+    return planned(arguments).cells
 
 
 def list_tables(arguments: argparse.Namespace) -> None:
@@ -126,20 +135,6 @@ def show_plan(arguments: argparse.Namespace) -> None:
         print(f"still to be chosen: {' '.join(f'{key}=…' for key in still)}")
 
 
-def show_status(arguments: argparse.Namespace) -> None:
-    statuses = [(cell, cell.status) for cell in planned(arguments).cells]
-    if arguments.json:
-        names = ("state", "host", "pid", "since", "ended", "reason")
-        print(json.dumps([{"title": cell.name, "folder": str(cell.folder)} | {name: getattr(now, name) for name in names}
-                          for cell, now in statuses], indent=2))
-        return
-    for number, (cell, now) in enumerate(statuses):
-        where = f"on {now.host}" if now.state == "running" else now.reason
-        print(f"{number:4}  {now.state:8}  {cell.name}{f': {where}' if where else ''}")
-    counts = Counter(now.state for _, now in statuses)
-    print(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
-
-
 def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
     """Does, or submits to Slurm, the cells whose run is in one of `states`."""
     if ignored := without_effect(arguments):
@@ -147,11 +142,9 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
                         "--cap and those of sbatch (--partition=gpu --time=4:00:00)")
     cells = planned(arguments).cells
     if arguments.cell is not None:
-        if not 0 <= arguments.cell < len(cells):
-            raise UserError(f"--cell {arguments.cell}: the plan has cells 0 to {len(cells) - 1}")
-        cells = [cells[arguments.cell]]
+        cells = [chosen(cells, arguments.cell)]
     on_slurm = "launcher=slurm" in arguments.words
-    cells = [cell for cell in cells if cell.status.state in states]
+    cells = [cell for cell, now in zip(cells, states_of(cells), strict=True) if now.state in states]
     if on_slurm:
         submit(arguments, [cell for cell in cells if cell.status.state != "running"])
         return 0

@@ -138,11 +138,11 @@ def told_what_goes_on(folder: Path, keys: set[str]) -> Generator[None]:
     try:
         yield
     except Interrupted:
-        left = [job.number for key, job in slurm_queue.jobs(folder).items() if key in keys and job.queued]
+        left = [job for key, job in slurm_queue.jobs(folder).items() if key in keys and job.queued]
         if left:
-            arrays = dict.fromkeys(number.partition("_")[0] for number in left)
-            print(f"{len(left)} jobs go on without this command: scancel {' '.join(arrays)} ends them, the same command "
-                  "leaves them out", file=sys.stderr)
+            arrays = " ".join(dict.fromkeys(job.array for job in left))
+            print(f"{len(left)} jobs go on without this command: scancel {arrays} ends them, the same command leaves them "
+                  "out", file=sys.stderr)
         raise
 
 

@@ -10,6 +10,8 @@ from diffprune.runtime.checksums import check, checksum_file, write_checksum
 from diffprune.runtime.errors import Damaged
 from diffprune.runtime.files import atomic_file
 
+LONGEST_LINE = 1000     # bytes
+
 
 class ProgressLog:
     """Writes `progress.jsonl`: a line {"step", "loss", "lr", "seconds"} for each logged step.
@@ -36,6 +38,17 @@ class ProgressLog:
             return [json.loads(line) for line in lines if line.endswith("}")]
         except ValueError as error:
             raise Damaged(f"{path} is damaged ({error}): delete it and repeat the command") from error
+
+    @staticmethod
+    def last(path: Path) -> dict[str, float] | None:
+        """The last whole line, read without those before it; None where there is none."""
+        try:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - LONGEST_LINE * 2))
+                *_, line, _ = [b"", *file.read().split(b"\n")]
+            return json.loads(line)
+        except (OSError, ValueError):
+            return None
 
     def __enter__(self) -> "ProgressLog":
         self.file, self.start = self.path.open("a", buffering=1), time.monotonic()

@@ -51,6 +51,7 @@ class Run:
     pruned = property(lambda self: self.folder / "pruned")
     finetune = property(lambda self: self.folder / "finetune")
     states = property(lambda self: sorted(self.finetune.glob("state-*.safetensors")))     # the newest is the last
+    log = property(lambda self: self.folder / "diffprune.log")
     progress = property(lambda self: self.finetune / "progress.jsonl")
     held_out_losses = property(lambda self: self.finetune / "held_out.json")
     finetuned = property(lambda self: self.folder / "finetuned")

@@ -4,7 +4,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from diffprune.runtime.files import read_json, read_record, write_json
 
 LARGEST_ARRAY = 1001        # Slurm's default for MaxArraySize
 ENDED = re.compile(r"\bJobState=(\S+)")
-TASK = re.compile(r"\bArrayTaskId=(\d+)\b")
+TASKS = re.compile(r"\bArrayTaskId=([\d,-]+)")
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Job:
-    """The last job that was submitted for a run: its `number` (12_3), when it was submitted, the file of its output. `state`
-    is Slurm's, "" where Slurm does not know it any more; `reason` says why it waits, `left` the time until its limit."""
+    """The last job that was submitted for a run: its `number` (12_3), when it was submitted, the file of its output, its
+    line in the queue while it is there."""
     number: str
     at: float
     log: Path
-    state: str = ""
-    reason: str = ""
-    left: str = ""
-    queued: bool = False
+    line: "Line | None" = None
+
+    queued = property(lambda self: self.line is not None)
+    array = property(lambda self: self.number.partition("_")[0])
 
 
 def jobs(folder: Path) -> dict[str, Job]:
@@ -61,15 +61,9 @@ def jobs(folder: Path) -> dict[str, Job]:
         waiting = {number: line for number, line in lines.items() if line.name == name}
         # Between sbatch's answer and its record the queue alone knows the number.
         array = record.job or next((number.partition("_")[0] for number in waiting), "")
-        numbers = record.numbered(array) if array else {}
-        ended = {} if set(numbers.values()) <= set(waiting) else states(array)
-        for key, number in numbers.items():
-            job = Job(number, record.at, folder / f"{number}_0_log.out", ended.get(number, ""))
-            if number in waiting:
-                line = waiting[number]
-                found[key] = replace(job, state=line.state, reason=line.reason, left=line.left, queued=True)
-            elif key not in found or not found[key].queued:
-                found[key] = job
+        for key, number in (record.numbered(array) if array else {}).items():
+            if number in waiting or key not in found or not found[key].queued:
+                found[key] = Job(number, record.at, folder / f"{number}_0_log.out", waiting.get(number))
     return found
 
 
@@ -99,8 +93,15 @@ def states(job: str) -> dict[str, str]:
         split = (line.partition("|") for line in told.splitlines())
         return {number: state.split()[0] for number, _, state in split if state}
     lines = (ask("scontrol", "show", "job", job, "--oneliner") or "").splitlines()
-    return {f"{job}_{task[1]}" if (task := TASK.search(line)) else job: state[1] for line in lines
-            if (state := ENDED.search(line))}
+    return {number: state[1] for line in lines if (state := ENDED.search(line)) for number in numbers_in(line, job)}
+
+
+def numbers_in(line: str, job: str) -> list[str]:
+    """The jobs that a line of scontrol is about: `ArrayTaskId=1-3,7` stands for four tasks of the array `job`."""
+    if not (tasks := TASKS.search(line)):
+        return [job]
+    ends = [part.partition("-") for part in tasks[1].split(",")]
+    return [f"{job}_{task}" for first, _, last in ends for task in range(int(first), int(last or first) + 1)]
 
 
 def cancel(numbers: Iterable[str]) -> bool:

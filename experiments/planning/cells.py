@@ -44,6 +44,7 @@ class Cell:
     key = property(lambda self: key_of(self.folder, self.until))
     name = property(lambda self: f"{self.title}, seed {self.seed}")
     command = property(lambda self: ["python", "-m", "diffprune", *self.overrides])     # what a person types
+    steps = property(lambda self: self.options["schedule"]["steps"])
     is_dense = property(lambda self: not prunes(self.options) and not self.options["schedule"]["steps"])
     model = property(lambda self: model_of(self.options))
 

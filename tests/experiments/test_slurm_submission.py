@@ -92,7 +92,7 @@ def test_what_is_in_the_queue_is_known_by_the_jobs_name(sbatch: Callable, tmp_pa
     jobs = slurm_queue.jobs(tmp_path / "logs")
     assert jobs["alone"].number == "4"
     assert jobs["cell 8"].log == tmp_path / "logs" / "2_3_0_log.out"
-    assert (jobs["cell 8"].state, jobs["cell 8"].reason, jobs["cell 8"].left) == ("PENDING", "Priority", "1:00")
+    assert jobs["cell 8"].line == ("PENDING", "Priority", "1:00", name[1])
     assert (jobs["cell 0"].number, jobs["cell 0"].queued) == ("1_0", False)
 
 

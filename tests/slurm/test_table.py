@@ -39,9 +39,9 @@ class Table:
                 states.append(state)
         return now
 
-    def submit(self, command: str) -> str:
+    def submit(self, command: str, *options: str) -> str:
         """What the command says."""
-        assert main([command, *self.words, "launcher=slurm", "--cap=2", "--cpus-per-task=1"]) == 0
+        assert main([command, *self.words, "launcher=slurm", "--cap=2", "--cpus-per-task=1", *options]) == 0
         return self.capsys.readouterr().out.strip()
 
 
@@ -66,6 +66,26 @@ def signalled(job: str) -> bool:
     return True
 
 
+def test_a_job_that_dies_before_python_has_failed_and_one_that_waits_is_cancelled(
+        jobs: Jobs, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dying one writes why into its log, and `retry` submits it again."""
+    table, dying = Table(jobs.folder, capsys), jobs.folder / "dying.sh"
+    dying.write_text("sbatch_options=()\nprepare() { echo no such module; exit 1; }\n")
+    with monkeypatch.context() as site:
+        site.setenv("DIFFPRUNE_SITE", str(dying))
+        jobs.ended(number(table.submit("run"), 4))
+    assert table.status() == ["failed"] * 4
+    main(["logs", *table.words, "--cell", str(TORN)])
+    assert "no such module" in capsys.readouterr().out
+    job = number(table.submit("retry", "--begin=now+1hour"), 4)
+    assert table.status() == ["queued"] * 4
+    main(["cancel", *table.words, "--cell", str(DENSE)])
+    assert capsys.readouterr().out.startswith(f"cancelled {job}_0: ")
+    assert table.status() == ["stopped", *["queued"] * 3]
+    main(["cancel", *table.words])
+    jobs.ended(job)
+
+
 def test_a_table_is_submitted_watched_and_retried(jobs: Jobs, capsys: pytest.CaptureFixture) -> None:
     """One cell fails for a file that is torn, one is asked to stop and goes on; in the end each has been done once."""
     table = Table(jobs.folder, capsys)
@@ -79,7 +99,7 @@ def test_a_table_is_submitted_watched_and_retried(jobs: Jobs, capsys: pytest.Cap
     jobs.wait(lambda: table.look()[DENSE] == "running", "the first cell runs")
     jobs.wait(lambda: signalled(f"{job}_{DENSE}"), "Slurm passes the signal on")
     jobs.wait(lambda: table.look()[DENSE] == "stopped", "it keeps its state")
-    assert table.status()[DENSE] == "stopped"
+    assert table.status()[DENSE] == "queued"        # its job goes back into the queue by itself
     jobs.wait(lambda: table.look() == ["done", "failed", "done", "done"], "all have had their turn")
     jobs.ended(job)
     assert table.status() == ["done", "failed", "done", "done"]
