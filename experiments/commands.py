@@ -43,6 +43,7 @@ OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("run retry", "--dry-run", {"action": "store_true", "help": "print what would be done or submitted"}),
     ("run retry", "--cap", {"type": int, "metavar": "K", "help": "with launcher=slurm: at most K cells at once; options "
                             "that are not listed here go to sbatch (--time=4:00:00)"}),
+    ("run retry", "--pack", {"type": int, "default": 1, "metavar": "N", "help": "with launcher=slurm: N cells in a job"}),
     ("report", "--out", {"type": Path, "default": Path("report"), "metavar": "DIR", "help": "default: report"}),
     ("report", "--mixed-protocols", {"action": "store_true", "help": "show runs together whose numbers do not compare"}),
     ("report", "--no-page", {"action": "store_true", "help": "leave out the page with every run's samples"}),
@@ -139,14 +140,14 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
     """Does, or submits to Slurm, the cells whose run is in one of `states`."""
     if ignored := without_effect(arguments):
         raise UserError(f"{' '.join(ignored)}: cells are done here, by --workers, or with launcher=slurm, whose options are "
-                        "--cap and those of sbatch (--partition=gpu --time=4:00:00)")
-    cells = planned(arguments).cells
+                        "--cap, --pack and those of sbatch (--partition=gpu --time=4:00:00)")
+    cells = everything = planned(arguments).cells
     if arguments.cell is not None:
         cells = [chosen(cells, arguments.cell)]
     on_slurm = "launcher=slurm" in arguments.words
     cells = [cell for cell, now in zip(cells, states_of(cells), strict=True) if now.state in states]
     if on_slurm:
-        submit(arguments, [cell for cell in cells if cell.status.state != "running"])
+        submit(arguments, [cell for cell in cells if cell.status.state != "running"], everything)
         return 0
     check_ready(cells)
     if arguments.dry_run:
@@ -161,14 +162,15 @@ def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
     return run(own_first(cells), started_at())
 
 
-def submit(arguments: argparse.Namespace, cells: Sequence[Cell]) -> None:
-    """Submits cells to Slurm, after a check of their files."""
+def submit(arguments: argparse.Namespace, cells: Sequence[Cell], everything: Sequence[Cell]) -> None:
+    """Submits `cells` of the plan `everything` to Slurm, after a check of their files."""
     from diffprune.config.compose import composed
     from diffprune.runtime.slurm import sbatch_options
     from experiments.running import slurm
     check_ready(cells, composed([word for word in arguments.words if elsewhere(word)]).launcher.files_on_nodes)
     options = sbatch_options(arguments.sbatch, "the command line")
-    slurm.submit(cells, "-".join(arguments.tables), arguments.cap, options, arguments.dry_run)
+    wishes = slurm.Wishes(arguments.cap, arguments.pack, options, arguments.dry_run)
+    slurm.submit(cells, everything, "-".join(arguments.tables), wishes)
 
 
 def without_effect(arguments: argparse.Namespace) -> list[str]:
@@ -177,7 +179,7 @@ def without_effect(arguments: argparse.Namespace) -> list[str]:
     if "launcher=slurm" in launching:
         return [word for word in launching if not ON_SLURM.fullmatch(word)] + ["--workers"] * (arguments.workers > 1)
     return [*arguments.sbatch, *(word for word in launching if word != "launcher=local"),
-            *["--cap"] * (arguments.cap is not None)]
+            *["--cap"] * (arguments.cap is not None), *["--pack"] * (arguments.pack != 1)]
 
 
 def report(arguments: argparse.Namespace) -> None:

@@ -30,8 +30,9 @@ class Submission:
     folder = property(lambda self: Path(self.parameters["submitit_folder"]).absolute())
 
     def submit(self, function: Callable, arguments: Sequence[tuple], keys: Sequence[Sequence[str]] = (),
-               dry_run: bool = False) -> list[Any]:
+               dry_run: bool = False, after: Iterable[str] = ()) -> list[Any]:
         """Submits a task `function(*arguments[i])` for each i; returns submitit's jobs and prints where their output is.
+        They start when the jobs with the numbers `after` have ended, however they did.
 
         Tasks become as many arrays as MaxArraySize requires; with a cap each array starts when the previous one has ended.
         `keys[i]` names the runs of task i for `slurm_queue.jobs`. A dry run prints the batch scripts, also where there is no
@@ -42,8 +43,9 @@ class Submission:
         size = largest_array()
         for first in range(0, len(arguments), size):
             tasks, own, options = arguments[first:first + size], keys[first:first + size], dict(self.options)
-            if self.cap and first:
-                options["dependency"] = f"afterany:{'PREVIOUS' if dry_run else array_of(jobs[-1])}"
+            previous = ["PREVIOUS" if dry_run else array_of(jobs[-1])] if self.cap and first else []
+            if before := ":".join([*after, *previous]):
+                options["dependency"] = ",".join(filter(None, [options.get("dependency"), f"afterany:{before}"]))
             if own:     # a job's name leads to the keys of its tasks
                 key = hashlib.sha256("\n".join(chain.from_iterable(own)).encode()).hexdigest()[:8]
                 options["job_name"] = f"{options.get('job_name', self.parameters['name'])}-{key}"

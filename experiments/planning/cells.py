@@ -38,6 +38,7 @@ class Cell:
     until: str
     missing: tuple[str, ...]
     accumulate: int = 1
+    sbatch: tuple[tuple[str, Any], ...] = ()        # options of its own, where it is submitted to Slurm
 
     run = property(lambda self: Run(self.folder))
     status = property(lambda self: RunStatus.of(self.run, self.until))
@@ -124,7 +125,8 @@ def of_row(row: Row, overrides: Sequence[str], group: str | None = None, checked
         options = science(cfg)
         parent = Path(cfg.paths.runs) / cfg.dataset.name
         folder = parent / known_name(options, folders(parent))
-        cells.append(Cell(row.title, cfg.seed, own + grouped, options, folder, cfg.until, missing, cfg.schedule.accumulate))
+        cells.append(Cell(row.title, cfg.seed, own + grouped, options, folder, cfg.until, missing, cfg.schedule.accumulate,
+                          tuple(row.sbatch.items())))
     return cells
 
 

@@ -15,20 +15,22 @@ from diffprune.runtime.errors import UserError
 FOLDER = Path(__file__).parents[1] / "tables"
 DATASETS = Path(__file__).parents[1] / "datasets.yaml"
 KEYS = {"about", "dataset", "datasets", "source", "rows", "figure"}
-ROW_KEYS = {"title", "overrides", "over", "seeds", "published", "series", "at"}
+ROW_KEYS = {"title", "overrides", "over", "seeds", "published", "series", "at", "sbatch"}
 PLACEHOLDER = re.compile(r"\{(\w+)([+-]\d+)?(?::(\w+))?\}")
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of a table: the runs with `overrides` and each of `seeds`; `published` picks its published number. `at` holds
-    the row's values on the axes of the table; `series` is the curve that it belongs to."""
+    the row's values on the axes of the table; `series` is the curve that it belongs to; `sbatch` holds long options for its
+    jobs on Slurm."""
     title: str
     overrides: tuple[str, ...]
     seeds: tuple[int, ...]
     published: dict[str, Any] = field(default_factory=dict)
     at: dict[str, Any] = field(default_factory=dict)
     series: str = ""
+    sbatch: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def expanded(declared: dict[str, Any], shared: dict[str, Any], seeds: tuple[int,
                   (*shared["overrides"], *(str(filled(text, values)) for text in declared["overrides"])),
                   tuple(declared.get("seeds", seeds)),
                   {key: filled(value, values) for key, value in declared.get("published", {}).items()},
-                  declared.get("at", {}) | at, declared.get("series", ""))
+                  declared.get("at", {}) | at, declared.get("series", ""),
+                  {name.replace("-", "_"): filled(value, values) for name, value in declared.get("sbatch", {}).items()})
 
 
 def filled(text: Any, values: dict[str, Any]) -> Any:

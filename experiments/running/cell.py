@@ -1,4 +1,4 @@
-"""`python -m experiments.running.cell OVERRIDES…`: one cell, as a batch system runs it.
+"""`python -m experiments.running.cell OVERRIDES… [-- OVERRIDES…]`: one cell, or several in turn, for a batch system.
 
 Does the run of `python -m diffprune OVERRIDES…`; also records in its folder a mistake that was found before the run began.
 Takes the fine-tuned model from a run that has the same; waits for another process that is doing the same cell. Exit
@@ -8,8 +8,11 @@ status: 0, 1 where the cell failed, 75 where the same command goes on.
 import logging
 import os
 import sys
+from itertools import groupby
 
 from diffprune.runtime.interrupt import stoppable
+
+SEPARATOR = "--"        # between the overrides of two cells
 
 
 def main(overrides: list[str]) -> int:
@@ -19,7 +22,7 @@ def main(overrides: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_sentence():
-        check_ready(cells := [lone(overrides)])
+        check_ready(cells := [lone(list(words)) for end, words in groupby(overrides, SEPARATOR.__eq__) if not end])
         return run(cells, wait=True)
 
 

@@ -89,9 +89,10 @@ def test_slurm_is_handed_the_cells_and_what_sbatch_is_told(words, monkeypatch: p
     monkeypatch.setattr(slurm, "submit", lambda *arguments: given.append(arguments))
     options = ["--mail-type=FAIL", "--cap", "3", "--time=4:00:00", "--dry-run"]
     assert main(["run", *words, "launcher=slurm", *options]) == 0
-    ((cells, name, cap, options, dry_run),) = given
-    assert [cell.name for cell in cells] == ["dense, seed 0"]
-    assert (name, cap, options, dry_run) == ("table1_digits", 3, {"mail_type": "FAIL", "time": "4:00:00"}, True)
+    ((cells, everything, name, wishes),) = given
+    assert [cell.name for cell in cells] == [cell.name for cell in everything] == ["dense, seed 0"]
+    assert name == "table1_digits"
+    assert wishes == slurm.Wishes(3, 1, {"mail_type": "FAIL", "time": "4:00:00"}, True)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

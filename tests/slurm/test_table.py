@@ -66,6 +66,26 @@ def signalled(job: str) -> bool:
     return True
 
 
+def test_cells_of_one_model_hold_no_node_while_it_is_made(jobs: Jobs, capsys: pytest.CaptureFixture) -> None:
+    """Nor while the dense model's images are drawn: no cell says that it waits for another. Two cells are in each job."""
+    words = ["iso_compute_digits", "--seeds", "0", "schedule.steps=2", "evaluate.images=16", "until=sample", "logger=none",
+             "device=cpu", f"paths.runs={jobs.folder}/runs", f"paths.cache={jobs.folder}/cache"]
+    assert main(["run", *words, "launcher=slurm", "--pack=2", "--cpus-per-task=1"]) == 0
+    arrays = re.findall(r"jobs as (\d+):", capsys.readouterr().out)
+    assert len(arrays) > 2
+    jobs.wait(lambda: jobs.queue(arrays[-1], "%T %r") == {"PENDING Dependency"}, "Slurm holds the last ones back")
+    for array in arrays:
+        jobs.ended(array)
+    assert main(["status", *words]) == 0
+    assert capsys.readouterr().out.endswith("\n8 done\n")
+    logs = list((jobs.folder / "runs" / ".slurm").glob("*_log.out"))
+    said = [log.read_text() for log in logs]
+    assert len(logs) == 5       # dense 2, the model's maker 1, its sharers 2
+    assert not [text for text in said if "waiting for" in text]
+    assert sum(text.count("finetune …") for text in said) == 1
+    assert sum(text.count("takes the model of") for text in said) == 3
+
+
 def test_a_job_that_dies_before_python_has_failed_and_one_that_waits_is_cancelled(
         jobs: Jobs, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dying one writes why into its log, and `retry` submits it again."""
