@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import logging
 import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,12 @@ from typing import Any
 from diffprune.runtime.addresses import hide_secrets
 from diffprune.runtime.command_line import one_sentence
 from diffprune.runtime.errors import UserError
+from experiments.named import planned
 from experiments.planning import declarations
-from experiments.planning.cells import Cell, Plan, check_ready, elsewhere, plan
-from experiments.running.state import states_of
-from experiments.watching import STATES, cancel_jobs, chosen, show_log, show_status
+from experiments.starting import prepare, start
+from experiments.watching import STATES, cancel_jobs, show_log, show_status
 
 PROJECT = "diffprune"       # that of conf/logger/wandb.yaml
-ON_SLURM = re.compile(r"launcher=slurm|launcher\.files_on_nodes=\w+")      # what tables heed of the launcher
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -29,7 +26,7 @@ def seeds(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text} is not a list of seeds: give for instance 0,1,2")
     return tuple(map(int, text.split(",")))
 
-COMMANDS = ("list", "plan", "run", "status", "logs", "cancel", "retry", "report", "dashboard")
+COMMANDS = ("list", "plan", "prepare", "run", "status", "logs", "cancel", "retry", "report", "dashboard")
 OF_FOLDERS = ("status", "logs", "cancel", "dashboard")      # take folders of runs, too
 
 # The options of each command, with argparse's settings.
@@ -84,10 +81,11 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="the tables there are").set_defaults(command=list_tables)
     for name, command, about in (
             ("plan", show_plan, "each cell's command, folder and estimate"),
+            ("prepare", prepare, "fetches the data, models and feature networks that the cells need"),
             ("run", partial(start, states=STATES[1:]), "does what is missing, here or on Slurm (launcher=slurm)"),
-            ("status", partial(show_status, planned=cells_of), "how each cell stands, its job, its log, how far it is"),
-            ("logs", partial(show_log, planned=cells_of), "what a cell has written"),
-            ("cancel", partial(cancel_jobs, planned=cells_of), "takes cells from Slurm's queue, or ends their jobs"),
+            ("status", show_status, "how each cell stands, its job, its log, how far it is"),
+            ("logs", show_log, "what a cell has written"),
+            ("cancel", cancel_jobs, "takes cells from Slurm's queue, or ends their jobs"),
             ("retry", partial(start, states=("failed", "stopped")), "does again what failed or was stopped"),
             ("report", report, "our numbers next to the published ones: tables, figures, page"),
             ("dashboard", dashboard, "the runs as a Weights & Biases workspace")):
@@ -99,16 +97,6 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument(option, **settings)
         one.set_defaults(command=command)
     return out
-
-
-def planned(arguments: argparse.Namespace) -> Plan:
-    if not arguments.tables:
-        raise UserError(f"no table is named: give one of {', '.join(declarations.names())}")
-    return plan(arguments.tables, arguments.overrides, arguments.seeds)
-
-
-def cells_of(arguments: argparse.Namespace) -> Sequence[Cell]:
-    return planned(arguments).cells
 
 
 def list_tables(arguments: argparse.Namespace) -> None:
@@ -134,52 +122,6 @@ def show_plan(arguments: argparse.Namespace) -> None:
           f"{sum(guess.disk for guess in left) / 1e9:.1f} GB of disk for the rest, one after the other")
     if still := sorted({key for cell in cells for key in cell.missing}):
         print(f"still to be chosen: {' '.join(f'{key}=…' for key in still)}")
-
-
-def start(arguments: argparse.Namespace, states: Sequence[str]) -> int:
-    """Does, or submits to Slurm, the cells whose run is in one of `states`."""
-    if ignored := without_effect(arguments):
-        raise UserError(f"{' '.join(ignored)}: cells are done here, by --workers, or with launcher=slurm, whose options are "
-                        "--cap, --pack and those of sbatch (--partition=gpu --time=4:00:00)")
-    cells = everything = planned(arguments).cells
-    if arguments.cell is not None:
-        cells = [chosen(cells, arguments.cell)]
-    on_slurm = "launcher=slurm" in arguments.words
-    cells = [cell for cell, now in zip(cells, states_of(cells), strict=True) if now.state in states]
-    if on_slurm:
-        submit(arguments, [cell for cell in cells if cell.status.state != "running"], everything)
-        return 0
-    check_ready(cells)
-    if arguments.dry_run:
-        for cell in cells:
-            print(shlex.join(cell.command))
-        return 0
-    from experiments.running.local import run
-    from experiments.running.workers import WORKER, own_first, started_at, work
-    if arguments.workers > 1 and WORKER not in os.environ:
-        return work(cells, arguments.own, arguments.workers)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return run(own_first(cells), started_at())
-
-
-def submit(arguments: argparse.Namespace, cells: Sequence[Cell], everything: Sequence[Cell]) -> None:
-    """Submits `cells` of the plan `everything` to Slurm, after a check of their files."""
-    from diffprune.config.compose import composed
-    from diffprune.runtime.slurm import sbatch_options
-    from experiments.running import slurm
-    check_ready(cells, composed([word for word in arguments.words if elsewhere(word)]).launcher.files_on_nodes)
-    options = sbatch_options(arguments.sbatch, "the command line")
-    wishes = slurm.Wishes(arguments.cap, arguments.pack, options, arguments.dry_run)
-    slurm.submit(cells, everything, "-".join(arguments.tables), wishes)
-
-
-def without_effect(arguments: argparse.Namespace) -> list[str]:
-    """The options that have no effect where the cells are to be done: here, or on Slurm."""
-    launching = [word for word in arguments.words if elsewhere(word)]
-    if "launcher=slurm" in launching:
-        return [word for word in launching if not ON_SLURM.fullmatch(word)] + ["--workers"] * (arguments.workers > 1)
-    return [*arguments.sbatch, *(word for word in launching if word != "launcher=local"),
-            *["--cap"] * (arguments.cap is not None), *["--pack"] * (arguments.pack != 1)]
 
 
 def report(arguments: argparse.Namespace) -> None:

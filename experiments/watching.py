@@ -5,12 +5,13 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.slurm_queue import cancel
+from experiments.named import planned
 from experiments.planning import declarations
 from experiments.planning.cells import Cell
 from experiments.running.state import CellState, Lone, Watched, runs_in, states_of
@@ -18,16 +19,15 @@ from experiments.running.state import CellState, Lone, Watched, runs_in, states_
 EVERY = 10.0        # seconds between two looks of --watch
 STATES = ("done", "running", "queued", "waiting", "failed", "stopped")      # the first needs nothing more
 
-Planned = Callable[[argparse.Namespace], Sequence[Cell]]
 AnyCell = TypeVar("AnyCell", Cell, Lone, Watched)
 
 
-def watched(arguments: argparse.Namespace, planned: Planned) -> Sequence[Watched]:
+def watched(arguments: argparse.Namespace) -> Sequence[Watched]:
     """The cells of the named tables, or the runs of the named folders; with --cell one of them."""
     folders = [Path(word) for word in arguments.tables if word not in declarations.names() and Path(word).is_dir()]
     if folders and len(folders) < len(arguments.words):
         raise UserError(f"{folders[0]} is a folder of runs, and stands without tables and options")
-    cells: Sequence[Watched] = runs_in(folders) if folders else planned(arguments)
+    cells: Sequence[Watched] = runs_in(folders) if folders else planned(arguments).cells
     return cells if getattr(arguments, "cell", None) is None else [chosen(cells, arguments.cell)]
 
 
@@ -37,8 +37,8 @@ def chosen(cells: Sequence[AnyCell], number: int) -> AnyCell:
     return cells[number]
 
 
-def show_status(arguments: argparse.Namespace, planned: Planned) -> None:
-    cells = watched(arguments, planned)
+def show_status(arguments: argparse.Namespace) -> None:
+    cells = watched(arguments)
     while True:
         now = states_of(cells)
         if arguments.json:
@@ -58,9 +58,9 @@ def summary(now: Sequence[CellState]) -> str:
     return "\n".join([*lines, ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])])
 
 
-def show_log(arguments: argparse.Namespace, planned: Planned) -> None:
+def show_log(arguments: argparse.Namespace) -> None:
     """Prints what the last job of a cell has written, or the run's own messages."""
-    now = states_of(watched(arguments, planned))
+    now = states_of(watched(arguments))
     if len(now) != 1:
         raise UserError(f"these are {len(now)} cells: choose one with --cell I, 0 to {len(now) - 1}")
     if now[0].log is None:
@@ -68,9 +68,9 @@ def show_log(arguments: argparse.Namespace, planned: Planned) -> None:
     sys.stdout.write(now[0].log.read_text(errors="replace"))
 
 
-def cancel_jobs(arguments: argparse.Namespace, planned: Planned) -> None:
+def cancel_jobs(arguments: argparse.Namespace) -> None:
     """Takes the jobs of cells from Slurm's queue; a run at work keeps its state first."""
-    queued = [one.job for one in states_of(watched(arguments, planned)) if one.job is not None and one.job.queued]
+    queued = [one.job for one in states_of(watched(arguments)) if one.job is not None and one.job.queued]
     numbers = list(dict.fromkeys(job.number for job in queued))
     if not numbers:
         print("none of these cells is in Slurm's queue")

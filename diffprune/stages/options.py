@@ -1,6 +1,7 @@
 """What the stages read from a run's configuration: the options of each component, built here and nowhere else."""
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from math import ceil
 from pathlib import Path
@@ -21,6 +22,7 @@ from diffprune.data import load_images as load_data_set
 from diffprune.data.loading.images import Images, ImageSet
 from diffprune.data.loading.record import recall_key
 from diffprune.data.loading.split import split
+from diffprune.evaluation.features import load_extractor
 from diffprune.models.dense import DenseModel, check_fit
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
@@ -135,6 +137,16 @@ def load_images(cfg: DictConfig) -> ImageSet:
                         f"dataset.channels={shape[0]} dataset.resolution={shape[1]}")
     recall_key(images, cache(cfg))
     return images
+
+
+def from_elsewhere(cfg: DictConfig) -> Iterator[tuple[str, object, Callable[[], object]]]:
+    """(what it is, the options that decide it, how it is read) of what the run may have to fetch."""
+    yield f"data set {cfg.dataset.name}", plain(cfg.dataset), lambda: load_images(cfg)
+    if cfg.model.checkpoint is not None:
+        yield f"model {cfg.model.name}", plain(cfg.model), lambda: load_dense(cfg)
+    if cfg.until == STAGES[-1]:
+        features = cfg.evaluate.features, cfg.evaluate.weights
+        yield f"feature network {features[0]}", features, lambda: load_extractor(*features)
 
 
 def parts(cfg: DictConfig, images: ImageSet) -> tuple[ImageSet, ImageSet | None]:
