@@ -30,6 +30,7 @@ from diffprune.runtime import slurm_queue
 from diffprune.runtime.errors import JobFailed, UserError
 from diffprune.runtime.interrupt import Interrupted
 from diffprune.runtime.slurm import Submission, key_of, sbatch_options, site_options
+from diffprune.runtime.source import check_source
 
 if TYPE_CHECKING or find_spec("submitit"):
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
@@ -63,7 +64,13 @@ class SlurmSweep(SlurmLauncher):
         """Runs one job, in a process that does not know the configuration's schema and resolvers yet. The process of a job
         that failed ends with status 1, and its result is kept."""
         register()
-        done = super().__call__(sweep_overrides, job_dir_key, job_num, job_id, singleton_state)
+        try:
+            check_source()
+            done = super().__call__(sweep_overrides, job_dir_key, job_num, job_id, singleton_state)
+        except UserError as error:
+            print(f"failed: {error}", file=sys.stderr)
+            done = JobReturn(sweep_overrides, status=JobStatus.FAILED,
+                             _return_value=JobFailed(f"{' '.join(sweep_overrides)}: {error}"))
         if done.status == JobStatus.FAILED:
             keep(done)
             sys.exit(1)

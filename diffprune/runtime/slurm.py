@@ -13,6 +13,7 @@ from typing import Any
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import shipped_folder
 from diffprune.runtime.slurm_queue import Submitted, largest_array
+from diffprune.runtime.source import SUBMITTED, source_key
 
 SCRIPTS = shipped_folder("slurm")
 NOT_SBATCH = ("_target_", "submitit_folder", "max_num_timeout")     # parameters for submitit itself
@@ -73,7 +74,8 @@ class Submission:
         from submitit.slurm.slurm import SlurmExecutor  # slow to import, and Hydra imports its plugins at every start
         parameters = {name: value for name, value in self.parameters.items() if name not in NOT_SBATCH} | {
             "array_parallelism": self.cap or self.parameters["array_parallelism"],
-            "setup": [f"source {shlex.quote(str(SCRIPTS / 'resume.sh'))}", "begin", *(self.parameters["setup"] or [])],
+            "setup": [f"export {SUBMITTED}={source_key()}", f"source {shlex.quote(str(SCRIPTS / 'resume.sh'))}", "begin",
+                      *(self.parameters["setup"] or [])],
             "additional_parameters": {"requeue": True, "signal": f"USR1@{self.parameters['signal_delay_s']}", **options}}
         kind = type("Anywhere", (SlurmExecutor,), {"affinity": classmethod(lambda _: 1)}) if anywhere else SlurmExecutor
         try:

@@ -17,12 +17,21 @@ SEPARATOR = "--"        # between the overrides of two cells
 
 def main(overrides: list[str]) -> int:
     from diffprune.runtime.command_line import one_sentence  # these take a while to import
+    from diffprune.runtime.errors import UserError
+    from diffprune.runtime.source import check_source
     from experiments.planning.cells import check_ready, lone
-    from experiments.running.local import run
+    from experiments.running.local import note_once, run
     os.environ["HYDRA_FULL_ERROR"] = "1"    # errors reach `one_sentence` as they are
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_sentence():
-        check_ready(cells := [lone(list(words)) for end, words in groupby(overrides, SEPARATOR.__eq__) if not end])
+        cells = [lone(list(words)) for end, words in groupby(overrides, SEPARATOR.__eq__) if not end]
+        try:
+            check_source()
+        except UserError as error:
+            for cell in cells:
+                note_once(cell, error)
+            raise
+        check_ready(cells)
         return run(cells, wait=True)
 
 
