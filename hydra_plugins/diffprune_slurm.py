@@ -24,6 +24,7 @@ from diffprune.config.compose import register
 from diffprune.config.naming import run_folder
 from diffprune.config.sweep_words import varied
 from diffprune.config.validation import check_options, check_paths
+from diffprune.job import summary
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus
 from diffprune.runtime import slurm_queue
@@ -45,9 +46,10 @@ HYDRA_NAMES = {"time": "timeout_min", "mem": "mem_gb", "ntasks_per_node": "tasks
 
 @dataclass(frozen=True)
 class SweepJob:
-    """A job of the sweep: its number, its overrides, its run."""
+    """A job of the sweep: its number, its overrides, those in which it differs from the others, its run."""
     number: int
     words: list[str]
+    own: list[str]
     run: Run
     until: str
 
@@ -98,6 +100,8 @@ class SlurmSweep(SlurmLauncher):
             submitted = submission.submit(self, arguments, keys)
             ended = results(submitted) if options.wait else []
         tell_all(ended)
+        if options.wait and not options.dry_run and (table := summary({" ".join(job.own): job.run for job in jobs})):
+            print(f"\n{table}\n")
         done = dict(zip([job.number for job in left], ended, strict=False))
         return [done.get(job.number, JobReturn(job.words, status=JobStatus.COMPLETED)) for job in jobs]
 
@@ -112,7 +116,7 @@ class SlurmSweep(SlurmLauncher):
             check_paths(cfg, only_warn=cfg.launcher.files_on_nodes)
         except UserError as error:
             raise UserError(f"{error}; it is the run {' '.join(own)}, and nothing was submitted") from error
-        return SweepJob(number, words, Run(run_folder(cfg, own)), cfg.until)
+        return SweepJob(number, words, own, Run(run_folder(cfg, own)), cfg.until)
 
     def submission(self) -> Submission:
         """sbatch's options and `hydra.launcher.…` go before the site's options, these before `conf/launcher/slurm.yaml`."""

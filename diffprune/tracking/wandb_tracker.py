@@ -78,7 +78,7 @@ class WandbTracker(Tracker):
         dataset, pruner, model = (description.options[group]["name"] for group in ("dataset", "pruner", "model"))
         tags = dict.fromkeys((dataset, pruner, model, *self.tags))
         return {"project": self.project, "entity": self.entity, "group": (self.group or dataset)[:NAME_LENGTH],
-                "name": " ".join(words_of(description.science))[:NAME_LENGTH], "id": run_id(run.name),
+                "name": display_name(run.name, description.science)[:NAME_LENGTH], "id": run_id(run.name),
                 "job_type": job_type(description.science),
                 "tags": [name[:TAG_LENGTH] for name in tags if name],
                 "notes": self.notes,
@@ -168,6 +168,13 @@ def plain_name(name: str, length: int) -> str:
 def run_id(name: str) -> str:
     """The id of the W&B run of the run folder `name`, which ends in a hash: no two runs share an id."""
     return plain_name(name, ID_LENGTH)
+
+
+def display_name(name: str, science: dict[str, Any]) -> str:
+    """What the run folder `name` says between the model and the hash: what the run does, and what its sweep varies."""
+    *words, seed = words_of(science)
+    varied = name.removeprefix("-".join([science["model"]["name"], *words, ""])).rpartition(f"{seed}-")[0].strip("-")
+    return " ".join(filter(None, [*words, varied, seed]))
 
 
 def describe(run: Any) -> None:

@@ -1,7 +1,9 @@
 """What is submitted to Slurm, without one: `sbatch` and its like are stand-ins that keep what they were given."""
 
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from omegaconf import OmegaConf
 from diffprune.runtime import slurm, slurm_queue
 from diffprune.runtime.errors import UserError
 from experiments.commands import main as experiments
+from experiments.planning.cells import lone
 from experiments.running.slurm import submission
 from hydra_plugins import diffprune_slurm as launcher
 from tests.conftest import ROOT
@@ -230,6 +233,23 @@ def test_a_sweep_asks_for_the_site_and_the_command_line_goes_before_it(site: Sit
     given = prepared("hydra.launcher.timeout_min=60").submission().options
     assert given == {"partition": "gpu", "exclusive": True, "nice": 5, "mail_type": "FAIL", "comment": "a b"}
     assert prepared().submission().options["time"] == "7"
+
+
+@pytest.mark.slow
+def test_a_sweep_of_finished_runs_submits_nothing_and_shows_what_was_reached(sbatch: Callable, tmp_path: Path) -> None:
+    kept = sorted((ROOT / "experiments" / "results" / "digits").glob("*-none-s0-*"))[0]
+    words = ["launcher=slurm", "pruner=random,magnitude", "logger=none", f"paths.runs={tmp_path}/runs"]
+    for pruner in ("random", "magnitude"):
+        folder = lone([f"pruner={pruner}", "logger=none", f"paths.runs={tmp_path}/runs"]).folder
+        shutil.copytree(kept, folder)
+        (folder / "status.json").unlink(missing_ok=True)
+    done = subprocess.run([sys.executable, "-m", "diffprune", "-m", *words], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    assert "leaves out 2 done of 2 runs" in done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines() if line.startswith("pruner=")] == [
+        "pruner=random", "pruner=magnitude"]
+    assert not sbatch()
 
 
 def test_a_job_that_left_without_a_result_has_failed_and_the_others_have_not(tmp_path: Path,

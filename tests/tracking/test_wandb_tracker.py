@@ -64,6 +64,14 @@ def test_any_name_is_one_that_the_service_takes(config, monkeypatch: pytest.Monk
     wandb.Artifact(plain_name(f"{name}-dense", 128), "model")           # raises as well
 
 
+def test_a_run_is_shown_as_what_it_does_and_what_its_sweep_varies(config) -> None:
+    cfg, tracker = config("schedule.lr=1e-5"), WandbTracker("diffprune", None, None)
+    plain = tracker.labels(Run(run_folder(cfg)), description(cfg))
+    swept = tracker.labels(Run(run_folder(cfg, ["schedule.lr=1e-5"])), description(cfg))
+    assert plain["name"] == "diff_pruning T0.05 r0.3 finetune_digits s0"
+    assert swept["name"] == "diff_pruning T0.05 r0.3 finetune_digits lr1e-05 s0"
+
+
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
