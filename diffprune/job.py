@@ -143,6 +143,11 @@ def summary(runs: Mapping[str, Run]) -> str:
     return tabulate(rows, heads, floatfmt=("", ".3f", ".3g", ".2f", ".3f"), missingval="–") if rows else ""
 
 
+def objective(run: Run) -> float | None:
+    """What a sweeper that searches minimises: the final model's Fréchet distance; None where it was not evaluated."""
+    return Metrics.read(run.metrics).scores["final"].get("fid") if run.metrics.exists() else None
+
+
 def attempt(work: Callable[[], None]) -> str | None:
     """Does `work`, one of several jobs in this process, and frees its memory; returns why it failed, and logs a defect's
     traceback. The exception is not kept, since its traceback refers to the job's model."""
@@ -198,11 +203,13 @@ def main() -> None:
     runs: dict[str, Run] = {}
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    def entry(cfg: DictConfig) -> None:
+    def entry(cfg: DictConfig) -> float | None:
         try:
             job(cfg)
+            run = Run(run_folder(cfg, words_in_sweep()))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                runs[own_words()] = Run(run_folder(cfg, words_in_sweep()))
+                runs[own_words()] = run
+            return objective(run)
         except JobFailed as failure:    # Hydra would report the first alone
             failed.append(failure)
             raise

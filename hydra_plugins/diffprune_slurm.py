@@ -24,7 +24,7 @@ from diffprune.config.compose import register
 from diffprune.config.naming import run_folder
 from diffprune.config.sweep_words import varied
 from diffprune.config.validation import check_options, check_paths
-from diffprune.job import summary
+from diffprune.job import objective, summary
 from diffprune.runs.run import Run
 from diffprune.runs.status import RunStatus
 from diffprune.runtime import slurm_queue
@@ -103,7 +103,7 @@ class SlurmSweep(SlurmLauncher):
         if options.wait and not options.dry_run and (table := summary({" ".join(job.own): job.run for job in jobs})):
             print(f"\n{table}\n")
         done = dict(zip([job.number for job in left], ended, strict=False))
-        return [done.get(job.number, JobReturn(job.words, status=JobStatus.COMPLETED)) for job in jobs]
+        return [done.get(job.number, left_out(job)) for job in jobs]
 
     def job(self, number: int, words: list[str]) -> SweepJob:
         """A job whose options were checked; raises UserError where no run can use them."""
@@ -126,6 +126,11 @@ class SlurmSweep(SlurmLauncher):
         site = {name: value for name, value in site_options().items() if HYDRA_NAMES.get(name, name) not in given}
         own = sbatch_options(shlex.split(self.config.launcher.sbatch), "launcher.sbatch")
         return Submission(self.params, site | self.params["additional_parameters"] | own)
+
+
+def left_out(job: SweepJob) -> JobReturn:
+    """The result of a job that was not submitted: what its run returned, where it is done."""
+    return JobReturn(job.words, status=JobStatus.COMPLETED, _return_value=objective(job.run))
 
 
 def keep(done: JobReturn) -> None:

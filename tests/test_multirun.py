@@ -1,18 +1,22 @@
 """`-m`: many jobs in one process, each as if it were alone."""
 
 import gc
+import re
 import subprocess
 import weakref
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from diffprune import job as entry
 from diffprune.config.compose import composed
+from diffprune.config.validation import check
 from diffprune.runs.metrics import Metrics
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import JobFailed
+from diffprune.tracking.wandb_tracker import grouped
 from tests.conftest import ROOT
 from tests.test_cli import environment, line
 
@@ -82,6 +86,25 @@ def test_a_job_gives_the_same_bits_alone_and_after_others_with_a_tracked_run_eac
     (["a=1,2", "c=[1,2]"], " of 2"), (["-m", "--config-dir=/a/b", "seed=0,1"], " of 2")])
 def test_the_jobs_of_a_sweep_are_counted_where_the_words_say_them(words: list[str], text: str) -> None:
     assert entry.of_jobs(words) == text
+
+
+def test_a_search_minimises_the_distance_of_the_final_model(tmp_path: Path) -> None:
+    kept = Run(next((ROOT / "experiments" / "results" / "digits").glob("*-none-s0-*")))
+    assert entry.objective(kept) == Metrics.read(kept.metrics).scores["final"]["fid"] > 0
+    assert entry.objective(Run(tmp_path)) is None
+
+
+def test_an_agent_of_wandb_gives_options_that_compose(config) -> None:
+    """The sweep in docs/experiments.md: each of its values, as `${args_no_hyphens}` hands it on."""
+    text = (ROOT / "docs" / "experiments.md").read_text()
+    block, = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "args_no_hyphens" in block)
+    sweep = yaml.safe_load(block)
+    assert sweep["command"][:3] == ["python", "-m", "diffprune"]
+    fixed = [word for word in sweep["command"][3:] if "=" in word]
+    for option, values in sweep["parameters"].items():
+        for value in values.get("values", [values.get("min"), values.get("max")]):
+            check(config(*fixed, f"{option}={value}"))
+    assert sweep["metric"]["name"] in grouped({"fid": 1.0})
 
 
 def test_a_sweep_ends_in_a_table_of_what_was_reached(tmp_path: Path) -> None:
