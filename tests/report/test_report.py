@@ -21,6 +21,7 @@ from diffprune.report.__main__ import main, report
 from diffprune.report.figures.losses import spans
 from diffprune.report.finished import Finished, find
 from diffprune.report.pages.samples import own_samples
+from diffprune.report.tables import configurations as tables
 from diffprune.report.tables.comparison import compare
 from diffprune.report.tables.quantities import MAIN
 from diffprune.runs.run import Run
@@ -373,8 +374,39 @@ def test_configurations_are_named_by_what_tells_them_apart_and_sorted_by_it(tmp_
     make_run(tmp_path / "runs" / "d", {"pruner": {"name": "random"}})
     make_run(tmp_path / "runs" / "0", DENSE, **DENSE_METRICS, protocol={"ema": None})
     titles = [line[0] for line in compared(tmp_path, tmp_path / "runs")[1:]]
-    assert titles == ["dense", "diff_pruning pruner.threshold=0.005", "diff_pruning pruner.threshold=0.05",
-                      "diff_pruning pruner.threshold=0.2", "random"]
+    assert titles == ["dense", "diff_pruning threshold=0.005", "diff_pruning threshold=0.05", "diff_pruning threshold=0.2",
+                      "random"]
+
+
+WINDOW = {"_target_": "diffprune.pruning.timesteps.Window", "first": 0, "last": 499}
+CRITERION = "diffprune.pruning.criteria."
+
+
+@pytest.mark.parametrize(("changes", "titles"), [
+    # A run is not called by an option that it lacks: the policy replaces the threshold.
+    ([{}, {"timesteps": WINDOW}], [[], ["timesteps=window 0 499"]]),
+    ([{"ratio": 0.3}, {"ratio": 0.5}], [["ratio=0.3"], ["ratio=0.5"]]),
+    ([{}, {"compensate": "ridge"}], [[], ["compensate=ridge"]]),
+    ([{"compensate": "none"}, {"compensate": "ridge"}], [[], ["compensate=ridge"]]),
+    # Two options that a value alone does not tell apart.
+    ([{"floor": None}, {}, {"floor": False}], [["pruner.floor=None"], [], ["pruner.floor=False"]]),
+    # The criterion is said where a pruner's name stands for two.
+    ([{"name": name, "criterion": {"_target_": CRITERION + of}} for name, of in
+      (("random", "Random"), ("random", "Magnitude"), ("taylor", "Taylor"))],
+     [["criterion=random"], ["criterion=magnitude"], []])])
+def test_a_row_is_called_by_what_it_has(changes: list[dict[str, Any]], titles: list[list[str]]) -> None:
+    runs = [merged(OPTIONS, {"pruner": change}) for change in changes]
+    for run in runs:
+        if run["pruner"].get("timesteps"):
+            del run["pruner"]["threshold"]
+    assert tables.titles([tables.flat(run) for run in runs]) == titles
+
+
+def test_options_of_one_name_are_told_apart_by_their_groups() -> None:
+    runs = [merged(OPTIONS, {"schedule": {"name": name, "steps": steps}, "sampler": {"steps": drawn}})
+            for name, steps, drawn in (("none", 0, 50), ("finetune_digits", 400, 50), ("finetune_digits", 400, 20))]
+    assert tables.titles([tables.flat(run) for run in runs]) == [
+        ["not fine-tuned", "steps=50"], ["finetune_digits", "steps=50"], ["finetune_digits", "steps=20"]]
 
 
 def test_where_a_run_lies_and_how_fast_it_was_made_is_no_configuration(tmp_path: Path) -> None:

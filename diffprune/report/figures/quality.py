@@ -81,7 +81,7 @@ def against_option(points: list[Point], quantity: Quantity, option: str) -> Char
     title = f"{plain(quantity)} against the {word}"
     if not curves:
         return Absent(title, f"no two configurations differ in {option} alone")
-    names = [" ".join([curve[0].family, *rest]).replace("pruner.", "") for curve, rest in
+    names = [" ".join([curve[0].family, *rest]) for curve, rest in
              zip(curves, titles([curve[0].without(option) for curve in curves]), strict=True)]
     own = len({curve[0].family for curve in curves}) == len(curves)     # then each has its family's colour
     series = [series_of(name, curve, quantity, [float(point.options[option]) for point in curve],
