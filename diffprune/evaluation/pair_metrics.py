@@ -6,6 +6,7 @@ from math import log10
 import numpy as np
 import torch
 from pytorch_msssim import ssim
+from torch import Tensor
 
 from diffprune.diffusion.pixels import unit
 
@@ -21,10 +22,20 @@ def similarity(pairs: Iterable[tuple[np.ndarray, np.ndarray]], window: int,
     alike, squared, count, pixels = 0.0, 0.0, 0, 0
     for a, b in pairs:
         x, y = unit(a, device), unit(b, device)
-        alike += float(ssim(x, y, data_range=1.0, win_size=window, size_average=False).double().sum())
+        alike += float(each_ssim(x, y, window).sum())
         squared += float((x - y).double().square().sum())
         count, pixels = count + len(x), pixels + x.numel()
     if not count:
         return {"ssim": None, "psnr": None, "rmse": None}
     rmse = (squared / pixels) ** 0.5
     return {"ssim": alike / count, "psnr": -20 * log10(rmse) if rmse else None, "rmse": rmse}
+
+
+def ssim_of_each(a: np.ndarray, b: np.ndarray, window: int, device: torch.device | str = "cpu") -> list[float]:
+    """The SSIM of every pair (image i of `a`, image i of `b`), uint8 [B, H, W, C], rounded to four places."""
+    return [round(value, 4) for value in each_ssim(unit(a, device), unit(b, device), window).tolist()]
+
+
+def each_ssim(x: Tensor, y: Tensor, window: int) -> Tensor:
+    """float64 [B] of images in [0, 1], float32 [B, C, H, W]."""
+    return ssim(x, y, data_range=1.0, win_size=window, size_average=False).double()

@@ -21,7 +21,8 @@ class Metrics:
     compare. `speed` is empty where it was not timed; `seconds` is the wall-clock time of each stage, `cost` what it took in
     multiply-accumulates, empty in files from before it was counted. `measures` has the title and arrow of each metric that
     `evaluate.metrics` added. `commits` has those of the source at each stage. `held_out_losses` has each model's denoising
-    loss on held-out images in equal ranges of timesteps.
+    loss on held-out images in equal ranges of timesteps, `first_ssim` the SSIM to dense of the first images of "final" and
+    "before_healing" one by one.
     """
     name: str
     dataset: str
@@ -47,6 +48,7 @@ class Metrics:
     commits: Mapping[str, list[str]] = field(default_factory=dict)
     measures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     held_out_losses: Mapping[str, list[float]] = field(default_factory=dict)
+    first_ssim: Mapping[str, list[float]] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, float | None]:
         """Sizes, scores of every state and speed under their names in the file: `fid`, `fid_dense`, `ssim`, …."""
@@ -57,7 +59,7 @@ class Metrics:
     def write(self, path: Path) -> None:
         """Writes metrics.json by rename."""
         content = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("scores", "speed")}
-        for name in ("measures", "held_out_losses"):
+        for name in ("measures", "held_out_losses", "first_ssim"):
             if not content[name]:
                 del content[name]
         write_json(path, content | self.numbers(), checksum=True)

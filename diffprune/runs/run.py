@@ -65,6 +65,7 @@ class Run:
     data = property(lambda self: self.whole / "data.json")
     model = property(lambda self: self.whole / "model.json")
     provenance = property(lambda self: self.whole / "provenance.json")
+    tracked = property(lambda self: self.folder / "tracked.json")       # the run's address in W&B
     skipped = property(lambda self: self.whole / "skipped.txt")
 
     @property

@@ -17,7 +17,7 @@ from diffprune.evaluation.feature_statistics import FeatureStatistics, subset_ru
 from diffprune.evaluation.features import load_extractor
 from diffprune.evaluation.features.extractor import Extractor
 from diffprune.evaluation.held_out_loss import held_out_loss
-from diffprune.evaluation.pair_metrics import similarity
+from diffprune.evaluation.pair_metrics import similarity, ssim_of_each
 from diffprune.evaluation.reference import data_statistics, file_statistics
 from diffprune.evaluation.set_metrics import SetMetric, Settings, against, fid
 from diffprune.evaluation.speed import hardware, speed
@@ -48,6 +48,8 @@ from diffprune.stages.options import (
 )
 from diffprune.tracking.tracker import Tracker
 
+FIRST = 64      # images whose similarity to the dense model's is kept one by one
+
 
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `metrics.json`: achieved sizes, distances, similarity, speed, each with the protocol it was made under."""
@@ -65,6 +67,7 @@ def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     metrics = Metrics(
         run.name, cfg.dataset.name, cfg.model.name, cfg.pruner.name, cfg.schedule.name, cfg.seed, **sizes,
         features=extractor.name, images=len(sets["final"]), scores=scores, speed=timed, held_out_losses=losses,
+        first_ssim=first_ssim(cfg, sets, how),
         measures={name: {"title": metric.title, "arrow": metric.arrow} for name, metric in further.items()},
         cost=spent(cfg, run), protocol=protocol(cfg, run, reference.count) | about, versions=versions(),
         device=hardware(how.device),
@@ -123,6 +126,14 @@ def score_sets(cfg: DictConfig, extractor: Extractor, reference: FeatureStatisti
         distance = {"fid_to_dense": fid(seen.get(name), seen.get("dense"))}
         scores[name] = against(seen.get(name), reference, settings, further) | distance | alike
     return scores
+
+
+def first_ssim(cfg: DictConfig, sets: dict[str, np.ndarray], how: Execution) -> dict[str, list[float]]:
+    """{"final", "before_healing": the SSIM to dense of each of the first images}, which a page shows below them."""
+    if "dense" not in sets:
+        return {}
+    return {name: ssim_of_each(images[:FIRST], sets["dense"][:FIRST], cfg.evaluate.ssim_window, how.device)
+            for name, images in sets.items() if name != "dense"}
 
 
 def statistics(cfg: DictConfig, extractor: Extractor, images: np.ndarray, name: str) -> FeatureStatistics:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from diffprune.config.naming import branch_of, prunes, words_of
 from diffprune.runs.metrics import SPEED
 from diffprune.runs.run import Run
-from diffprune.runtime.files import read_json
+from diffprune.runtime.files import read_json, write_json
 from diffprune.tracking.tracker import Description, Tracker
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ class WandbTracker(Tracker):
             wandb.teardown()        # the failed attempt holds the id
             mode, opened = "offline", begin(mode="offline")
         describe(opened)
+        if opened.url:
+            write_json(run.tracked, {"url": opened.url})
         if mode == "offline":
             log.info("W&B offline: `wandb sync --id %s %s` sends this run later", opened.id,
                      folder / "wandb" / f"offline-run-*-{opened.id}")

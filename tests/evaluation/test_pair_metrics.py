@@ -8,7 +8,7 @@ from pytorch_msssim import ssim
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from diffprune.diffusion.pixels import batches
-from diffprune.evaluation.pair_metrics import similarity
+from diffprune.evaluation.pair_metrics import similarity, ssim_of_each
 
 
 def pictures(count: int, seed: int = 0, size: int = 16) -> np.ndarray:
@@ -33,6 +33,14 @@ def test_ssim_is_pytorch_msssims_mean_over_pairs_in_any_batches() -> None:
     expected = float(ssim(unit(a), unit(b), data_range=1, size_average=True))
     assert paired(a, b, 7)["ssim"] == pytest.approx(expected, abs=1e-6)
     assert paired(a, b, 3)["ssim"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_mean_of_each_pairs_ssim_is_the_ssim() -> None:
+    a, b = pictures(7), pictures(7, seed=1)
+    each = ssim_of_each(a, b, 11)
+    assert len(each) == 7
+    assert len(set(each)) > 1
+    assert sum(each) / 7 == pytest.approx(paired(a, b, 3)["ssim"], abs=1e-4)
 
 
 def by_definition(x: np.ndarray, y: np.ndarray) -> float:

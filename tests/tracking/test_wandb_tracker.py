@@ -378,6 +378,7 @@ def test_every_stage_uses_what_the_one_before_made(config, serve: Callable[[str]
         f"{name}-pruned", f"{name}-metrics"]
     assert [call for call, _ in Service.calls if call.endswith("eArtifact")] == [
         "CreateArtifact", "UseArtifact"] * 3 + ["CreateArtifact"]
+    assert read_json(run.tracked)["url"].endswith(f"/somebody/diffprune/runs/{name}")
     assert "failed" not in caplog.text
 
 
