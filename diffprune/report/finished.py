@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffprune.runs.metrics import Metrics
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.run import Run
 from diffprune.runs.score_file import ScoreHeader, TimestepLosses
+from diffprune.runs.status import RunStatus
 from diffprune.runtime.checksums import check
 from diffprune.runtime.errors import Damaged, UserError
 from diffprune.runtime.files import read_json
@@ -23,8 +25,8 @@ FOREIGN = (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
 @dataclass(frozen=True)
 class Finished:
     """`options` are those that change the results, `scoring` is the loss at every timestep; what a stage did not write is
-    None or empty. `timed` says whether the run was asked for its speed, which changes nothing else. `held_out_curve` has the
-    loss on held-out images by the steps of training."""
+    None or empty. `timed` says whether the run was asked for its speed, which changes nothing else; `cache` holds the images
+    that it shares with others. `held_out_curve` has the loss on held-out images by the steps of training."""
     run: Run
     options: dict[str, Any]
     metrics: Metrics
@@ -33,6 +35,7 @@ class Finished:
     progress: list[dict[str, float]]
     timed: bool = False
     held_out_curve: dict[str, float] = field(default_factory=dict)
+    cache: Path = Path("cache")
 
     @classmethod
     def of(cls, folder: Path) -> "Finished":
@@ -46,12 +49,14 @@ class Finished:
             # The file has no interpolations, and libyaml reads it in a twentieth of the time that OmegaConf takes.
             check(run.config)
             options = yaml.load(run.config.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-            timed = bool(options["evaluate"].get("speed"))      # before `scientific` takes it out
+            timed = bool(options["evaluate"].get("speed"))      # before `scientific` takes these out
+            cache = Path(options.get("paths", {}).get("cache", "cache"))
             pruning = read_json(run.prune_report) if run.prune_report.exists() else {}
             scoring = ScoreHeader.read(run.scores).losses if run.scores.exists() else None
             progress = ProgressLog.read(run.progress)
             curve = read_json(run.held_out_losses) if run.held_out_losses.exists() else {}
-            return cls(run, scientific(options), Metrics.read(run.metrics), pruning, scoring, progress, timed, curve)
+            return cls(run, scientific(options), Metrics.read(run.metrics), pruning, scoring, progress, timed, curve,
+                       cache)
         except FOREIGN as error:
             raise Damaged(f"{run.folder} has a file whose content no run writes ({type(error).__name__}: "
                           f"{str(error).partition(chr(10))[0]}): repeat the run's command in another folder") from error
@@ -67,6 +72,27 @@ class Finished:
         """The training steps over all rounds; at equal cost those that were taken, which `schedule.steps` does not say."""
         schedule = self.options["schedule"]
         return int(self.progress[-1]["step"]) if schedule.get("equal_cost") and self.progress else schedule["steps"]
+
+    @property
+    def folder_of_model(self) -> Path | None:
+        """The folder of the model with which the run ends; None where it was not kept, as that of a dense run."""
+        folder = self.run.final(self.is_trained)
+        return folder if (folder / "model_index.json").exists() else None
+
+    @property
+    def ended(self) -> str | None:
+        """The day on which the run ended, in UTC; None where its folder does not say."""
+        seconds = RunStatus.of(self.run).ended
+        return datetime.fromtimestamp(seconds, UTC).date().isoformat() if seconds else None
+
+    @property
+    def address(self) -> str | None:
+        """The run's page in Weights & Biases, where it was online."""
+        try:
+            url = str(read_json(self.run.tracked)["url"])
+        except (OSError, UserError, *FOREIGN):
+            return None
+        return url if url.startswith(("https://", "http://")) else None
 
     @property
     def model(self) -> str:

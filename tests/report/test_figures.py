@@ -1,5 +1,6 @@
 """What a comparison's figures say, checked on their content before anything is drawn; and published numbers, bold, gaps."""
 
+import base64
 import csv
 import io
 import json
@@ -25,8 +26,8 @@ from diffprune.report.figures.render import draw, file_name
 from diffprune.report.figures.vega_lite import specification
 from diffprune.report.finished import Finished, find, read_all
 from diffprune.report.pages import samples
-from diffprune.report.pages.files import drawings, figure_files
-from diffprune.report.pages.page import image_url
+from diffprune.report.pages.files import drawings, figure_files, together
+from diffprune.report.pages.page import shown_images
 from diffprune.report.pages.runs_table import not_measured
 from diffprune.report.tables.comparison import compare
 from diffprune.report.tables.configurations import configurations
@@ -134,7 +135,8 @@ def test_the_loss_has_the_stop_of_every_threshold_that_stops(tmp_path: Path) -> 
     make_run(tmp_path / "a")
     (chart,) = loss_per_timestep(runs_in(tmp_path))
     assert chart.stops == [(249, "T = 0.05")]
-    assert len(chart.series[0].y) == 1000
+    assert chart.series[0].x[:2] == [0, 4]
+    assert chart.series[0].x[-1] == 999
 
 
 HELD_OUT = {"dense": [8.0, 2.0], "before_healing": [32.0, 4.0], "final": [9.0, 3.0]}
@@ -220,7 +222,7 @@ def test_names_that_a_page_lists_itself_stand_in_the_files_alone() -> None:
 
 def test_a_line_without_marks_says_its_values_on_the_page_and_has_no_invisible_points_in_files() -> None:
     drawing = draw(Chart("n", "t", "c", "a", "x", "y", [Series("a", [1.0, 2.0], [1.0, 2.0], line=True, marks=False)]))
-    assert [layer["name"] for layer in json.loads(drawing.interactive)["layer"] if "name" in layer] == ["hover"]
+    assert "hover" in {layer.get("name") for layer in json.loads(drawing.interactive)["layer"]}
     assert 'opacity="0"' not in drawing.svg
 
 
@@ -245,13 +247,14 @@ def test_an_error_bar_below_zero_ends_on_a_logarithmic_axis() -> None:
     assert (row["low"], row["high"]) == (1.0, 3.0)
 
 
-def test_samples_are_cut_so_that_rows_share_noise_and_the_dense_model_comes_first(tmp_path: Path) -> None:
+def test_samples_are_cut_so_that_columns_share_noise_and_the_dense_model_comes_first(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", {"pruner": {"name": "random"}})
     (grid,) = samples.sample_grids(configurations(runs_in(tmp_path), []))
-    assert [title for title, _ in grid.columns] == ["dense", "diff_pruning", "random"]
-    assert [images[3].getpixel((0, 0)) for _, images in grid.columns] == [50, 100, 100]
-    assert {image.size for _, images in grid.columns for image in images} == {(8, 8)}
+    assert [row.model for row in grid.rows] == ["dense", "diff_pruning", "random"]
+    assert [row.images[3].getpixel((0, 0)) for row in grid.rows] == [50, 100, 100]
+    assert {image.size for row in grid.rows for image in row.images} == {(8, 8)}
+    assert grid.noises == 16
 
 
 def test_another_sampler_is_another_grid_and_a_broken_picture_none(tmp_path: Path) -> None:
@@ -259,7 +262,7 @@ def test_another_sampler_is_another_grid_and_a_broken_picture_none(tmp_path: Pat
     make_run(tmp_path / "b", {"sampler": {"steps": 100}}, protocol={"steps": 100})
     Run(make_run(tmp_path / "c", {"pruner": {"name": "random"}})).grid.write_bytes(b"\x89PNG")
     grids = samples.sample_grids(configurations(runs_in(tmp_path), ["steps"]))
-    assert [len(grid.columns) for grid in grids] == [2, 2]
+    assert [len(grid.rows) for grid in grids] == [2, 2]
 
 
 def test_every_grid_has_its_own_title_and_file(tmp_path: Path) -> None:
@@ -274,10 +277,10 @@ def test_every_grid_has_its_own_title_and_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("titles", [
     ["dense", "diff_pruning sampler.steps=100"], ["dense", "x" * 60], ["dense"], ["dense", *["taylor a.b=1 " * 12] * 3]])
 def test_images_keep_their_room_in_a_picture_whatever_they_are_called(titles: list[str]) -> None:
-    grey = [Image.new("L", (8, 8), 100)] * samples.ROWS
-    picture = Image.open(io.BytesIO(samples.picture(samples.Samples("a", [(title, grey) for title in titles]))))
+    grey = [Image.new("L", (8, 8), 100)] * samples.NOISES
+    picture = Image.open(io.BytesIO(samples.picture(samples.Samples("a", [samples.Row(title, grey) for title in titles]))))
     pixels = np.asarray(picture.convert("L"))
-    assert (pixels == 100).sum() >= len(titles) * samples.ROWS * samples.WIDTH ** 2 > 0.2 * pixels.size
+    assert (pixels == 100).sum() >= len(titles) * samples.NOISES * samples.WIDTH ** 2 > 0.2 * pixels.size
     for edge in (pixels[0], pixels[:, 0], pixels[-1], pixels[:, -1]):
         assert (edge == 255).all()      # no name is cut off
 
@@ -286,14 +289,30 @@ def test_a_name_is_broken_where_its_words_end_and_loses_no_letter() -> None:
     font = ImageFont.load_default(samples.FONT)
     title = "diff_pruning pruner.threshold=0.05 " + "x" * 60
     lines = samples.wrapped(title, font)
-    assert lines[:3] == ["diff_pruning", "pruner.threshold=", "0.05"]
-    assert "".join(lines) == title.replace(" ", "")
-    assert max(map(font.getlength, lines)) <= samples.WIDTH
+    assert lines[:2] == ["diff_pruning pruner.", "threshold=0.05"]
+    assert "".join(lines).replace(" ", "") == title.replace(" ", "")
+    assert max(map(font.getlength, lines)) <= samples.NAMES
 
 
-def test_large_images_are_stored_small(tmp_path: Path) -> None:
-    assert image_url(Image.new("L", (32, 32))).startswith("data:image/png")
-    assert image_url(Image.new("RGB", (256, 256))).startswith("data:image/jpeg")
+def noisy(size: int, count: int = 16) -> samples.Samples:
+    """Images that no format stores in little room."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return samples.Samples("a", [samples.Row("dense", [Image.fromarray(image) for image in pixels])])
+
+
+def test_small_images_lie_in_a_page_as_they_were_drawn() -> None:
+    grid = noisy(8)
+    ((first, *_),) = shown_images(grid, 100_000)
+    assert (first.width, first.height) == (8, 8)
+    stored = Image.open(io.BytesIO(base64.b64decode(first.url.partition("base64,")[2]))).convert("RGB")
+    assert (np.asarray(stored) == np.asarray(grid.rows[0].images[0])).all()
+
+
+@pytest.mark.parametrize("budget", [1_000_000, 100_000])
+def test_large_images_take_no_more_room_than_they_are_given(budget: int) -> None:
+    (images,) = shown_images(noisy(256), budget)
+    assert budget / 20 < sum(len(image.url) for image in images) <= budget
+    assert 16 < images[0].width <= 256
 
 
 # --- published numbers, bold
@@ -363,7 +382,7 @@ def test_what_was_not_measured_has_its_reason_from_the_options(tmp_path: Path) -
         "images/s of unasked": "it ran with evaluate.speed=false",
         "images/s of asked": "its metrics.json does not have it, though it was asked for",
         "scores before healing of blind": "its metrics.json does not have it, though it was asked for",
-        "samples of blind": "its folder has no samples/grid.png"}
+        "samples of blind": "samples/grid.png is not kept with the run"}
 
 
 def test_what_many_runs_lack_is_one_line(tmp_path: Path) -> None:
@@ -539,7 +558,7 @@ def test_no_two_names_have_one_file() -> None:
 
 def test_figures_whose_names_differ_in_a_blank_alone_have_files_of_their_own() -> None:
     figures = [Chart(name, "t", "c", "a", "x", "y", [Series("s", [1.0], [1.0])]) for name in ("a b", "a=b", "a-b")]
-    files = figure_files(drawings(figures), [])
+    files = together(figure_files(drawings(figures)))
     assert len(files) == 6
     assert list(files)[:2] == ["a-b.svg", "a-b.png"]
     assert [file_name(figure.name) + ".svg" for figure, _ in drawings(figures)] == list(files)[::2]

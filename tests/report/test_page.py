@@ -1,7 +1,9 @@
 """The pages in a real browser: they sort, hover, enlarge, load nothing and complain of nothing."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffprune import __version__
 from diffprune.report import write_report
 from diffprune.report.__main__ import report
 from diffprune.runs.run import Run
+from diffprune.runs.status import RunStatus
 from tests.conftest import unavailable
 from tests.report.test_report import LAYERS, OPTIONS, make_run, merged
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
-SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
+SIZES = {name: {"width": width, "height": 900} for name, width in (
+    ("narrowest", 320), ("phone", 390), ("tablet", 1024), ("desktop", 1440))}
+ADDRESS = "https://wandb.example/somebody/diffprune/runs/x"
 PATIENCE = 180_000      # milliseconds: other tests may keep the machine busy
 SECONDS = {"random": 7.5, "taylor": 7.25, "diff_pruning": 30.0}
 FIDS = {"random": 9.5, "taylor": 10.25, "diff_pruning": 5.5}
@@ -55,8 +61,14 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of one run, which lacks its speed."""
-    return write_report(make_run(tmp_path_factory.mktemp("own") / "run", images_per_second=None))
+    """The page of one run, which lacks its rate."""
+    run = Run(make_run(tmp_path_factory.mktemp("own") / "run", images_per_second=None, device="a CPU", first_ssim={
+        "final": [0.9 + i / 1000 for i in range(64)], "before_healing": [0.2 + i / 1000 for i in range(64)]}))
+    run.finetuned.mkdir()
+    (run.finetuned / "model_index.json").write_text("{}")
+    run.tracked.write_text(json.dumps({"url": ADDRESS}))
+    run.status.write_text(json.dumps(asdict(RunStatus("done", ended=1795824417.0))))
+    return write_report(run.folder)
 
 
 def variant(folder: Path, rng: np.random.Generator, fid: float, options: dict[str, Any], **metrics: Any) -> None:
@@ -87,7 +99,7 @@ def opened(browser: Any, index: Path) -> Iterator[Callable[..., Any]]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         addresses.append(path.as_uri())
         page.goto(addresses[-1])
-        if script and path == index:
+        if script:
             page.wait_for_function("document.querySelectorAll('.plot:not(.drawn)').length === 0")
         return page
 
@@ -102,7 +114,9 @@ def column(page: Any, title: str, section: str = "#results") -> list[str]:
     """The cells of the section's column whose heading starts with `title`, from the top."""
     return page.evaluate("""([title, section]) => {
         const table = document.querySelector(section + " table.sortable"), heads = [...table.tHead.rows[0].cells];
-        const i = heads.findIndex(cell => cell.textContent.startsWith(title));
+        const said = cell => [...cell.querySelectorAll("small")].reduce(
+            (text, small) => text.replace(small.textContent, ""), cell.textContent).replaceAll("\u00a0", " ").trim();
+        const i = heads.findIndex(cell => said(cell).startsWith(title));
         return [...table.tBodies[0].rows].map(row => row.cells[i].textContent);
     }""", [title, section])
 
@@ -111,14 +125,19 @@ def numbers(cells: list[str]) -> list[float]:
     return [float(cell.split()[0].removeprefix("<").strip() or 0) for cell in cells if cell != "–"]
 
 
+def fits(page: Any) -> bool:
+    """Whether nothing makes the page scroll sideways: no picture and no text that is not in a box that scrolls by itself."""
+    outside = """() => [...document.querySelectorAll('main *')].filter(part => !part.closest('.scroll') &&
+        part.getBoundingClientRect().right > innerWidth + 1).length"""
+    return page.evaluate("document.documentElement.scrollWidth <= innerWidth") and page.evaluate(outside) == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
 def test_the_page_fits_its_screen_and_every_figure_moves(opened: Callable, size: str, scheme: str) -> None:
     page = opened(size, scheme)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert fits(page)
     assert page.locator(".plot").count() == page.locator(".plot.drawn svg").count() >= 9
-    right = "[...document.querySelectorAll('.plot svg')].map(drawn => drawn.getBoundingClientRect().right)"
-    assert page.evaluate(f"Math.max(...{right}) <= innerWidth")
     ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
     brightness = [sum(map(int, colour[4:-1].split(","))) for colour in (ink, paper)]
     assert (brightness[0] < brightness[1]) == (scheme == "light")
@@ -126,21 +145,23 @@ def test_the_page_fits_its_screen_and_every_figure_moves(opened: Callable, size:
 
 def test_a_click_on_a_heading_sorts_by_its_numbers_and_another_turns_them_round(opened: Callable) -> None:
     page = opened()
-    heading = page.locator("#results th button", has_text="Fréchet distance (digits").first
+    heading = page.locator("#results th button", has_text="Fréchet distance").first
     heading.click()
-    up = numbers(column(page, "Fréchet distance (digits"))
+    up = numbers(column(page, "Fréchet distance"))
     assert up == sorted(up)
     assert len(up) > 4
     assert page.locator("#results th[aria-sort=ascending]").count() == 1
     heading.click()
-    down = numbers(column(page, "Fréchet distance (digits"))
+    down = numbers(column(page, "Fréchet distance"))
     assert down == up[::-1]
     heading.press("Enter")     # the keyboard does the same
-    assert numbers(column(page, "Fréchet distance (digits")) == up
+    assert numbers(column(page, "Fréchet distance")) == up
 
 
 def test_what_was_not_measured_stays_last_and_names_sort_as_names(opened: Callable) -> None:
     page = opened()
+    page.locator("#results .chosen summary").click()
+    page.get_by_label("SSIM before healing").check()
     heading = page.locator("#results th button", has_text="SSIM before healing")
     for _ in range(2):
         heading.click()
@@ -168,16 +189,10 @@ def test_every_table_sorts_its_numbers_as_numbers(opened: Callable, section: str
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
-def test_the_page_of_a_run_fits_its_screen_sorts_and_enlarges(opened: Callable, own: Path, size: str, scheme: str) -> None:
+def test_the_page_of_a_run_fits_its_screen_and_sorts(opened: Callable, own: Path, size: str, scheme: str) -> None:
     page = opened(size, scheme, path=own)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert page.locator(".plot > svg").count() == 3
-    assert [head.strip() for head in page.locator("table.samples thead th").all_text_contents()] == [
-        "dense", "pruned before healing", "pruned and healed"]
-    page.locator("table.samples tbody tr").nth(2).locator("button").nth(1).click()
-    assert page.locator("dialog[open] strong").text_content() == "Noise 2"
-    assert page.locator("dialog[open] img").count() == 3
-    page.keyboard.press("Escape")
+    assert fits(page)
+    assert page.locator(".plot svg").count() == 3
     page.locator("#layers summary").click()
     page.locator("#layers th button", has_text="weights after").click()
     after = [int(cell.replace(",", "")) for cell in column(page, "weights after", "#layers")]
@@ -186,23 +201,107 @@ def test_the_page_of_a_run_fits_its_screen_sorts_and_enlarges(opened: Callable, 
     assert "images/s" in page.locator("#what-is-missing").text_content()
 
 
+def test_on_a_phone_the_healed_model_stands_beside_the_dense_one(opened: Callable, own: Path) -> None:
+    page = opened("narrowest", path=own)
+    heads = page.locator("#results thead th")
+    assert heads.all_text_contents()[1:] == ["dense", "pruned and healed", "pruned before healing"]
+    assert right_end(heads.nth(2)) <= SIZES["narrowest"]["width"]
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_the_verdict_is_the_second_column_and_is_never_cut(opened: Callable, size: str) -> None:
+    page = opened(size)
+    for section in ("#results", "#beyond-the-seeds-noise"):
+        table = page.locator(f"{section} .verdicts table").first
+        assert table.locator("thead th").nth(1).text_content().startswith("verdict")
+        verdicts = table.locator("tbody tr td:nth-child(2)")
+        assert {"within the seeds' noise", "one seed: cannot say"} & set(verdicts.all_text_contents())
+        assert all(right_end(verdicts.nth(i)) <= SIZES[size]["width"] for i in range(verdicts.count()))
+        assert all(verdicts.nth(i).evaluate("cell => cell.scrollWidth <= cell.clientWidth") for i in range(verdicts.count()))
+
+
+def test_six_columns_are_shown_and_the_others_when_they_are_chosen(opened: Callable) -> None:
+    for script in (True, False):
+        page = opened(script=script)
+        shown = page.locator("#results .verdicts thead th:visible")
+        assert shown.count() == 2 + 6
+        page.locator("#results .chosen summary").click()
+        page.get_by_label("images/s").check()
+        page.get_by_label("parameters [M]").uncheck()
+        assert shown.count() == 2 + 6
+        assert any("images/s" in text for text in shown.all_text_contents())
+
+
+def test_the_corner_of_a_table_stays_when_it_is_scrolled(opened: Callable) -> None:
+    page = opened("phone")
+    corner, box = page.locator("#results .verdicts thead th").first, page.locator("#results .verdicts")
+    before = corner.bounding_box()["x"]
+    box.evaluate("box => { box.scrollLeft = 200; }")
+    assert corner.bounding_box()["x"] == pytest.approx(before, abs=1)
+
+
+def test_a_few_numbers_stand_at_the_top(opened: Callable, own: Path) -> None:
+    tiles = [tile.split("\n") for tile in opened(path=own).locator(".tiles div").all_inner_texts()]
+    assert [tile[:2] for tile in tiles] == [["parameters", "−44\xa0%"], ["MACs", "−44\xa0%"], ["measured speed-up", "1.51×"],
+                                            ["Fréchet distance", "5.29"], ["fine-tuning", "400 steps"]]
+    assert tiles[3][2] == "dense 4.19, SSIM 0.932"
+    many = [tile.split("\n") for tile in opened().locator(".tiles div").all_inner_texts()]
+    assert many[2][:2] == ["measured speed-up", "1.51 … 2.00×"]
+    assert "best of 5: diff_pruning threshold=0.05" in many[3][2]
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_images_have_their_similarity_below_them_and_can_be_large(opened: Callable, own: Path, script: bool) -> None:
+    page = opened(script=script, path=own)
+    rows = page.locator("table.samples tbody tr")
+    assert rows.locator("th").all_text_contents() == ["dense", "pruned and healed", "pruned before healing"]
+    assert [rows.nth(i).locator("img").count() for i in range(3)] == [16, 16, 16]
+    assert [rows.nth(i).locator("small").all_text_contents() for i in range(3)] == [
+        [], [f"0.9{i:02}" for i in range(16)], [f"0.2{i:02}" for i in range(16)]]
+    before = rows.locator("img").first.bounding_box()["width"]
+    page.locator("input.larger").check()
+    assert rows.locator("img").first.bounding_box()["width"] > 1.5 * before
+
+
+def right_end(place: Any) -> float:
+    box = place.bounding_box()
+    return box["x"] + box["width"]
+
+
 def test_the_page_of_a_run_stands_without_its_script(opened: Callable, own: Path) -> None:
     page = opened(script=False, path=own)
     assert page.locator(".plot > svg").count() == 3
-    assert page.locator("table.samples img").count() == 24
+
+
+def test_a_run_and_its_comparison_lead_to_each_other(opened: Callable, browser: Any, index: Path, own: Path) -> None:
+    address = opened().locator("#results tbody th a").first.get_attribute("href")
+    assert address.startswith("../runs/")
+    page = browser.new_context().new_page()
+    page.goto(f"{own.as_uri()}#{address.partition('#')[2]}")
+    assert page.get_by_text("‹ Comparison").get_attribute("href") == "../../out/index.html"
+    page.context.close()
+
+
+def test_a_run_says_how_its_model_is_loaded_and_where_it_was_made(opened: Callable, own: Path) -> None:
+    page = opened(path=own)
+    assert page.locator("#load-the-model pre").inner_text().endswith(f'load_pipeline("{own.parent}/finetuned")')
+    assert page.locator("#load-the-model a").all_text_contents() == ["finetuned", "This run in Weights & Biases"]
+    assert page.locator("#load-the-model a").nth(1).get_attribute("href") == ADDRESS
+    footer = page.locator("footer").inner_text()
+    for said in ("on a CPU", "ended 2026-11-28", "commit 0123abc", f"diffprune {__version__}"):
+        assert said in footer
 
 
 def test_the_tables_and_figures_of_a_run_can_be_saved(opened: Callable, own: Path) -> None:
     page = opened(path=own)
     links = page.locator("#files a[download]")
     assert set(links.all_text_contents()) == {
-        *(f"{name}.{kind}" for name in ("table", "layers", "left", "missing") for kind in ("md", "csv", "tex")),
-        *(f"{name}.{kind}" for name in ("loss", "widths", "healing") for kind in ("png", "svg")),
+        *(f"{name}.{kind}" for name in ("table", "layers", "not-pruned", "missing") for kind in ("md", "csv", "tex")),
         "samples-ddpm_digits-digits.png"}
     starts = {"csv": b"model,params", "png": b"\x89PNG", "svg": b"<svg"}
     for file in ("table.csv", "loss.png", "widths.svg"):
         with page.expect_download() as waiting:
-            links.get_by_text(file, exact=True).click()
+            page.locator(f"a[download='{file}']").click()
         assert waiting.value.suggested_filename == file
         assert Path(waiting.value.path()).read_bytes().startswith(starts[file.rpartition(".")[2]])
 
@@ -235,16 +334,25 @@ def test_a_line_says_its_values_and_a_click_on_the_legend_dims_the_others(opened
     page.wait_for_function(f"new Set(({opacities})()).size === 2")
 
 
-def test_an_image_opens_larger_beside_the_others_of_its_noise(opened: Callable) -> None:
-    page = opened()
-    button = page.locator("table.samples tbody tr").nth(2).locator("button").nth(1)
+@pytest.mark.parametrize("size", list(SIZES))
+def test_an_image_opens_larger_with_its_column_and_arrow_keys_go_on(opened: Callable, own: Path, size: str) -> None:
+    page = opened(size, path=own)
+    button = page.locator("table.samples tbody tr").nth(1).locator("button").nth(2)
     before = button.locator("img").bounding_box()["width"]
     button.click()
     dialog = page.locator("dialog[open]")
     assert dialog.locator("strong").text_content() == "Noise 2"
-    assert dialog.locator("figcaption").first.text_content() == "dense"
-    assert dialog.locator("img").count() == page.locator("table.samples thead th").count()
-    assert dialog.locator("img").nth(1).bounding_box()["width"] > 1.5 * before
+    assert dialog.locator("figcaption").all_text_contents() == [
+        "dense", "pruned and healed, SSIM 0.902", "pruned before healing, SSIM 0.202"]
+    assert all(dialog.locator("img").nth(i).bounding_box()["width"] > 2 * before for i in range(3))
+    assert right_end(dialog) <= SIZES[size]["width"]
+    assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
+    for key, noise in (("ArrowRight", 3), ("ArrowLeft", 2), ("ArrowLeft", 1), ("ArrowLeft", 0), ("ArrowLeft", 15)):
+        page.keyboard.press(key)
+        assert dialog.locator("strong").text_content() == f"Noise {noise}"
+        assert dialog.locator("figcaption").nth(1).text_content() == f"pruned and healed, SSIM 0.9{noise:02}"
+    dialog.get_by_label("Next noise").click()
+    assert dialog.locator("strong").text_content() == "Noise 0"
     page.keyboard.press("Escape")
     page.locator("dialog").wait_for(state="detached")     # a dialog says that it was closed a moment later
     assert page.evaluate("document.activeElement.matches('button.enlarge')")

@@ -147,5 +147,5 @@ def test_different_protocols_are_never_subtracted(tmp_path: Path) -> None:
     make(tmp_path, "random", {0: 2.0, 1: 2.5}, sampler={"steps": 100})
     found = records(tmp_path)
     assert {title: round(record["difference"], 2) for title, record in found.items()} == {
-        "random sampler.steps=50": 4.05, "random sampler.steps=100": 1.05}
-    assert found["random sampler.steps=100"]["baseline"] == "taylor sampler.steps=100"
+        "random steps=50": 4.05, "random steps=100": 1.05}
+    assert found["random steps=100"]["baseline"] == "taylor steps=100"

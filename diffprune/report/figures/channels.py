@@ -21,8 +21,8 @@ def overlap(named: Named) -> Matrix | Absent:
     eligible = [(title, seeds) for title, seeds in pruned if any(seeds.values())]
     chosen = eligible[:MOST]
     if len(chosen) < 2:
-        return Absent("Overlap of removed channels", "it takes two configurations whose removed channels are known, there "
-                      f"{'is one' if chosen else 'is none'}")
+        return Absent("Overlap of removed channels", "it takes two configurations of which prune.json is kept with the run, "
+                      f"there {'is one' if chosen else 'is none'}")
     values = [[mean_overlap(one, other) for _, other in chosen] for _, one in chosen]
     p = fmean(len(removed(run)) / sum(group["before"] for group in run.pruning["groups"])
               for _, runs in named for run in runs if removed(run))
@@ -49,18 +49,18 @@ def mean_overlap(one: dict[int, Channels], other: dict[int, Channels]) -> float 
     return fmean(len(a & b) / len(a | b) if a | b else 1.0 for a, b in pairs) if pairs else None
 
 
-def widths(named: Named) -> Chart | Absent:
+def widths(named: Named, whose: str = ", of each configuration's first seed") -> Chart | Absent:
     """The width of every layer of each pruned configuration's first seed."""
-    return width_chart([(title, runs[0].pruning["layers"]) for title, runs in named
-                        if runs[0].is_pruned and runs[0].pruning.get("layers")], ", of each configuration's first seed")
+    pruned = [(title, runs[0]) for title, runs in named if runs[0].is_pruned]
+    known = [(title, run.pruning["layers"]) for title, run in pruned if run.pruning.get("layers")]
+    return width_chart(known, whose) if known else Absent(
+        "Width of every layer", "prune.json is not kept with these runs" if pruned else "nothing was pruned")
 
 
-def width_chart(pruned: list[tuple[str, dict[str, Any]]], whose: str = "") -> Chart | Absent:
-    """Output channels of every convolution and linear layer; configurations of equal widths share a line. `pruned` are
-    titles with {layer: its weight's shape `before` and `after`}; models with other layers than the first one's are left
-    out."""
-    if not pruned:
-        return Absent("Width of every layer", "nothing was pruned")
+def width_chart(pruned: list[tuple[str, dict[str, Any]]], whose: str = "") -> Chart:
+    """Output channels of every convolution and linear layer; configurations of equal widths share a line. `pruned` are at
+    least one title with {layer: its weight's shape `before` and `after`}; models with other layers than the first one's are
+    left out."""
     everyone = [(title, {name: (shape["before"][0], shape["after"][0]) for name, shape in in_order(layers)
                          if len(shape["before"]) > 1}) for title, layers in pruned]
     names = list(everyone[0][1])

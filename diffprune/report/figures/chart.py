@@ -45,11 +45,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Chart(Figure):
-    """`x` and `y` are axis titles with units; `stops` and `ticks` name places on the x axis, `spans` shade some of it."""
+    """`x` and `y` are axis titles with units; `stops` and `ticks` name places on the x axis, `spans` shade some of it. Of
+    the stops those `in_use` stand out, the others say their name to the mouse."""
     x: str
     y: str
     series: Sequence[Series]
     stops: Sequence[tuple[float, str]] = ()
+    in_use: frozenset[str] = frozenset()
     log_x: bool = False
     log_y: bool = False
     ticks: Sequence[tuple[float, str]] = ()
@@ -71,10 +73,12 @@ class Matrix(Figure):
 
 @dataclass(frozen=True)
 class Dots(Figure):
-    """One line per row: (row, its value for every seed, the published value or None); `x` is the axis title."""
+    """One line per row: (row, its value for every seed, the published value or None); `x` is the axis title. The `dense`
+    model's value is a line across all rows."""
     x: str
     rows: Sequence[tuple[str, Sequence[float], float | None]]
     log_x: bool = False
+    dense: float | None = None
 
 
 @dataclass(frozen=True)

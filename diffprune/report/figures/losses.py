@@ -1,5 +1,7 @@
 """Losses: at every timestep, with the last timestep that each threshold keeps, and over the steps of training."""
 
+import math
+from collections.abc import Set
 from dataclasses import replace
 from itertools import groupby
 
@@ -9,6 +11,7 @@ from diffprune.report.figures.chart import DENSE, Absent, Chart, Series
 from diffprune.report.finished import Finished
 from diffprune.runs.score_file import TimestepLosses
 
+POINTS = 250    # of a curve over the timesteps
 WINDOWS = 20    # the running mean of a training loss is over one of so many equal windows of the logged steps
 
 
@@ -16,18 +19,21 @@ def loss_per_timestep(runs: list[Finished]) -> list[Chart | Absent]:
     """L_t of each model that was scored, on the first seed's batch and noise, with where each threshold stops."""
     scored = sorted(((run.model, run.options["seed"], -len(run.scoring.stops), i, run.scoring)
                      for i, run in enumerate(runs) if run.scoring is not None))
-    charts = [loss_chart(model, next(members)[-1]) for model, members in groupby(scored, key=lambda one: one[0])]
-    return [*charts] or [Absent("Loss per timestep", "no criterion here made a scoring pass over the timesteps")]
+    used = {run.options["pruner"]["threshold"] for run in runs if run.options["pruner"].get("threshold")}
+    charts = [loss_chart(model, next(members)[-1], used) for model, members in groupby(scored, key=lambda one: one[0])]
+    return [*charts] or [Absent("Loss per timestep", "scores.safetensors is not kept with these runs" if any(
+        run.metrics.cost.get("score") for run in runs) else "no criterion here made a scoring pass over the timesteps")]
 
 
 def scoring_pass(run: Finished) -> Chart | Absent:
     """The loss of one run's scoring pass, the timesteps that counted shaded, and the threshold that ended it."""
     if run.scoring is None:
-        return loss_per_timestep([])[0]
-    chart, scoring, total = loss_chart(run.model, run.scoring), run.scoring, len(run.scoring.loss)
-    highest = (scoring.threshold * np.maximum.accumulate(scoring.loss)).tolist()
-    threshold = Series(f"{scoring.threshold:g} × largest loss so far", range(total), highest, colour=1, line=True,
-                       marks=False)
+        return loss_per_timestep([run])[0]
+    scoring, total = run.scoring, len(run.scoring.loss)
+    chart = loss_chart(run.model, scoring, {scoring.threshold})
+    highest, shown = (scoring.threshold * np.maximum.accumulate(scoring.loss)).tolist(), timesteps(total)
+    threshold = Series(f"{scoring.threshold:g} × largest loss so far", shown, [highest[t] for t in shown], colour=1,
+                       line=True, marks=False)
     return replace(
         chart, name="loss", series=[*chart.series, *([threshold] if scoring.threshold > 0 else [])], spans=spans(scoring),
         caption=f"{chart.caption} Shaded is what counted here: {scoring.kept} of {total} timesteps.")
@@ -41,8 +47,14 @@ def spans(scoring: TimestepLosses) -> list[tuple[int, int]]:
     return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
-def loss_chart(model: str, scoring: TimestepLosses) -> Chart:
-    """Stops at which every timestep is kept are named in the caption alone."""
+def timesteps(total: int) -> list[int]:
+    """Those that a curve is drawn through: evenly spaced, at most POINTS of them and the last one."""
+    return sorted({*range(0, total, math.ceil(total / POINTS)), total - 1})
+
+
+def loss_chart(model: str, scoring: TimestepLosses, used: Set[float]) -> Chart:
+    """Stops at which every timestep is kept are named in the caption alone; those of the thresholds that are `used` stand
+    out."""
     loss, total = scoring.loss, len(scoring.loss)
     thresholds = {float(text): stop for text, stop in scoring.stops.items() if float(text) > 0}
     inside = {T: stop for T, stop in sorted(thresholds.items(), reverse=True) if stop < total}
@@ -55,8 +67,9 @@ def loss_chart(model: str, scoring: TimestepLosses) -> Chart:
         f"Loss per timestep from {loss[0]:.3g} at t = 0 to {loss[-1]:.3g} at t = {total - 1}. "
         + "; ".join(f"T = {T:g} stops at {stop}" for T, stop in inside.items()),
         "timestep t", "squared error, summed over pixels",
-        [Series("loss L(t)", range(total), loss.tolist(), line=True, marks=False)],
-        [(stop, f"T = {T:g}") for T, stop in inside.items()], log_y=bool((loss > 0).all()))
+        [Series("loss L(t)", timesteps(total), [float(loss[t]) for t in timesteps(total)], line=True, marks=False)],
+        [(stop, f"T = {T:g}") for T, stop in inside.items()], frozenset(f"T = {T:g}" for T in used),
+        log_y=bool((loss > 0).all()))
 
 
 def training_loss(run: Finished) -> Chart | Absent:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffprune.report.figures.chart import DENSE, Absent, Chart, Series
+from diffprune.report.figures.chart import DENSE, Absent, Chart, Dots, Figure, Series
 from diffprune.report.finished import Finished
 from diffprune.report.tables.comparison import dense_rows
 from diffprune.report.tables.configurations import configurations, flat, grouped, titles
 from diffprune.report.tables.protocol import entries_of
 from diffprune.report.tables.quantities import MAIN, Quantity, quality
-from diffprune.report.tables.rows import Row, compared
+from diffprune.report.tables.rows import Numbers, Row, compared
 
 WIDE = 8        # values that span so much have a logarithmic axis, on which small ones' differences show
 MACS, LATENCY, HEALING, SECONDS = "macs", "latency_percent", "healing_macs", "healing_seconds"
@@ -18,6 +18,7 @@ COSTS = {MACS: ("MACs", "MACs [G], one evaluation of one image", 1e-9),
          LATENCY: ("measured latency", "measured latency [% of dense]", 1.0),
          HEALING: ("the cost of healing", "MACs of compensation and fine-tuning, teachers included [T]", 1e-12),
          SECONDS: ("the time of fine-tuning", "seconds of fine-tuning, on the machine of each run", 1.0)}
+ONE_PLACE = 1.03        # costs that differ by less are one: against them nothing can be seen
 OPTIONS = {"pruner.ratio": "nominal ratio (asked for)", "pruner.threshold": "threshold T"}
 SPREAD = "Mean over seeds; bars are one standard deviation."
 NOTES = {LATENCY: " Dense and pruned model took turns in one process, so that a busy machine slows both alike.",
@@ -26,25 +27,55 @@ NOTES = {LATENCY: " Dense and pruned model took turns in one process, so that a 
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration's numbers, its runs' options, and the family it is drawn with; dense models have no options."""
+    """One configuration's numbers, its runs' options, and the family it is drawn with; dense models have no options. `seeds`
+    has the numbers of each run."""
     row: Row
     family: str
     options: dict[str, Any] = field(default_factory=dict)
+    seeds: Sequence[Numbers] = ()
 
     def without(self, option: str) -> dict[str, Any]:
         """All its options but this one."""
         return {key: value for key, value in self.options.items() if key != option}
 
 
-def quality_charts(runs: list[Finished], differing: list[str]) -> list[Chart | Absent]:
-    """What there is to draw of Fréchet distance and SSIM: against MACs, latency, ratio and threshold."""
+def quality_charts(runs: list[Finished], differing: list[str]) -> list[Figure | Absent]:
+    """What there is to draw of Fréchet distance and SSIM: against MACs, latency, ratio and threshold; a row for each
+    configuration where all have the same MACs."""
     points = [*(Point(row, "dense") for row in dense_rows(runs, differing)), *(
-        Point(Row.of(title, [compared(run) for run in group]), family(group[0], differing), flat(group[0].options))
-        for title, group in configurations(runs, differing))]
+        Point(Row.of(title, [compared(run) for run in group]), family(group[0], differing), flat(group[0].options),
+              [compared(run) for run in group]) for title, group in configurations(runs, differing))]
     shown = [one for one in quality({key for point in points for key in point.row.values}) if one.level == MAIN]
     known = [cost for cost in COSTS if cost in (MACS, LATENCY) or any(cost in point.row.values for point in points)]
-    return [*(against_cost(points, quantity, cost) for cost in known for quantity in shown),
+    if one_place(points, HEALING):
+        known = [cost for cost in known if cost != SECONDS]     # what differs is the machine
+    return [*(by_configuration(points, quantity) for quantity in shown if one_place(points, MACS)),
+            *(against_cost(points, quantity, cost) for cost in known if not one_place(points, cost) for quantity in shown),
             *(against_option(points, quantity, option) for option in OPTIONS for quantity in shown)]
+
+
+def one_place(points: list[Point], cost: str) -> bool:
+    """Whether all of several configurations have about the same cost."""
+    values = [point.row.values[cost].mean for point in points if point.family != "dense" and cost in point.row.values]
+    return len(values) > 1 and max(values) <= ONE_PLACE * min(values)
+
+
+def by_configuration(points: list[Point], quantity: Quantity) -> Dots | Absent:
+    """A row for each configuration, the best first, with every seed; the dense model as a line."""
+    title, kept = f"{plain(quantity)} of each configuration", [point for point in points if quantity.key in point.row.values]
+    rows = sorted((point for point in kept if point.family != "dense"), reverse=quantity.arrow == "↑",
+                  key=lambda point: point.row.values[quantity.key].mean)
+    if not rows:
+        return Absent(title, "no configuration but the dense model has it")
+    dense = [point.row.values[quantity.key].mean for point in kept if point.family == "dense"]
+    means = [point.row.values[quantity.key].mean for point in kept]
+    words, more = in_words(kept, quantity)
+    caption = f"All have the same MACs. A dot is a seed, a bar their mean{', the line the dense model' if dense else ''}."
+    lines = [(point.row.title, [value * quantity.scale for numbers in point.seeds
+                                if (value := numbers.get(quantity.key)) is not None], None) for point in rows]
+    return Dots(f"{quantity.key.replace('_', '-')}-configurations", title, caption,
+                f"{title}. {'; '.join(words)}{more}.", quantity.title, lines, wide(means),
+                dense=dense[0] if len(dense) == 1 else None)
 
 
 def family(run: Finished, differing: list[str]) -> str:
@@ -92,13 +123,23 @@ def against_option(points: list[Point], quantity: Quantity, option: str) -> Char
 
 def chart_of(x: str, word: str, title: str, axis: str, quantity: Quantity, kept: list[Point], series: list[Series],
              place: Callable[[Row], str] = lambda row: "") -> Chart:
-    """The chart of these points; in words it names the first dozen of them, each with its `place` along the axis."""
-    words = [f"{point.row.title} {quantity.cell(point.row)}{place(point.row)}" for point in kept]
-    more = f"; and {len(words) - 12} more, all in the table" if len(words) > 12 else ""
+    """The chart of these points."""
+    words, more = in_words(kept, quantity, place)
     values = [point.row.values[quantity.key].mean for point in kept]
     return Chart(f"{quantity.key.replace('_', '-')}-{word}", title, SPREAD + NOTES.get(x, ""),
-                 f"{title}. {'; '.join(words[:12])}{more}.", axis, quantity.title, series,
-                 log_y=min(values) > 0 and max(values) > WIDE * min(values))
+                 f"{title}. {'; '.join(words)}{more}.", axis, quantity.title, series,
+                 log_y=wide(values))
+
+
+def wide(values: Sequence[float]) -> bool:
+    """Whether the values call for a logarithmic axis."""
+    return min(values) > 0 and max(values) > WIDE * min(values)
+
+
+def in_words(kept: list[Point], quantity: Quantity, place: Callable[[Row], str] = lambda row: "") -> tuple[list[str], str]:
+    """The first dozen of the points, each with its `place` along the axis, and how many more there are."""
+    words = [f"{point.row.title} {quantity.cell(point.row)}{place(point.row)}" for point in kept]
+    return words[:12], f"; and {len(words) - 12} more, all in the table" if len(words) > 12 else ""
 
 
 def colours(points: list[Point]) -> dict[str, int]:

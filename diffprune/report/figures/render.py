@@ -33,10 +33,9 @@ class Drawing:
 
 def draw(figure: Figure) -> Drawing:
     """Renders a figure; equal figures give equal bytes."""
-    interactive = shown(specification(figure))
-    still = dict(interactive)
+    interactive, still = (shown(specification(figure, still)) for still in (False, True))
     if "layer" in still:
-        still["layer"] = [layer for layer in still["layer"] if layer.get("name") != "hover"]
+        still["layer"] = [layer for layer in still["layer"] if not layer.get("name", "").startswith("hover")]
     inline = svg = vl_convert.vegalite_to_svg(still)
     # A page lists the names itself that the files hold as a title.
     if "title" in still:

@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 
 from diffprune.report.figures.chart import DENSE, Chart, Dots, Figure, Matrix, Panels, Series
+from diffprune.report.figures.direct_labels import GAP, LETTER, Label, direct_labels
 from diffprune.report.figures.palette import LIGHT, SERIES
 
 WIDTH, HEIGHT = 360, 240        # pixels of a chart's axes
@@ -33,10 +34,12 @@ CONFIG = {"font": "Liberation Sans, Arial, Helvetica, sans-serif", "background":
           "point": {"filled": True, "opacity": 1, "size": SIZE}}
 
 
-def specification(figure: Figure) -> dict[str, Any]:
-    """The figure in the colours of the light theme. It is not validated, which takes longer than drawing: the tests do that.
-    A layer named `hover` holds invisible points that only a page needs; a title, names that a page lists itself."""
-    return declared(figure, choosable=True).configure(**CONFIG).to_dict(validate=False)
+def specification(figure: Figure, still: bool = False) -> dict[str, Any]:
+    """The figure in the colours of the light theme; a `still` one cannot be zoomed. It is not validated, which takes longer
+    than drawing: the tests do that.
+    A layer whose name begins with `hover` holds invisible marks that only a page needs; a title, names that a page lists
+    itself."""
+    return declared(figure, choosable=not still).configure(**CONFIG).to_dict(validate=False)
 
 
 def declared(figure: Figure, choosable: bool = False) -> Any:
@@ -55,8 +58,10 @@ def declared(figure: Figure, choosable: bool = False) -> Any:
 
 
 def chart_of(chart: Chart, choosable: bool) -> Any:
-    """Shaded stretches, error bars, lines, marks, named places; a click on the legend may choose a series."""
-    rows, named = points(chart), 1 < len(chart.series) <= MOST_NAMED
+    """Shaded stretches, error bars, lines, marks, named places. Series are named beside their last points where that fits,
+    else by a legend. A `choosable` chart is for a page: a click on the legend chooses a series, and one may zoom."""
+    rows, direct = points(chart), direct_labels(chart, WIDTH * 0.75, HEIGHT)
+    named = 1 < len(chart.series) <= MOST_NAMED and not direct
     legend = legend_of(chart.series) if named else None
     heights = [row[name] for row in rows for name in ("y", "low", "high") if name in row]
     x = axis(chart.x, [row["x"] for row in rows], chart.log_x, nice=any(series.marks for series in chart.series))
@@ -68,11 +73,15 @@ def chart_of(chart: Chart, choosable: bool) -> Any:
         y["axis"]["tickMinStep"] = 1
     base: Any = alt.Chart().encode(x=alt.X("x:Q", **x), y=alt.Y("y:Q", **y),
                                    color=alt.Color("series:N", **looks(chart.series, colour, legend)))
+    if choosable:
+        base = base.add_params(alt.selection_interval(name="zoom", bind="scales", zoom="wheel![event.ctrlKey]"))
     if named and choosable:
         chosen = alt.selection_point(name="chosen", fields=["series"], bind="legend")
         base = base.encode(opacity=alt.condition(chosen, alt.value(1), alt.value(0.15))).add_params(chosen)
-    layers = [*shaded(chart), *errors(base, rows), *lines(base, chart, legend), *marks(base, chart, legend), *stops(chart)]
-    return alt.layer(*layers, data=alt.Data(values=rows), width=WIDTH, height=HEIGHT)
+    layers = [*shaded(chart), *errors(base, rows), *lines(base, chart, legend), *marks(base, chart, legend), *stops(chart),
+              *beside_points(direct, chart)]
+    beside = max((LETTER * len(label.name) for label in direct), default=0)
+    return alt.layer(*layers, data=alt.Data(values=rows), width=WIDTH - beside, height=HEIGHT)
 
 
 def points(chart: Chart) -> list[dict[str, Any]]:
@@ -122,7 +131,8 @@ def axis(title: str, values: Sequence[float], log: bool, **linear: Any) -> dict[
     are round numbers in plain digits, as many as the span of the values needs; Vega's own where there are fewer than two of
     them."""
     if not log:
-        return {"title": title, "scale": {"zero": False, "padding": 8} | linear, "axis": {"tickCount": 6}}
+        return {"title": title, "scale": {"zero": False, "padding": 8} | linear,
+                "axis": {"tickCount": 5, "labelFlush": False}}
     margin = (max(values) / min(values)) ** MARGIN * 1.02
     low, high = min(values) / margin, max(values) * margin
     span = math.log10(high / low)
@@ -179,12 +189,26 @@ def shaded(chart: Chart) -> list[Any]:
 
 
 def stops(chart: Chart) -> list[Any]:
-    """A dotted line with its name, at a height that its neighbours do not have."""
-    rows = [{"x": x, "name": name, "y": HEIGHT * (0.98 - 0.2 * (i % 4))} for i, (x, name) in enumerate(chart.stops)]
+    """The stops in use as lines with their names, each at a height that its neighbours do not have; the others as fine lines
+    that say their names to the mouse."""
+    used = [(x, name) for x, name in chart.stops if name in chart.in_use]
+    rows = [{"x": x, "name": name, "y": HEIGHT * (0.98 - 0.2 * (i % 4))} for i, (x, name) in enumerate(used)]
+    others = [{"x": x, "name": name} for x, name in chart.stops if name not in chart.in_use]
     base: Any = alt.Chart(alt.Data(values=rows)).encode(x="x:Q")
-    name = base.mark_text(angle=270, align="left", baseline="bottom", dx=0, dy=-2, fontSize=10, color=LIGHT["quiet"])
-    return [base.mark_rule(color=LIGHT["quiet"], strokeDash=[1, 2]),
-            name.encode(y=alt.Y("y:Q", scale=None, axis=None), text="name:N")] if rows else []
+    fine: Any = alt.Chart(alt.Data(values=others)).encode(x="x:Q", tooltip=alt.Tooltip("name:N", title="threshold"))
+    text = base.mark_text(angle=270, align="left", baseline="bottom", dy=-3, fontWeight="bold", color=LIGHT["ink"])
+    return [*([fine.mark_rule(color=LIGHT["quiet"], strokeDash=[1, 3]),
+               fine.mark_rule(strokeWidth=8, opacity=0).properties(name="hover-stops")] if others else []),
+            *([base.mark_rule(color=LIGHT["ink"], strokeWidth=1.5),
+               text.encode(y=alt.Y("y:Q", scale=None, axis=None), text="name:N")] if rows else [])]
+
+
+def beside_points(labels: Sequence[Label], chart: Chart) -> list[Any]:
+    """The series' names, each in its colour beside its last point."""
+    data = alt.Data(values=[{"x": label.x, "y": label.y, "series": label.name} for label in labels])
+    text: Any = alt.Chart(data).mark_text(align="left", dx=GAP, clip=False)
+    return [text.encode(x="x:Q", y="y:Q", text="series:N",
+                        color=alt.Color("series:N", **looks(chart.series, colour, None)))] if labels else []
 
 
 def matrix_of(matrix: Matrix) -> Any:
@@ -207,16 +231,28 @@ def matrix_of(matrix: Matrix) -> Any:
 
 
 def dots_of(dots: Dots) -> Any:
-    """From above a line for each row: each seed a dot, their mean a bar, the published value a cross."""
+    """From above a line for each row: each seed a dot, their mean a bar, the published value a cross; the dense model's
+    value a line across."""
     rows: list[dict[str, Any]] = [{"row": name, "value": value, "kind": kind} for name, values, published in dots.rows
             for value, kind in (*((value, "one seed") for value in values), *([(fmean(values), "mean")] if values else []),
                                 *([(published, "published")] if published is not None else []))]
     kinds, legend = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)], {"orient": "top", "symbolSize": 30}
     names: dict[str, Any] = {"title": None, "sort": None, "scale": {"domain": [name for name, *_ in dots.rows]}}
+    known = [row["value"] for row in rows] + ([dots.dense] if dots.dense is not None else [])
+    x = alt.X("value:Q", **axis(dots.x, known, dots.log_x))
     drawn: Any = alt.Chart(alt.Data(values=rows)).mark_point(opacity=0.8)
-    return drawn.encode(
-        x=alt.X("value:Q", **axis(dots.x, [row["value"] for row in rows], dots.log_x)),
-        y=alt.Y("row:N", axis={"grid": True, "ticks": False}, **names),
+    points = drawn.encode(
+        x=x, y=alt.Y("row:N", axis={"grid": True, "ticks": False}, **names),
+        tooltip=[alt.Tooltip("row:N", title="title"), alt.Tooltip("kind:N", title="what"), read_off("value:Q", dots.x)],
         shape=alt.Shape("kind:N", **looks(kinds, lambda kind: KINDS[kind][0], legend)),
-        color=alt.Color("kind:N", **looks(kinds, lambda kind: LIGHT[KINDS[kind][1]], legend))).properties(
-            width=WIDTH * 0.8, height=LINE * len(dots.rows))
+        color=alt.Color("kind:N", **looks(kinds, lambda kind: LIGHT[KINDS[kind][1]], legend)))
+    return alt.layer(*across(dots), points, width=WIDTH * 0.8, height=LINE * len(dots.rows))
+
+
+def across(dots: Dots) -> list[Any]:
+    """The dense model's value, with its name in the last row, whose values are far from it."""
+    line: Any = alt.Chart(alt.Data(values=[{"value": dots.dense, "name": "dense"}])).encode(x="value:Q")
+    return [] if dots.dense is None else [
+        line.mark_rule(color=LIGHT["dense"], strokeWidth=1.5),
+        line.mark_text(align="left", dx=4, color=LIGHT["quiet"]).encode(
+            text="name:N", y=alt.value(LINE * (len(dots.rows) - 0.5)))]

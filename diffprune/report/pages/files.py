@@ -1,6 +1,6 @@
 """The files of a report: every table as Markdown, CSV and LaTeX, every figure as SVG and PNG."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,21 +26,26 @@ def drawings(figures: Iterable[Figure | Absent]) -> Drawings:
     return [(figure, draw(figure)) for figure in named.values()]
 
 
-def figure_files(shown: Drawings, grids: Sequence[Samples]) -> Contents:
-    """{file: content} of every figure and every grid of samples."""
-    out: Contents = {grid.file: picture(grid) for grid in grids}
-    for figure, drawing in shown:
-        out |= {f"{file_name(figure.name)}.svg": drawing.svg, f"{file_name(figure.name)}.png": drawing.png}
-    return out
+def figure_files(shown: Drawings) -> dict[str, Contents]:
+    """{name of a figure: {file: content}}"""
+    return {figure.name: {f"{file_name(figure.name)}.svg": drawing.svg, f"{file_name(figure.name)}.png": drawing.png}
+            for figure, drawing in shown}
 
 
-def table_files(tables: Mapping[str, Table | None]) -> Contents:
-    """{file: content} of every table that there is."""
-    out: Contents = {}
-    for name, table in tables.items():
-        if table is not None:
-            out |= {f"{name}.md": table.markdown(bold=True), f"{name}.csv": table.csv(), f"{name}.tex": table.latex()}
-    return out
+def sample_files(grids: Iterable[Samples]) -> Contents:
+    """{file: content} of every grid of samples."""
+    return {grid.file: picture(grid) for grid in grids}
+
+
+def table_files(tables: Mapping[str, Table | None]) -> dict[str, Contents]:
+    """{name of a table: {file: content}} of every table that there is."""
+    return {name: {f"{name}.md": table.markdown(bold=True), f"{name}.csv": table.csv(), f"{name}.tex": table.latex()}
+            for name, table in tables.items() if table is not None}
+
+
+def together(files: Mapping[str, Contents]) -> Contents:
+    """{file: content} of all tables or figures."""
+    return {file: content for contents in files.values() for file, content in contents.items()}
 
 
 def write(folder: Path, contents: Mapping[str, str | bytes | None]) -> None:

@@ -3,11 +3,12 @@
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -15,16 +16,18 @@ from PIL import Image
 
 from diffprune.report.figures.palette import DARK, LIGHT, variables
 from diffprune.report.figures.render import file_name
+from diffprune.report.pages.samples import Samples
 
 KINDS = {"md": "text/markdown", "csv": "text/csv", "tex": "text/x-tex", "svg": "image/svg+xml", "png": "image/png",
-         "jpeg": "image/jpeg"}
-SMALL = 64              # pixels; larger images are stored as JPEG, smaller ones as they are
-QUALITY = 92
+         "webp": "image/webp"}
+# How images are stored, from exact to small: by what their sides are divided, and the quality (None: as they are).
+WAYS = ((1, None), (1, 92), (1, 80), (2, 80), (4, 80), (8, 80), (16, 80))
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(template: str, scripts: Sequence[str] = (), **shown: Any) -> str:
-    """The page that `template` makes of what is `shown`; its policy lets `page.js` and then `scripts` run, nothing else."""
+    """The page that `template` makes of what is `shown`; its policy lets `page.js` and then `scripts` run, nothing else. Its
+    `footer` is a few words on where its numbers come from."""
     scripts = [asset("page.js"), *scripts]
     policy = ("default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; img-src data:; "
               f"script-src {' '.join(map(fingerprint, scripts))}")
@@ -38,8 +41,7 @@ def environment() -> Environment:
     """Templates whose variables are escaped, and which fail on an unknown one."""
     out = Environment(loader=PackageLoader("diffprune.report.pages"), autoescape=True, undefined=StrictUndefined,
                       trim_blocks=True, lstrip_blocks=True)
-    out.filters |= {"anchor": anchor, "label": label, "name": name, "percent": quote, "data_url": data_url,
-                    "image_url": image_url, "kept": kept, "file_name": file_name}
+    out.filters |= {"anchor": anchor, "label": label, "name": name, "kept": kept, "file_name": file_name}
     return out
 
 
@@ -64,8 +66,8 @@ def anchor(title: str) -> str:
 
 
 def label(cell: str) -> Markup:
-    """A cell's text, whose arrow never stands alone on a line."""
-    return Markup(str(escape(cell)).replace(" ↑", "&nbsp;↑").replace(" ↓", "&nbsp;↓"))
+    """A cell's text, in which an arrow or a percent sign never begins a line."""
+    return Markup(re.sub(r" (?=[↑↓%])", "&nbsp;", str(escape(cell))))
 
 
 def name(cell: str) -> Markup:
@@ -79,9 +81,26 @@ def data_url(content: str | bytes, file: str) -> str:
     return f"data:{KINDS[file.rpartition('.')[2]]};base64,{base64.b64encode(content).decode()}"
 
 
-def image_url(image: Image.Image) -> str:
-    """The image as a data URL."""
-    kind, options = ("png", {"optimize": True}) if image.width <= SMALL else ("jpeg", {"quality": QUALITY})
+@dataclass(frozen=True)
+class Shown:
+    """An image inside a page; `width` and `height` are in pixels."""
+    url: str
+    width: int
+    height: int
+
+
+def shown_images(grid: Samples, budget: int) -> list[list[Shown]]:
+    """Each model's images, together in at most `budget` bytes, as near to what was drawn as that allows."""
+    for divisor, quality in WAYS:
+        out = [[shown_image(image, divisor, quality) for image in row.images] for row in grid.rows]
+        if sum(len(image.url) for row in out for image in row) <= budget:
+            break
+    return out
+
+
+def shown_image(image: Image.Image, divisor: int = 1, quality: int | None = None) -> Shown:
+    """The image with its sides divided, as a data URL."""
+    small = image.resize((max(1, image.width // divisor), max(1, image.height // divisor)), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    (image if kind == "png" else image.convert("RGB")).save(out, kind, **options)
-    return data_url(out.getvalue(), f".{kind}")
+    (image if divisor == 1 else small).convert("RGB").save(out, "webp", lossless=quality is None, quality=quality or 100)
+    return Shown(data_url(out.getvalue(), ".webp"), small.width, small.height)

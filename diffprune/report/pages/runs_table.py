@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
+from diffprune import __version__
 from diffprune.config.schema import STAGES
 from diffprune.report.figures.chart import Absent, counted
 from diffprune.report.finished import Finished
 from diffprune.report.tables.configurations import Named
-from diffprune.report.tables.protocol import differences
+from diffprune.report.tables.protocol import collected, differences, protocol_of
 from diffprune.report.tables.table import MISSING, Table
 
 Missing = tuple[str, str]       # what is missing, and why
+COMMIT = 8      # letters of a commit
 NAMED = 3       # runs that lack the same are named up to this many
 
 
@@ -25,7 +27,7 @@ def provenance(named: Named) -> Table:
         body.append([run.run.name, title, str(run.options["seed"]),
                      *(MISSING if elapsed is None else f"{elapsed:.1f}" for elapsed in seconds.values()),
                      metrics.device or MISSING, *(metrics.versions.get(name, MISSING) for name in libraries),
-                     (metrics.commit or MISSING)[:10], metrics.command or MISSING])
+                     (metrics.commit or MISSING)[:COMMIT], metrics.command or MISSING])
         records.append({"run": run.run.name, "configuration": title, "seed": run.options["seed"], **seconds,
                         "device": metrics.device, "commit": metrics.commit, "command": metrics.command,
                         "versions": "; ".join(f"{name} {version}" for name, version in metrics.versions.items())})
@@ -57,7 +59,7 @@ def lacking(run: Finished) -> list[Missing]:
     if run.is_trained and run.metrics.scores["before_healing"].get("fid") is None:
         out.append(("scores before healing", lost if run.options["evaluate"]["before_healing"] else
                     "it ran with evaluate.before_healing=false"))
-    return out if run.run.grid.exists() else [*out, ("samples", "its folder has no samples/grid.png")]
+    return out if run.run.grid.exists() else [*out, ("samples", "samples/grid.png is not kept with the run")]
 
 
 def listed(names: list[str], of: int) -> str:
@@ -78,3 +80,25 @@ def lacking_seeds(named: Named) -> list[Missing]:
 def absent(charts: Iterable[object]) -> list[Missing]:
     """The figures that there are not."""
     return [(f"figure: {chart.title}", chart.reason) for chart in charts if isinstance(chart, Absent)]
+
+
+def made_with(runs: Sequence[Finished]) -> str:
+    """How many images, which seeds and which sampler are behind the numbers, in a sentence for the figures."""
+    stated = collected(protocol_of(run) for run in runs)
+    said = {name: " or ".join(map(str, stated.get(name, ["?"])))
+            for name in ("images", "sampler", "spacing", "steps", "features")}
+    seeds = sorted({run.options["seed"] for run in runs})
+    whole = len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]
+    listed_seeds = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    return (f"n = {said['images']} images of each model; seed{'s' * (len(seeds) > 1)} {listed_seeds}; {said['sampler']} "
+            f"with {said['spacing']} spacing, {said['steps']} steps; distances on {said['features']} features.")
+
+
+def made_at(runs: Sequence[Finished]) -> list[str]:
+    """Where and when the runs were made, by which source, and which version writes this."""
+    days = sorted({day for run in runs if (day := run.ended)})
+    machines, commits = (list(dict.fromkeys(filter(None, names))) for names in (
+        [run.metrics.device for run in runs], [(run.metrics.commit or "")[:COMMIT] for run in runs]))
+    return [*(["on " + " and ".join(machines)] if machines else []),
+            *(["ended " + " to ".join(dict.fromkeys((days[0], days[-1])))] if days else []),
+            *(["commit " + " and ".join(commits[:NAMED])] if commits else []), f"diffprune {__version__}"]

@@ -9,13 +9,15 @@ from diffprune.report.tables.rows import Row
 MISSING = "–"
 MAIN, REPORT, RECORD = range(3)     # shown in every table; in reports; for programs alone
 ALWAYS = ("fid", "ssim")            # the measures that every table shows
+SIZE, QUALITY, LIKENESS, SPEED = GROUPS = ("size", "quality", "likeness", "speed and cost")
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """How a measured value is shown: times `scale`, with `decimals` places but at least three significant digits.
-    `percent_key` names the quantity that is the same in percent of the dense model, `level` says in which tables it is
-    shown. A `published` quantity shows the value that others have published."""
+    """How a measured value is shown: times `scale`, with `decimals` places but at least three significant digits, in one of
+    GROUPS, `first` among the few columns that a page begins with. `percent_key` names the quantity that is the same in
+    percent of the dense model, `level` says in which tables it is shown. A `published` quantity shows the value that others
+    have published."""
     key: str
     title: str
     scale: float = 1.0
@@ -23,6 +25,8 @@ class Quantity:
     percent_key: str | None = None
     level: int = MAIN
     published: bool = False
+    group: str = QUALITY
+    first: bool = False
 
     def cell(self, row: Row) -> str:
         """The row's value in words: `19.85 (55.5 %)`, over seeds `5.29 ± 0.12 (3)`: mean, standard deviation and their
@@ -70,14 +74,15 @@ def quantities(rows: list[Row], published: bool = False) -> list[Quantity]:
     distance per kind of features: two kinds never share a column."""
     keys = {key for row in rows for key in (*row.values, *(row.published if published else ()))}
     return [
-        Quantity("params", "parameters [M]", 1e-6, percent_key="params_percent"),
-        Quantity("macs", "MACs [G]", 1e-9, percent_key="macs_percent"),
-        *([Quantity("total_macs", "MACs of an image, all steps [G]", 1e-9)] if "total_macs" in keys else []),
+        Quantity("params", "parameters [M]", 1e-6, percent_key="params_percent", group=SIZE, first=True),
+        Quantity("macs", "MACs [G]", 1e-9, percent_key="macs_percent", group=SIZE, first=True),
+        *([Quantity("total_macs", "MACs of an image, all steps [G]", 1e-9, group=SIZE)] if "total_macs" in keys else []),
         *quality(keys),
         *quality(keys, before_healing=True),
-        *([Quantity("healing_macs", "MACs of healing [T]", 1e-12, level=REPORT)] if "healing_macs" in keys else []),
-        Quantity("images_per_second", "images/s ↑", decimals=0),
-        Quantity("speedup", "speed-up [×] ↑"),
+        *([Quantity("healing_macs", "MACs of healing [T]", 1e-12, level=REPORT, group=SPEED)]
+          if "healing_macs" in keys else []),
+        Quantity("images_per_second", "images/s ↑", decimals=0, group=SPEED),
+        Quantity("speedup", "speed-up [×] ↑", group=SPEED, first=True),
     ]
 
 
@@ -87,7 +92,8 @@ def quality(keys: set[str], before_healing: bool = False) -> list[Quantity]:
     prefix, further = ("unhealed_", RECORD) if before_healing else ("", REPORT)
     own = sorted(key for key in keys if key[-1] in "↑↓" and key.startswith("unhealed_") == before_healing)
     listed = [Quantity(key, measure.heading(features, before_healing), decimals=measure.decimals,
-                       level=MAIN if measure.key in ALWAYS else further)
+                       level=MAIN if measure.key in ALWAYS else further, group=LIKENESS if measure.to_dense else QUALITY,
+                       first=measure.key == "fid" or (measure.key == "ssim" and not before_healing))
               for measure in MEASURES for features in (features_in(keys) if measure.of_features else [""])
               if (key := prefix + measure.name(features)) in keys or (measure.key in ALWAYS and not before_healing)]
     return listed + [Quantity(key, key.replace("unhealed_", "before healing: "), level=further) for key in own]

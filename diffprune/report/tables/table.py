@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from diffprune.report.tables.quantities import MISSING, REPORT, Quantity, quantities
+from diffprune.report.tables.quantities import GROUPS, MISSING, REPORT, Quantity, quantities
 from diffprune.report.tables.rows import Row
 
 LATEX = str.maketrans({
@@ -26,11 +26,14 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")      # a spreadsheet calculates a cel
 @dataclass(frozen=True)
 class Table:
     """`header` and `body` are cells as people read them; `records` hold the numbers behind them at full precision. `best`
-    are the (line, column) of cells that are printed in bold."""
+    are the (line, column) of cells that are printed in bold. `groups` are the columns' headings where a reader may choose
+    among them; those without a heading are always shown, and `hidden` ones only when chosen."""
     header: list[str]
     body: list[list[str]]
     records: list[dict[str, Any]]
     best: frozenset[tuple[int, int]] = frozenset()
+    groups: Sequence[str] = ()
+    hidden: frozenset[int] = frozenset()
 
     def text(self) -> str:
         """The table for a terminal."""
@@ -89,16 +92,20 @@ def transposed(rows: list[Row], level: int = REPORT) -> Table:
 
 
 def listed(rows: list[Row], columns: list[str], level: int = REPORT, published: bool = False) -> Table:
-    """One line per row: its title, its labels of `columns`, then the quantities up to `level`; the shape for many models.
-    The records hold every quantity. `published` shows what others alone have measured too."""
+    """One line per row: its title, its labels of `columns`, then the quantities up to `level`, group by group; the shape for
+    many models. The records hold every quantity. `published` shows what others alone have measured too."""
     every_quantity = quantities(rows, published)
     shown = [quantity for one in every_quantity if one.level <= level or any(one.key in row.published for row in rows)
              for quantity in measured_and_published(one, rows)]
+    shown.sort(key=lambda quantity: GROUPS.index(quantity.group))
+    before = ["configuration", *columns]
     body = [[row.title, *(MISSING if (label := row.labels.get(name)) is None else str(label) for name in columns),
              *(quantity.cell(row) for quantity in shown)] for row in rows]
-    return Table(["configuration", *columns, *(quantity.title for quantity in shown)], body,
+    return Table([*before, *(quantity.title for quantity in shown)], body,
                  [record(row, "configuration", every_quantity, rows) for row in rows],
-                 frozenset(() if columns else best_cells(rows, shown)))
+                 frozenset(() if columns else best_cells(rows, shown)),
+                 [*("" for _ in before), *(one.group for one in shown)],
+                 frozenset(i for i, one in enumerate(shown, len(before)) if not (one.first or one.published)))
 
 
 def measured_and_published(quantity: Quantity, rows: list[Row]) -> list[Quantity]:
