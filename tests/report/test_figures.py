@@ -19,7 +19,7 @@ from PIL import Image, ImageFont
 from diffprune.report.__main__ import main
 from diffprune.report.figures.channels import overlap, width_chart, widths
 from diffprune.report.figures.chart import DENSE, Absent, Chart, Dots, Matrix, Panels, Series
-from diffprune.report.figures.losses import held_out_curve, held_out_loss, loss_per_timestep
+from diffprune.report.figures.losses import held_out_curve, held_out_loss, loss_per_timestep, scoring_pass
 from diffprune.report.figures.palette import LIGHT
 from diffprune.report.figures.quality import quality_charts
 from diffprune.report.figures.render import draw, file_name
@@ -129,6 +129,43 @@ def test_configurations_of_equal_widths_share_a_line(tmp_path: Path) -> None:
     chart = widths(configurations(runs_in(tmp_path), []))
     assert [series.name for series in chart.series] == ["dense", "random and taylor"]
     assert set(chart.series[1].y) == {96}
+
+
+def test_where_all_have_the_same_macs_each_configuration_has_a_row_of_dots(tmp_path: Path) -> None:
+    for seed, (random, taylor) in enumerate(((9.0, 3.0), (11.0, 5.0))):
+        make_run(tmp_path / f"random-{seed}", {"pruner": {"name": "random"}, "seed": seed}, fid=random, ssim=0.5)
+        make_run(tmp_path / f"taylor-{seed}", {"pruner": {"name": "taylor"}, "seed": seed}, fid=taylor, ssim=0.9)
+    distance, likeness, *others = quality_charts(runs_in(tmp_path), [])
+    assert isinstance(distance, Dots)
+    assert distance.rows == [("taylor", [3.0, 5.0], None), ("random", [9.0, 11.0], None)]      # the best first
+    assert [row[0] for row in likeness.rows] == ["taylor", "random"]
+    assert distance.dense == 4.194
+    assert distance.made == "n = 1024 images, seeds 0, 1; ddim uniform 50 steps; digits-cnn features"
+    assert "against MACs" not in {other.title[-12:] for other in others}
+    assert "dense" in draw(distance).svg
+    assert distance.made in draw(distance).svg
+    assert distance.made not in draw(distance).inline      # a page has it in the caption
+
+
+def test_the_threshold_in_use_stands_out_and_the_others_answer_the_mouse(tmp_path: Path) -> None:
+    run = Finished.of(make_run(tmp_path / "run"))
+    chart = scoring_pass(replace(run, scoring=replace(run.scoring, stops={"0.05": 249, "0.1": 120})))
+    assert chart.in_use == {"T = 0.05"}
+    text = draw(chart).svg
+    assert "T = 0.05" in text
+    assert "T = 0.1" not in text
+    assert "T = 0.1" in draw(chart).interactive
+
+
+@pytest.mark.parametrize(("kept", "reasons"), [
+    (False, {"scores.safetensors is not kept with these runs", "prune.json is not kept with these runs"}),
+    (True, {"no criterion here made a scoring pass over the timesteps", "nothing was pruned"})])
+def test_what_is_not_drawn_has_a_true_reason(tmp_path: Path, kept: bool, reasons: set[str]) -> None:
+    run = Run(make_run(tmp_path / "run", DENSE_OPTIONS if kept else {}, **DENSE_METRICS, cost={"score": 0 if kept else 9}))
+    run.scores.unlink()
+    run.prune_report.unlink()
+    runs = runs_in(tmp_path)
+    assert {one.reason for one in (*loss_per_timestep(runs), widths([("a", runs)]))} == reasons
 
 
 def test_the_loss_has_the_stop_of_every_threshold_that_stops(tmp_path: Path) -> None:

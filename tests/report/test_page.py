@@ -334,6 +334,27 @@ def test_a_line_says_its_values_and_a_click_on_the_legend_dims_the_others(opened
     page.wait_for_function(f"new Set(({opacities})()).size === 2")
 
 
+def test_a_figure_is_zoomed_by_the_wheel_with_ctrl_and_comes_back(opened: Callable) -> None:
+    page = opened()
+    place = page.locator("#plot-widths")
+    place.scroll_into_view_if_needed()
+    texts = "[...document.querySelectorAll('#plot-widths .role-axis-label text')]"
+    ticks = f"() => {texts}.map(text => text.textContent).sort().join()"
+    before, box = page.evaluate(ticks), place.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, -5)
+    assert page.evaluate(ticks) == before       # without Ctrl the page scrolls
+    place.scroll_into_view_if_needed()
+    box = place.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -300)
+    page.wait_for_function(f"before => ({ticks})() !== before", arg=before)
+    page.keyboard.up("Control")
+    page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_function(f"before => ({ticks})() === before", arg=before)
+
+
 @pytest.mark.parametrize("size", list(SIZES))
 def test_an_image_opens_larger_with_its_column_and_arrow_keys_go_on(opened: Callable, own: Path, size: str) -> None:
     page = opened(size, path=own)

@@ -36,11 +36,13 @@ class Absent:
 
 @dataclass(frozen=True)
 class Figure:
-    """`name` is its file's and unique on its page; `alt` says what one would see."""
+    """`name` is its file's and unique on its page; `alt` says what one would see. `made` is a line on the images, seeds and
+    protocol behind it, which stands in the files too."""
     name: str
     title: str
     caption: str
     alt: str
+    made: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

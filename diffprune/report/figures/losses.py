@@ -9,6 +9,7 @@ import numpy as np
 
 from diffprune.report.figures.chart import DENSE, Absent, Chart, Series
 from diffprune.report.finished import Finished
+from diffprune.report.tables.protocol import seeds_of
 from diffprune.runs.score_file import TimestepLosses
 
 POINTS = 250    # of a curve over the timesteps
@@ -17,10 +18,10 @@ WINDOWS = 20    # the running mean of a training loss is over one of so many equ
 
 def loss_per_timestep(runs: list[Finished]) -> list[Chart | Absent]:
     """L_t of each model that was scored, on the first seed's batch and noise, with where each threshold stops."""
-    scored = sorted(((run.model, run.options["seed"], -len(run.scoring.stops), i, run.scoring)
-                     for i, run in enumerate(runs) if run.scoring is not None))
+    scored = sorted((run.model, run.options["seed"], -len(run.scoring.stops), i)
+                    for i, run in enumerate(runs) if run.scoring is not None)
     used = {run.options["pruner"]["threshold"] for run in runs if run.options["pruner"].get("threshold")}
-    charts = [loss_chart(model, next(members)[-1], used) for model, members in groupby(scored, key=lambda one: one[0])]
+    charts = [loss_chart(runs[next(members)[-1]], used) for _, members in groupby(scored, key=lambda one: one[0])]
     return [*charts] or [Absent("Loss per timestep", "scores.safetensors is not kept with these runs" if any(
         run.metrics.cost.get("score") for run in runs) else "no criterion here made a scoring pass over the timesteps")]
 
@@ -30,7 +31,7 @@ def scoring_pass(run: Finished) -> Chart | Absent:
     if run.scoring is None:
         return loss_per_timestep([run])[0]
     scoring, total = run.scoring, len(run.scoring.loss)
-    chart = loss_chart(run.model, scoring, {scoring.threshold})
+    chart = loss_chart(run, {scoring.threshold})
     highest, shown = (scoring.threshold * np.maximum.accumulate(scoring.loss)).tolist(), timesteps(total)
     threshold = Series(f"{scoring.threshold:g} × largest loss so far", shown, [highest[t] for t in shown], colour=1,
                        line=True, marks=False)
@@ -52,9 +53,11 @@ def timesteps(total: int) -> list[int]:
     return sorted({*range(0, total, math.ceil(total / POINTS)), total - 1})
 
 
-def loss_chart(model: str, scoring: TimestepLosses, used: Set[float]) -> Chart:
-    """Stops at which every timestep is kept are named in the caption alone; those of the thresholds that are `used` stand
-    out."""
+def loss_chart(run: Finished, used: Set[float]) -> Chart:
+    """The loss of a run with a scoring pass. Stops at which every timestep is kept are named in the caption alone; those of
+    the thresholds that are `used` stand out."""
+    scoring, model = run.scoring, run.model
+    assert scoring is not None
     loss, total = scoring.loss, len(scoring.loss)
     thresholds = {float(text): stop for text, stop in scoring.stops.items() if float(text) > 0}
     inside = {T: stop for T, stop in sorted(thresholds.items(), reverse=True) if stop < total}
@@ -69,7 +72,8 @@ def loss_chart(model: str, scoring: TimestepLosses, used: Set[float]) -> Chart:
         "timestep t", "squared error, summed over pixels",
         [Series("loss L(t)", timesteps(total), [float(loss[t]) for t in timesteps(total)], line=True, marks=False)],
         [(stop, f"T = {T:g}") for T, stop in inside.items()], frozenset(f"T = {T:g}" for T in used),
-        log_y=bool((loss > 0).all()))
+        log_y=bool((loss > 0).all()),
+        made=f"n = {run.options['pruner'].get('calibration_batch', '?')} images, {seeds_of([run])}")
 
 
 def training_loss(run: Finished) -> Chart | Absent:
@@ -85,7 +89,7 @@ def training_loss(run: Finished) -> Chart | Absent:
         f"Training loss over {steps[-1]:g} steps, from {loss[0]:.3g} to {loss[-1]:.3g}; mean of the last {window} logged "
         f"steps {mean[-1]:.3g}.", "training step", "squared error, summed over pixels",
         [Series("logged steps", steps, loss, line=True, marks=False), *([smooth] if window > 1 else [])],
-        log_y=min(loss) > 0)
+        log_y=min(loss) > 0, made=seeds_of([run]))
 
 
 def held_out_loss(run: Finished) -> Chart | Absent:
@@ -104,7 +108,7 @@ def held_out_loss(run: Finished) -> Chart | Absent:
             f"{name}: {values[0]:.3g} to {values[-1]:.3g}" for name, values in shown.items()),
         "timestep t [% of all]", "squared error, summed over pixels",
         [Series(name, places, values, colour=DENSE if name == "dense" else i, line=True)
-         for i, (name, values) in enumerate(shown.items(), -1)], log_y=min(map(min, shown.values())) > 0)
+         for i, (name, values) in enumerate(shown.items(), -1)], log_y=min(map(min, shown.values())) > 0, made=held_out(run))
 
 
 def held_out_curve(run: Finished) -> Chart | Absent:
@@ -119,4 +123,10 @@ def held_out_curve(run: Finished) -> Chart | Absent:
     return Chart("held-out-curve", title, "Mean over all timesteps; the same images and noise every time.",
                  f"{title}, from {curve[steps[0]]:.3g} at step {steps[0]} to {curve[steps[-1]]:.3g} at step {steps[-1]}."
                  + ("" if dense is None else f" The dense model's is {dense:.3g}."), "training step",
-                 "squared error, summed over pixels", series, log_y=min(curve.values()) > 0)
+                 "squared error, summed over pixels", series, log_y=min(curve.values()) > 0,
+                 made=held_out(run))
+
+
+def held_out(run: Finished) -> str:
+    """How many images were held out, and the seed."""
+    return f"n = {run.metrics.protocol.get('held_out', '?')} images, {seeds_of([run])}"

@@ -1,14 +1,14 @@
 """Quality against what it costs and against what was asked for, from the rows of the comparison."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffprune.report.figures.chart import DENSE, Absent, Chart, Dots, Figure, Series
 from diffprune.report.finished import Finished
 from diffprune.report.tables.comparison import dense_rows
 from diffprune.report.tables.configurations import configurations, flat, grouped, titles
-from diffprune.report.tables.protocol import entries_of
+from diffprune.report.tables.protocol import entries_of, made_with
 from diffprune.report.tables.quantities import MAIN, Quantity, quality
 from diffprune.report.tables.rows import Numbers, Row, compared
 
@@ -49,9 +49,11 @@ def quality_charts(runs: list[Finished], differing: list[str]) -> list[Figure | 
     known = [cost for cost in COSTS if cost in (MACS, LATENCY) or any(cost in point.row.values for point in points)]
     if one_place(points, HEALING):
         known = [cost for cost in known if cost != SECONDS]     # what differs is the machine
-    return [*(by_configuration(points, quantity) for quantity in shown if one_place(points, MACS)),
-            *(against_cost(points, quantity, cost) for cost in known if not one_place(points, cost) for quantity in shown),
-            *(against_option(points, quantity, option) for option in OPTIONS for quantity in shown)]
+    charts: list[Figure | Absent] = [
+        *(by_configuration(points, quantity) for quantity in shown if one_place(points, MACS)),
+        *(against_cost(points, quantity, cost) for cost in known if not one_place(points, cost) for quantity in shown),
+        *(against_option(points, quantity, option) for option in OPTIONS for quantity in shown)]
+    return [replace(chart, made=made_with(runs)) if isinstance(chart, Figure) else chart for chart in charts]
 
 
 def one_place(points: list[Point], cost: str) -> bool:

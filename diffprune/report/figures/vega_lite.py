@@ -37,9 +37,18 @@ CONFIG = {"font": "Liberation Sans, Arial, Helvetica, sans-serif", "background":
 def specification(figure: Figure, still: bool = False) -> dict[str, Any]:
     """The figure in the colours of the light theme; a `still` one cannot be zoomed. It is not validated, which takes longer
     than drawing: the tests do that.
-    A layer whose name begins with `hover` holds invisible marks that only a page needs; a title, names that a page lists
+    A layer whose name begins with `hover` holds invisible marks that only a page needs; a title, what a page says
     itself."""
-    return declared(figure, choosable=not still).configure(**CONFIG).to_dict(validate=False)
+    out = declared(figure, choosable=not still)
+    lines = [*([figure.made] if figure.made else []), *numbered(figure)]
+    return (out.properties(title=alt.TitleParams(lines, orient="bottom")) if lines else out).configure(
+        **CONFIG).to_dict(validate=False)
+
+
+def numbered(figure: Figure) -> list[str]:
+    """The names behind the numbers on a matrix's axes."""
+    return [f"{i}  {label}" for i, label in enumerate(figure.labels, 1)] if (
+        isinstance(figure, Matrix) and figure.numbered) else []
 
 
 def declared(figure: Figure, choosable: bool = False) -> Any:
@@ -225,9 +234,7 @@ def matrix_of(matrix: Matrix) -> Any:
         y=alt.Y("row:N", axis=bare, **names), tooltip=["title:N", alt.Tooltip("text:N", title=matrix.unit)])
     squares = base.mark_rect(color=LIGHT["c0"], stroke=LIGHT["grid"], strokeWidth=0.6).encode(
         fillOpacity=alt.FillOpacity("shade:Q", scale=None))
-    out = alt.layer(squares, base.mark_text().encode(text="text:N"), width=side, height=side)
-    listed = [f"{i}  {label}" for i, label in enumerate(matrix.labels, 1)]
-    return out.properties(title=alt.TitleParams(listed, orient="bottom")) if matrix.numbered else out
+    return alt.layer(squares, base.mark_text().encode(text="text:N"), width=side, height=side)
 
 
 def dots_of(dots: Dots) -> Any:

@@ -20,7 +20,6 @@ from diffprune.report.pages.runs_table import (
     absent,
     lacking_seeds,
     made_at,
-    made_with,
     not_measured,
     provenance,
     text_table,
@@ -29,7 +28,7 @@ from diffprune.report.pages.samples import sample_grids
 from diffprune.report.pages.tiles import tiles
 from diffprune.report.tables.comparison import compare
 from diffprune.report.tables.configurations import Named, configurations, grouped
-from diffprune.report.tables.paired import HEADER, compare_paired
+from diffprune.report.tables.paired import BEYOND, HEADER, compare_paired
 from diffprune.report.tables.protocol import differences, protocol_differences, protocol_of, sentence, shared
 from diffprune.report.tables.published import Published
 from diffprune.report.tables.table import MISSING, Table
@@ -69,7 +68,7 @@ def write_comparison(runs: list[Finished], folder: Path, mixed_protocols: bool =
         similar=any(run.metrics.first_ssim for run in runs),
         seeds=counted(len({run.options["seed"] for run in runs}), "seed"),
         models=sorted({f"{run.metrics.model} on {run.metrics.dataset}" for run in runs}),
-        features=features.pop() if len(features) == 1 else "", caption=made_with(runs), footer=made_at(runs),
+        features=features.pop() if len(features) == 1 else "", footer=made_at(runs),
         protocols=sentence(protocol_differences(runs)), versions=sentence(differences(run.metrics.versions for run in runs)),
         published=list(filter(None, protocols)), shared_protocol=shared(map(protocol_of, runs)),
         shared_versions=shared(run.metrics.versions for run in runs), links=links(everyone, folder.resolve()),
@@ -93,7 +92,7 @@ def links(named: Named, folder: Path) -> dict[str, str]:
 
 def judged(table: Table, paired: Table | None, features: str) -> Table:
     """The table with what the test says of each configuration's Fréchet distance in the second column."""
-    said = {line["configuration"]: line["verdict"] for line in (paired.records if paired else ()) if
+    said = {line["configuration"]: line["verdict"].removeprefix(BEYOND) for line in (paired.records if paired else ()) if
             line["quantity"] == f"fid_{features}"}
     baselines = {line["baseline"] for line in (paired.records if paired else ())}
     if not said:

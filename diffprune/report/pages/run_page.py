@@ -12,7 +12,7 @@ from diffprune.report.figures.render import scripts
 from diffprune.report.finished import Finished
 from diffprune.report.pages.files import Contents, drawings, figure_files, sample_files, table_files, together, write
 from diffprune.report.pages.page import asset, data_url, page, shown_images
-from diffprune.report.pages.runs_table import absent, lacking, made_at, made_with, text_table
+from diffprune.report.pages.runs_table import absent, lacking, made_at, text_table
 from diffprune.report.pages.samples import MORE, NOISES, own_samples, previews
 from diffprune.report.pages.tiles import tiles
 from diffprune.report.tables.protocol import protocol_of
@@ -48,7 +48,7 @@ def write_page(run: Finished) -> Path:
         summary=f"{metrics.model} on {metrics.dataset}: {run.final}. {run.run.name}",
         tiles=tiles(transposed(final), metrics.features, [run.steps]), tables=tables, figures=shown, grids=grids,
         similar=bool(metrics.first_ssim), previews=[] if steps is None else [(steps, shown_images(steps, PREVIEWS))],
-        caption=made_with([run]), model=model, loads=f'import diffprune; pipeline = diffprune.load_pipeline("{model}")',
+        model=model, loads=f'import diffprune; pipeline = diffprune.load_pipeline("{model}")',
         protocol=protocol_of(run), seconds={stage: f"{elapsed:.1f}" for stage, elapsed in metrics.seconds.items()},
         options=OmegaConf.to_yaml(run.options), footer=made_at([run]),
         files=files | {"tables": addresses(saved)})

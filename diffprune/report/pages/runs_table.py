@@ -7,7 +7,7 @@ from diffprune.config.schema import STAGES
 from diffprune.report.figures.chart import Absent, counted
 from diffprune.report.finished import Finished
 from diffprune.report.tables.configurations import Named
-from diffprune.report.tables.protocol import collected, differences, protocol_of
+from diffprune.report.tables.protocol import differences
 from diffprune.report.tables.table import MISSING, Table
 
 Missing = tuple[str, str]       # what is missing, and why
@@ -80,18 +80,6 @@ def lacking_seeds(named: Named) -> list[Missing]:
 def absent(charts: Iterable[object]) -> list[Missing]:
     """The figures that there are not."""
     return [(f"figure: {chart.title}", chart.reason) for chart in charts if isinstance(chart, Absent)]
-
-
-def made_with(runs: Sequence[Finished]) -> str:
-    """How many images, which seeds and which sampler are behind the numbers, in a sentence for the figures."""
-    stated = collected(protocol_of(run) for run in runs)
-    said = {name: " or ".join(map(str, stated.get(name, ["?"])))
-            for name in ("images", "sampler", "spacing", "steps", "features")}
-    seeds = sorted({run.options["seed"] for run in runs})
-    whole = len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]
-    listed_seeds = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
-    return (f"n = {said['images']} images of each model; seed{'s' * (len(seeds) > 1)} {listed_seeds}; {said['sampler']} "
-            f"with {said['spacing']} spacing, {said['steps']} steps; distances on {said['features']} features.")
 
 
 def made_at(runs: Sequence[Finished]) -> list[str]:

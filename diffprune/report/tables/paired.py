@@ -15,6 +15,7 @@ from diffprune.report.tables.table import Table
 from diffprune.runtime.errors import UserError
 
 CONFIDENCE = 0.95
+BEYOND = "beyond the seeds' noise: "
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Difference:
             return "within the seeds' noise"
         better = (low > 0) == (self.quantity.arrow == "↑")
         lone = "" if self.p_holm is not None and self.p_holm <= 1 - CONFIDENCE else " (not after Holm's correction)"
-        return f"beyond the seeds' noise: {'better' if better else 'worse'}{lone}"
+        return f"{BEYOND}{'better' if better else 'worse'}{lone}"
 
     def record(self) -> dict[str, Any]:
         """The numbers at full precision, None for those that the seeds do not give."""

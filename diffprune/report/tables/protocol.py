@@ -1,7 +1,7 @@
 """The protocol under which a run's numbers were made, and what of it differs between runs."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffprune.report.finished import Finished
@@ -66,3 +66,18 @@ def sentence(differing: dict[str, list[Any]]) -> str:
     """What differs, in words: `steps is 50 or not stated; …`."""
     return "; ".join(f"{name} is {' or '.join('not stated' if value is None else str(value) for value in values)}"
                      for name, values in differing.items())
+
+
+def made_with(runs: Sequence[Finished]) -> str:
+    """How many images, which seeds and which sampler are behind the numbers, in a line for a figure."""
+    stated = collected(protocol_of(run) for run in runs)
+    images, *sampler, features = (" or ".join(map(str, stated.get(name, ["?"])))
+                                  for name in ("images", "sampler", "spacing", "steps", "features"))
+    return f"n = {images} images, {seeds_of(runs)}; {' '.join(sampler)} steps; {features} features"
+
+
+def seeds_of(runs: Sequence[Finished]) -> str:
+    """`seed 0`, `seeds 0 to 2`, `seeds 0, 2`"""
+    seeds = sorted({run.options["seed"] for run in runs})
+    in_a_row = len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]
+    return f"seed{'s' * (len(seeds) > 1)} " + (f"{seeds[0]} to {seeds[-1]}" if in_a_row else ", ".join(map(str, seeds)))
