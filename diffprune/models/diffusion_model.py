@@ -93,17 +93,19 @@ class DiffusionModel:
         """The same for what the network itself is given: scaled images `x` [B, C, H, W] and `times` [B]."""
         return self.family.predict(self.unet, x, times, context)[:, :x.shape[1]]
 
-    def context(self, labels: Tensor | None) -> Tensor | None:
-        """What `predict` is given of classes [B], None for an unconditional model; UserError for an unknown class."""
+    def context(self, labels: Tensor | None, left_out: Tensor | None = None) -> Tensor | None:
+        """What `predict` is given of classes [B], None for an unconditional model; UserError for an unknown class. Those that
+        are `left_out`, bool [B], become the label of no class."""
         if self.classes is None:
             return None
-        self.check_classes(labels, left_out=self.family.has_unconditional)
+        self.check_classes(labels)
         assert labels is not None
-        return self.family.condition(labels.to(self.device))
+        shown = labels if left_out is None else torch.where(left_out.to(labels.device), self.classes, labels)
+        return self.family.condition(shown.to(self.device))
 
-    def check_classes(self, labels: Tensor | None, count: int | None = None, left_out: bool = False) -> None:
+    def check_classes(self, labels: Tensor | None, count: int | None = None) -> None:
         """UserError where classes [B] are none of a conditional model's, or where `count` names, whose places in a sorted
-        list they are, are not as many as its classes. `left_out`: the label of no class is one too."""
+        list they are, are not as many as its classes."""
         classes = self.classes
         if classes is None:
             return
@@ -112,8 +114,7 @@ class DiffusionModel:
         if labels is None:
             raise UserError("the model draws images of given classes and the data set names none: "
                             "give a folder with one sub-folder of images per class")
-        known = classes + left_out
-        if unknown := [end for end in (int(labels.min()), int(labels.max())) if not 0 <= end < known]:
+        if unknown := [end for end in (int(labels.min()), int(labels.max())) if not 0 <= end < classes]:
             raise UserError(f"the data set has a class {unknown[0]}, the model knows 0 to {classes - 1}: give the data set "
                             "it was trained on")
         if count is not None and count != classes:

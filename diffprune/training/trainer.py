@@ -106,26 +106,19 @@ class Trainer:
         size, device = self.recipe.batch, self.device
         first_row = self.ranks.rank * size // self.ranks.world_size
         cuts = [i * len(images) // self.recipe.accumulate for i in range(self.recipe.accumulate + 1)]
-        shown = self.some_left_out(labels, first_row)
+        left_out = left_out_of(self.seed, self.global_step, size, self.recipe.unconditional)
         all_t, eps = draw(self.seed, self.global_step, size, self.model.shape, self.process.timesteps)
         along = directions(self.seed, self.global_step, size, self.model.shape) if self.objective.needs_direction else None
         for low, high in pairwise(cuts):
             rows = slice(first_row + low, first_row + high)
             with self.execution.autocast():
                 x_0 = self.model.to_latent(to_device(images[low:high], device))
-                context = self.model.context(None if shown is None else shown[low:high])
+                context = self.model.context(None if labels is None else labels[low:high],
+                                             None if left_out is None else left_out[rows])
             self.masks.begin(self.seed, self.global_step, size, rows)
             t = to_device(all_t[rows], device)
             direction = None if along is None else to_device(along[rows], device)
             yield Noised(x_0, to_device(eps[rows], device), t, self.process, context, direction), high == len(images)
-
-    def some_left_out(self, labels: Tensor | None, first_row: int) -> Tensor | None:
-        """The `labels` [n] of the images from `first_row` of the step's batch on, some replaced by the label of no class."""
-        if labels is None or not self.recipe.unconditional or self.model.classes is None:
-            return labels
-        drawn = torch.rand(self.recipe.batch, generator=generator(self.seed, Stream.CONDITION, self.global_step))
-        left_out = drawn[first_row:first_row + len(labels)].to(labels.device) < self.recipe.unconditional
-        return torch.where(left_out, self.model.classes, labels)
 
     def update(self, loss: Tensor) -> None:
         """The optimiser's step by the `gradients`, whose `loss` is given, and the step of the average."""
@@ -200,6 +193,11 @@ def directions(seed: int, step: int, size: int, shape: tuple[int, ...]) -> Tenso
     """Random vectors of length 1, one for each image of the whole batch of `step`, [size, *shape] on the CPU."""
     drawn = torch.randn((size, *shape), generator=generator(seed, Stream.DIRECTION, step))
     return normalize(drawn.flatten(1)).view_as(drawn)
+
+
+def left_out_of(seed: int, step: int, size: int, probability: float) -> Tensor | None:
+    """Which images of the whole batch of `step` are shown without their class or caption, bool [size]; None for none."""
+    return torch.rand(size, generator=generator(seed, Stream.CONDITION, step)) < probability if probability else None
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

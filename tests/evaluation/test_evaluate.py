@@ -92,7 +92,7 @@ def test_models_are_timed_in_the_memory_format_of_the_run(config, monkeypatch) -
     from tests.conftest import tiny_unet
     models = [DiffusionModel(tiny_unet(), DDIMScheduler()) for _ in range(2)]
     monkeypatch.setattr(evaluate, "load_dense", lambda cfg, run: models[0])
-    monkeypatch.setattr(evaluate, "load_model", lambda folder: models[1])
+    monkeypatch.setattr(evaluate, "load_own", lambda cfg, folder: models[1])
     cfg = config("memory_format=channels_last", "sampler.steps=1")
     evaluate.time_models(cfg, Run(run_folder(cfg)), execution(cfg))
     assert not any(model.unet.conv_out.weight.is_contiguous() for model in models)

@@ -31,6 +31,7 @@ from diffprune.runtime.errors import UserError
 from diffprune.sampling.draw import draw
 from diffprune.sampling.protocol import SamplerOptions
 from diffprune.stages.options import load_dense
+from diffprune.training.trainer import left_out_of
 
 CAPTIONS = ["a red bird", "two cats", "a blue car", "snow"]
 
@@ -233,18 +234,18 @@ def test_a_model_of_prompts_needs_captions_and_a_model_of_classes_needs_classes(
         load_dense(config(*options, f"model.checkpoint={tmp_path}/classes", "schedule.unconditional=0.1"))
 
 
-def test_labels_are_left_out_by_the_place_in_the_batch(clip: tuple) -> None:
-    """However a batch is divided, its images lose their captions or not by their place in it."""
-    from diffprune.training.recipe import Recipe
-    from diffprune.training.trainer import Trainer
+def test_captions_are_left_out_by_the_draws_of_the_step(clip: tuple) -> None:
+    left_out = left_out_of(0, 3, 200, 0.3)
+    assert 0.15 < float(left_out.float().mean()) < 0.45
+    assert torch.equal(left_out, left_out_of(0, 3, 200, 0.3))
+    assert not torch.equal(left_out, left_out_of(0, 4, 200, 0.3))
+    assert left_out_of(0, 3, 200, 0.0) is None
     model = stable_diffusion(clip)
     model.family.prompts = CAPTIONS
-    trainer = Trainer(model, Recipe(steps=1, batch=200, unconditional=0.3))
-    labels = torch.zeros(200, dtype=torch.long)
-    whole = trainer.some_left_out(labels, 0)
-    assert 0.15 < float((whole == 4).float().mean()) < 0.45
-    assert torch.equal(trainer.some_left_out(labels[:100], 100), whole[100:])
-    assert torch.equal(Trainer(model, Recipe(steps=1, batch=200)).some_left_out(labels, 0), labels)
+    labels = torch.arange(4)
+    shown = model.context(labels, torch.tensor([False, True, False, True]))
+    assert torch.equal(shown[0], model.context(labels)[0])
+    assert torch.equal(shown[1], model.family.embedded([""])[0])
 
 
 def test_an_incomplete_folder_is_refused(clip: tuple, tmp_path: Path, config) -> None:

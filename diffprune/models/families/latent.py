@@ -75,7 +75,7 @@ class Latent(Family):
         return labels if self.class_embedder is None else self.class_embedder(labels)
 
     def predict(self, unet: nn.Module, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        if condition is None or self.class_embedder is None:
+        if condition is None or "cross_attention_dim" not in config_of(unet):
             return super().predict(unet, x_t, t, condition)
         return unet(x_t, t, encoder_hidden_states=condition).sample
 
