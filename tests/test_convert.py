@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from diffprune.api.folders import load_pipeline
 from diffprune.convert import main
 from diffprune.models.formats.compvis import build
 from diffprune.models.formats.read import LIGHTNING_KEY, read_model
-from diffprune.models.model_folder import load_model, load_pipeline
+from diffprune.models.model_folder import load_model
 from diffprune.runtime.errors import UserError
 from tests.models.test_formats_compvis import SMALL, original_yaml, shapes_of
 from tests.models.test_formats_ddim import original_shapes, random_state

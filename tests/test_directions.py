@@ -13,7 +13,7 @@ ORDER = (
     ("__main__", "cost", "convert", "measure", "bench", "report.__main__", "sampling.__main__", "bench.__main__"),
     ("job",),
     ("pipeline",),
-    ("stages",),
+    ("stages", "api"),
     ("training",),
     ("pruning",),
     ("sampling",),

@@ -98,7 +98,7 @@ def test_the_documentation_is_made_without_a_dead_link(tmp_path: Path) -> None:
                           cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     reference = (tmp_path / "reference" / "index.html").read_text()
-    assert "Prunes the denoiser" in reference
+    assert "Prunes, in place, the denoiser" in reference
 
 
 def test_every_page_is_in_the_index_of_the_documentation() -> None:

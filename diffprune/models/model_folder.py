@@ -6,6 +6,7 @@ the first shape that differs. (A transformer's folder is `transformer/`.)
 """
 
 import hashlib
+from collections.abc import Collection
 from inspect import isfunction
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,6 @@ SCHEDULER = "scheduler_config.json"
 WIDTHS = "widths.json"
 
 
-def load_pipeline(folder: str | Path) -> DiffusionPipeline:
-    """A ready diffusers pipeline for a model folder, pruned or dense, or for `shipped:NAME`, which the package carries; any
-    scheduler of diffusers may replace its own.
-
-    Raises UserError when the folder is missing, incomplete or damaged.
-    """
-    return pipeline_of(load_model(local_folder(str(folder))))
-
-
 def local_folder(checkpoint: str) -> Path:
     """The model folder that `checkpoint` names: one of the package's own for `shipped:NAME`, else a path."""
     name = checkpoint.removeprefix("shipped:")
@@ -51,12 +43,13 @@ def pipeline_of(model: DiffusionModel) -> DiffusionPipeline:
     return model.family.pipeline(model.unet, model.scheduler)
 
 
-def save_model(model: DiffusionModel, folder: Path) -> None:
-    """Writes the model folder by rename; saving what was loaded gives the same bytes."""
+def save_model(model: DiffusionModel, folder: Path, pipeline: DiffusionPipeline | None = None) -> None:
+    """Writes the model folder by rename; saving what was loaded gives the same bytes. It is laid out by the `pipeline` that
+    draws with the model, by diffprune's own unless another is given."""
     kind = type(model.family)
     named = {} if kind in (*SHIPPED, Family) else {"family": class_name(kind)}
     with atomic_folder(folder, mark=f"*/{WIDTHS}") as partial:
-        pipeline_of(model).save_pretrained(partial)
+        (pipeline or pipeline_of(model)).save_pretrained(partial)
         for name, network in model.family.networks.items():
             if isinstance(network, ModelMixin) and not (partial / name).exists():     # unknown to the pipeline
                 network.save_pretrained(partial / name)
@@ -81,10 +74,7 @@ def load_model(folder: Path) -> DiffusionModel:
         folder = folder.parent
     named, unet, scheduler = family_named_in(network), load_unet(network), load_scheduler(folder)
     others = other_networks(folder, network)
-    family = named or family_for(type(unet), others)
-    if unused := sorted(others - set(family.fixed) - set(family.ignored)):
-        raise UserError(f"{folder} holds {', '.join(unused)} besides the {type(unet).__name__}: it is a model of another "
-                        "kind than those that can be scored, sampled and trained here")
+    family = family_of(type(unet), others, str(folder), named)
     fixed = {name: kind(folder / name) if isfunction(kind) else load_fixed(kind, folder / name)
              for name, kind in family.fixed.items() if name in others}
     return DiffusionModel(unet, scheduler, family(**fixed))
@@ -123,6 +113,16 @@ def family_named_in(folder: Path) -> type[Family] | None:
             return family
     raise UserError(f"{folder / WIDTHS} names the model family {name}, which is not loaded: import its module first, or in "
                     "a run choose the model whose configuration names it")
+
+
+def family_of(kind: type[nn.Module], others: Collection[str], place: str, named: type[Family] | None = None) -> type[Family]:
+    """The family of a predictor of class `kind` beside the networks `others`: the one that is `named`, or that the networks
+    tell. UserError where it has no use for one of them, which `place` holds."""
+    family = named or family_for(kind, others)
+    if unused := sorted(set(others) - set(family.fixed) - set(family.ignored)):
+        raise UserError(f"{place} holds {', '.join(unused)} besides the {kind.__name__}: it is a model of another "
+                        "kind than those that can be scored, sampled and trained here")
+    return family
 
 
 def scheduler_file(folder: Path) -> Path:

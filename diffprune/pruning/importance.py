@@ -41,6 +41,10 @@ def score(model: DiffusionModel, criterion: Criterion, batch: CalibrationBatch |
     if batch is None:
         raise ValueError(f"{type(criterion).__name__} needs gradients: give a batch of images and the noise scheduler")
     policy = policy or Threshold(DEFAULT_THRESHOLD, criterion.inclusive)
+    counts_none = UserError(f"{policy} counts none of the model's {len(model.alpha_bar)} timesteps: choose others with "
+                            "pruner.timesteps")
+    if policy.counts_none(len(model.alpha_bar)):
+        raise counts_none
     execution = execution or Execution(model.device)
     # Sum the gradients.
     mean_loss, factor = loss_scaling(model, criterion, execution.precision)
@@ -49,7 +53,7 @@ def score(model: DiffusionModel, criterion: Criterion, batch: CalibrationBatch |
         loss, total = cache.sum(scoring_pass, policy) if cache else scoring_pass.sum(policy)
     model.unet.zero_grad()
     if not len(total.alpha):
-        raise UserError(f"{policy} counts none of the model's {len(loss)} timesteps: choose others with pruner.timesteps")
+        raise counts_none
     # Reduce them to terms.
     terms = layer_terms(model.unet, criterion.terms, {layer: g * factor for layer, g in total.gradients.items()})
     return Scores(name, losses=summary(loss * factor, total, policy), terms=terms)

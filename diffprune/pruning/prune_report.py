@@ -19,10 +19,10 @@ class PruneReport:
     macs: int
     params_dense: int
     macs_dense: int
-    layers: dict[str, dict[str, list[int]]]
-    groups: list[dict[str, Any]]
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    rounds: list[dict[str, float]] = field(default_factory=list)
+    layers: dict[str, dict[str, list[int]]] = field(repr=False)
+    groups: list[dict[str, Any]] = field(repr=False)
+    skipped: list[dict[str, str]] = field(default_factory=list, repr=False)
+    rounds: list[dict[str, float]] = field(default_factory=list, repr=False)
 
     @classmethod
     def read(cls, file: Path) -> "PruneReport":

@@ -17,6 +17,10 @@ class Policy(ABC):
     """`needs_all_losses`: whether every L_t must be known before any alpha_t is; else alpha_t follows from L_0 … L_t."""
     needs_all_losses: ClassVar[bool] = False
 
+    def counts_none(self, total: int) -> bool:
+        """Whether no timestep below `total` counts, whatever the losses."""
+        return False
+
     @abstractmethod
     def weights(self, loss: Tensor) -> Tensor:
         """alpha_t [n] of the first n timesteps, from their L_t in `loss` [n]; of all timesteps if it needs all losses."""
@@ -49,6 +53,9 @@ class Window(Policy):
     first: int
     last: int
 
+    def counts_none(self, total: int) -> bool:
+        return self.first > self.last or self.first >= total or self.last < 0
+
     def weights(self, loss: Tensor) -> Tensor:
         t = torch.arange(len(loss))
         return ((t >= self.first) & (t <= self.last)).float()
@@ -62,6 +69,9 @@ class Largest(Policy):
     """The `count` timesteps with the largest L_t, of equal ones the earlier."""
     count: int
     needs_all_losses: ClassVar[bool] = True
+
+    def counts_none(self, total: int) -> bool:
+        return self.count < 1
 
     def weights(self, loss: Tensor) -> Tensor:
         chosen = torch.argsort(loss, descending=True, stable=True)[:self.count]

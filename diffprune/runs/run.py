@@ -3,8 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from diffprune.runs.progress_log import ProgressLog
 from diffprune.runs.score_file import ScoreHeader
+from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import atomic_file, read_json, remove, sweep_partials
 
 
@@ -96,6 +99,17 @@ class Run:
     def final(self, trains: bool) -> Path:
         """The model folder that is sampled: the fine-tuned one where the run `trains`, else the pruned one."""
         return self.finetuned if trains else self.pruned
+
+    def final_model(self) -> Path:
+        """The model folder that the run ends with; UserError where it is not there yet."""
+        if self.config.exists():
+            trains = yaml.safe_load(self.config.read_text(encoding="utf-8"))["schedule"]["steps"] > 0
+        else:
+            trains = self.finetune.exists() or self.finetuned.exists()
+        if not (final := self.final(trains)).exists():
+            raise UserError(f"{self.folder} is not finished, it has no {final.name}/: repeat the run's command"
+                            + (f", or give {self.pruned}" if self.pruned.exists() and trains else ""))
+        return final
 
     def open(self, config: str) -> None:
         """Writes the run's `config` (YAML) where it is new, and deletes what a killed process left: half-written files, and

@@ -13,13 +13,14 @@ from omegaconf import DictConfig
 from diffprune.config.compose import made
 from diffprune.config.schema import evaluations
 from diffprune.diffusion.pixels import batches
+from diffprune.evaluation.comparison import ImagesSeen, scores_of_set
 from diffprune.evaluation.feature_statistics import FeatureStatistics, subset_rule
 from diffprune.evaluation.features import load_extractor
 from diffprune.evaluation.features.extractor import Extractor
 from diffprune.evaluation.held_out_loss import held_out_loss
-from diffprune.evaluation.pair_metrics import similarity, ssim_of_each
+from diffprune.evaluation.pair_metrics import ssim_of_each
 from diffprune.evaluation.reference import data_statistics, file_statistics
-from diffprune.evaluation.set_metrics import SetMetric, Settings, against, fid
+from diffprune.evaluation.set_metrics import SetMetric, Settings, against
 from diffprune.evaluation.speed import hardware, speed
 from diffprune.models.device import Execution
 from diffprune.models.identity import computation
@@ -116,15 +117,14 @@ def score_sets(cfg: DictConfig, extractor: Extractor, reference: FeatureStatisti
                how: Execution, further: dict[str, SetMetric]) -> dict[str, MetricValues]:
     """Distances of each set to the reference and to the dense model's images; None for sets that were not drawn.
     `fid_to_dense` is the Fréchet distance to the dense model's images, on the same features."""
-    settings, dense = Settings(cfg.evaluate.kid_subset, cfg.evaluate.neighbours), sets.get("dense")
-    seen = {name: statistics(cfg, extractor, images, name) for name, images in sets.items()}
-    scores: dict[str, MetricValues] = {"dense": against(seen.get("dense"), reference, settings, further)}
+    settings = Settings(cfg.evaluate.kid_subset, cfg.evaluate.neighbours)
+    seen = {name: ImagesSeen(images, statistics(cfg, extractor, images, name)) for name, images in sets.items()}
+    dense = seen.get("dense")
+    scores: dict[str, MetricValues] = {"dense": against(None if dense is None else dense.statistics, reference,
+                                                                 settings, further)}
     for name in ("final", "before_healing"):
-        drawn = name in sets and dense is not None
-        pairs = zip(*(batches(images, cfg.evaluate.batch) for images in (sets[name], dense)), strict=True) if drawn else ()
-        alike = similarity(pairs, cfg.evaluate.ssim_window, how.device)
-        distance = {"fid_to_dense": fid(seen.get(name), seen.get("dense"))}
-        scores[name] = against(seen.get(name), reference, settings, further) | distance | alike
+        scores[name] = scores_of_set(seen.get(name), dense, reference, settings, cfg.evaluate.ssim_window,
+                                     cfg.evaluate.batch, how.device, further)
     return scores
 
 

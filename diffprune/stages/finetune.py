@@ -21,11 +21,11 @@ from diffprune.runs.run import Run
 from diffprune.runtime.distributed import current_ranks
 from diffprune.runtime.files import read_json, remove, write_json
 from diffprune.runtime.interrupt import Interrupt, Interrupted
-from diffprune.runtime.progress import progress
 from diffprune.sampling.preview import Preview
 from diffprune.stages import options
 from diffprune.tracking.tracker import Tracker
 from diffprune.training.state_files import newest_state, read_state, write_state
+from diffprune.training.steps import remaining_batches
 from diffprune.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -80,10 +80,7 @@ def train(cfg: DictConfig, trainer: Trainer, images: ImageSet, checkpoints: "Che
           progress_log: ProgressLog | None, observers: Sequence["Observer"]) -> None:
     """Trains from `trainer.step` to the last step; a step depends on the state before and on (seed, global step) alone."""
     schedule, ranks, steps = cfg.schedule, trainer.ranks, trainer.recipe.steps
-    batches = images.batches(trainer.global_step, trainer.previous_steps + steps, trainer.recipe.batch, cfg.seed,
-                             (ranks.rank, ranks.world_size))
-    if ranks.is_rank0:
-        batches = progress(batches, "fine-tuning", steps, done=trainer.step)
+    batches = remaining_batches(trainer, images)
     try:
         # A killed run may have kept the state of this step and not looked at it.
         for observer in observers:

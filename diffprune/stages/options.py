@@ -9,7 +9,6 @@ from pkgutil import resolve_name
 from tempfile import gettempdir
 from typing import Any
 
-import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -40,7 +39,7 @@ from diffprune.runtime.errors import UserError
 from diffprune.sampling.protocol import Drawing, SamplerOptions
 from diffprune.stages.cost import affordable_steps
 from diffprune.tracking.tracker import Description
-from diffprune.training.block_outputs import output_layers
+from diffprune.training.block_outputs import kept_outputs
 from diffprune.training.losses import TERMS, Term
 from diffprune.training.recipe import Recipe
 
@@ -249,8 +248,7 @@ def kept_channels(cfg: DictConfig, run: Run, teacher: DiffusionModel | None) -> 
     """For each block of the `teacher` the output channels that the run's pruned model has; None where no term needs them."""
     if teacher is None or not any(term.needs_blocks for term in recipe(cfg).objective):
         return None
-    report = PruneReport.read(run.prune_report)
-    return [torch.tensor(report.kept(layer, width)) for layer, width in output_layers(teacher.unet).items()]
+    return kept_outputs(teacher.unet, PruneReport.read(run.prune_report).kept)
 
 
 def sampler_options(cfg: DictConfig) -> SamplerOptions:

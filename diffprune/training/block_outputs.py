@@ -1,9 +1,10 @@
 """The outputs of a UNet's down, middle and up blocks, which terms of an objective compare."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,6 +26,11 @@ def output_layers(unet: nn.Module) -> dict[str, int]:
         last, conv = list(convolutions.items())[-1]
         layers[last] = conv.out_channels
     return layers
+
+
+def kept_outputs(unet: nn.Module, kept: Callable[[str, int], list[int]]) -> list[Tensor]:
+    """For each block of the dense `unet` the output channels that are left, where `kept` gives those of (layer, width)."""
+    return [torch.tensor(kept(layer, width)) for layer, width in output_layers(unet).items()]
 
 
 @contextmanager

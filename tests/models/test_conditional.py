@@ -12,6 +12,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from PIL import Image
 
+from diffprune.api.folders import load_pipeline
 from diffprune.data import image_folder
 from diffprune.data.loading.images import Images
 from diffprune.diffusion.randomness import Stream, generator, noise_for
@@ -19,7 +20,7 @@ from diffprune.evaluation.held_out_loss import RANGES, held_out_loss, noised_tim
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families.latent import ClassEmbedder, Latent
 from diffprune.models.identity import state_key
-from diffprune.models.model_folder import load_model, load_pipeline, pipeline_of, save_model
+from diffprune.models.model_folder import load_model, pipeline_of, save_model
 from diffprune.pruning.gradients import CalibrationBatch, ScoringPass
 from diffprune.runtime.errors import UserError
 from diffprune.sampling.draw import draw

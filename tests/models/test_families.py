@@ -10,13 +10,13 @@ import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel, VQModel
 from omegaconf import DictConfig, OmegaConf
 
+from diffprune.api.pruning import prune
 from diffprune.models.cost import example_inputs, measure
 from diffprune.models.dense import DenseModel
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import Ddpm, DiT, Family, Latent, StableDiffusion, family_for
 from diffprune.models.families.latent import ClassEmbedder
 from diffprune.models.model_folder import load_model, save_model
-from diffprune.pruning.api import prune
 from diffprune.pruning.criteria import Magnitude
 from diffprune.runs.cache import Cache
 from diffprune.runtime.errors import UserError

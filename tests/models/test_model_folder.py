@@ -22,13 +22,13 @@ from diffusers import (
 )
 
 import diffprune
+from diffprune.api.pruning import prune
 from diffprune.models import model_folder
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import Latent
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.models.weights import WEIGHTS
 from diffprune.pruning import criteria
-from diffprune.pruning.api import prune
 from diffprune.runtime.errors import Damaged, UserError
 from tests.conftest import ROOT, tiny_unet
 

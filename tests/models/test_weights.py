@@ -10,9 +10,10 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
+from diffprune.api.folders import load_pipeline
 from diffprune.models import weights
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.models.model_folder import load_model, load_pipeline, save_model
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.models.weights import WEIGHTS, weight_files, write_tensors
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import sweep_partials

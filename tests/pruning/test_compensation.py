@@ -249,13 +249,13 @@ def test_the_library_compensates_as_the_stage_does() -> None:
     unet, shown = tiny_unet((8, 16)), torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     plain, compensated = copy.deepcopy(unet), copy.deepcopy(unet)
     for network, wanted in ((plain, False), (compensated, True)):
-        diffprune.prune(network, ratio=0.5, criterion=Magnitude(), images=shown, scheduler=SCHEDULER, compensate=wanted)
+        diffprune.prune(network, ratio=0.5, criterion=Magnitude(), data=shown, scheduler=SCHEDULER, compensate=wanted)
     model, kept = pruned(DiffusionModel(unet, SCHEDULER))
     compensate(model, DiffusionModel(unet, SCHEDULER), kept, NoisedImages.draw(model, shown, 0))
     assert all(torch.equal(one, other) for one, other in zip(
         compensated.state_dict().values(), model.unet.state_dict().values(), strict=True))
     assert any(not torch.equal(one, other) for one, other in zip(plain.parameters(), compensated.parameters(), strict=True))
-    with pytest.raises(ValueError, match="compensation refits layers on noised images: give a batch"):
+    with pytest.raises(ValueError, match="compensation refits layers on noised images: give data"):
         diffprune.prune(copy.deepcopy(unet), ratio=0.5, criterion=Magnitude(), compensate=True)
 
 

@@ -15,15 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from diffprune.api.folders import load_pipeline
+from diffprune.api.pruning import prune
 from diffprune.config.naming import run_folder, run_name
 from diffprune.models.cost import example_inputs
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import DiT
-from diffprune.models.model_folder import load_model, load_pipeline, save_model
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.models.widths import synchronise
 from diffprune.pipeline import reproduce
 from diffprune.pruning.allocation import Allocation
-from diffprune.pruning.api import prune
 from diffprune.pruning.criteria import Magnitude, Random
 from diffprune.pruning.dependency import Graph
 from diffprune.pruning.importance import layer_terms

@@ -10,11 +10,11 @@ from diffusers import DDIMScheduler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from diffprune.api.pruning import prune
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.pruning import criteria
 from diffprune.pruning.allocation import Allocation
-from diffprune.pruning.api import prune
 from diffprune.pruning.importance import layer_terms
 from diffprune.pruning.selection import removal_count
 from diffprune.pruning.surgery import cut, reinitialise
@@ -130,7 +130,7 @@ def test_gradient_criteria_need_images_and_a_noise_schedule() -> None:
 
 def test_diff_pruning_from_a_batch() -> None:
     unet = tiny_unet()
-    report = prune(unet, 0.5, images=torch.rand(4, 1, 8, 8), scheduler=DDIMScheduler(num_train_timesteps=10))
+    report = prune(unet, 0.5, data=torch.rand(4, 1, 8, 8), scheduler=DDIMScheduler(num_train_timesteps=10))
     assert report.params < report.params_dense
     assert all(p.grad is None for p in unet.parameters())
     run(unet)
