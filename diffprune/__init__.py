@@ -6,10 +6,11 @@ if TYPE_CHECKING:
     from diffprune.api.evaluation import evaluate
     from diffprune.api.finetuning import finetune
     from diffprune.api.folders import load_pipeline, save_pipeline
+    from diffprune.api.hub import push_to_hub
     from diffprune.api.pruning import prune
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "finetune", "load_pipeline", "prune", "save_pipeline"]
+__all__ = ["__version__", "evaluate", "finetune", "load_pipeline", "prune", "push_to_hub", "save_pipeline"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,9 @@ def __getattr__(name: str) -> Any:
     if name == "finetune":
         from diffprune.api.finetuning import finetune
         return finetune
+    if name == "push_to_hub":
+        from diffprune.api.hub import push_to_hub
+        return push_to_hub
     if name == "evaluate":
         from diffprune.api.evaluation import evaluate
         return evaluate

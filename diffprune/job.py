@@ -177,10 +177,11 @@ def hydra_job(overrides: Sequence[str], task: Callable[[DictConfig], Any]) -> An
 
 
 def show(run: Run) -> None:
-    """Prints the table of a finished run, how long it took and the address of its report, which is written first where it is
-    missing or old, and where the folder is no read-only archive."""
+    """Prints the table of a finished run, how long it took and the address of its report. That and the model card are
+    written first where they are missing or old, and where the folder is no read-only archive."""
     if run.metrics.exists():
         from diffprune.report import terminal_table, write_report
+        from diffprune.report.model_card import write_card
         log.info("\n%s\n\nall stages took %s", terminal_table(run.folder),
                  duration(sum(Metrics.read(run.metrics).seconds.values())))
         try:
@@ -188,6 +189,8 @@ def show(run: Run) -> None:
                 recent = run.report.exists() and run.report.stat().st_mtime >= run.metrics.stat().st_mtime
                 if not recent and os.access(run.folder, os.W_OK):
                     write_report(run.folder)
+            if os.access(run.final_model(), os.W_OK):
+                write_card(run)
             if run.report.exists():
                 log.info("report: %s\nto compare runs: python -m diffprune.report %s", run.report.absolute().as_uri(),
                          run.folder.parent.parent)

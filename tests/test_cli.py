@@ -174,7 +174,7 @@ def test_the_run_folder_holds_what_the_design_lists(smoke: tuple) -> None:
         "samples/images.npy", "samples/grid.png", "samples/samples.json"}
     for model in ("pruned", "finetuned"):
         assert {f.name for f in (run / model / "unet").iterdir()} == {
-            "config.json", "diffusion_pytorch_model.safetensors", "widths.json"}
+            "config.json", "diffusion_pytorch_model.safetensors", "pruned.py", "widths.json"}
     assert [json.loads(entry)["step"] for entry in (run / "finetune" / "progress.jsonl").read_text().splitlines()] == [
         1, 2, 3, 4, 5, 6]
 

@@ -12,6 +12,7 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families.family import check_blocks
 from diffprune.models.formats.keys import check_finite
 from diffprune.models.network import config_of
+from diffprune.models.widths import note_widths
 from diffprune.pruning import compensation
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.compensation import NoisedImages, positions
@@ -65,9 +66,12 @@ def prune(held: Held, ratio: float | None = None, criterion: str | Criterion = "
         with left_as_found(model):
             with gradients_aside(model.unet):
                 terms = score(model, criterion, batch, timesteps, execution).terms if allocation.ratio else {}
-            if not compensate or images is None:
-                return cut(model.unet, criterion, allocation, terms, seed)
-            return cut_and_compensate(model, criterion, allocation, terms, seed, images)
+            if compensate and images is not None:
+                report = cut_and_compensate(model, criterion, allocation, terms, seed, images)
+            else:
+                report = cut(model.unet, criterion, allocation, terms, seed)
+            note_widths(model.unet)
+        return report
 
 
 def allocation_of(ratio: float | None, allocation: Allocation | None) -> Allocation:

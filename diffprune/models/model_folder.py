@@ -1,14 +1,17 @@
 """Model folders: diffusers' layout, widths read from the weights' own shapes.
 
 A pruned UNet keeps its dense `config.json`; `unet/widths.json` lists what was narrowed, with the heads that narrowed
-attention has left, and the shapes in the safetensors file are the truth that loading follows. Plain diffusers stops at
-the first shape that differs. (A transformer's folder is `transformer/`.)
+attention has left, and the shapes in the safetensors file are the truth that loading follows. Diffusers alone opens it with
+`trust_remote_code=True`, through `unet/pruned.py` and the same list in `config.json`, and refuses it otherwise. (A
+transformer's folder is `transformer/`.)
 """
 
 import hashlib
+import json
 from collections.abc import Collection
 from inspect import isfunction
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -17,12 +20,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
+from diffprune.models import pruned_network
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import SHIPPED, Family, family_for, predictors
 from diffprune.models.network import Kind, WithoutWeights, class_name, from_config
 from diffprune.models.noise_schedule import read_scheduler
+from diffprune.models.pruned_network import WIDTHS as NOTED
 from diffprune.models.weights import WEIGHTS, read_tensors
-from diffprune.models.widths import narrow, narrowing
+from diffprune.models.widths import narrow, note_widths
 from diffprune.runtime.checksums import compared_with_list
 from diffprune.runtime.errors import Damaged, UserError
 from diffprune.runtime.files import atomic_folder, is_file, is_folder, read_json, write_json
@@ -30,6 +35,7 @@ from diffprune.runtime.files import atomic_folder, is_file, is_folder, read_json
 ASSETS = Path(__file__).parents[1] / "assets"
 SCHEDULER = "scheduler_config.json"
 WIDTHS = "widths.json"
+LOADER = "pruned"       # the name of the module that a pruned network's folder carries
 
 
 def local_folder(checkpoint: str) -> Path:
@@ -48,13 +54,26 @@ def save_model(model: DiffusionModel, folder: Path, pipeline: DiffusionPipeline 
     draws with the model, by diffprune's own unless another is given."""
     kind = type(model.family)
     named = {} if kind in (*SHIPPED, Family) else {"family": class_name(kind)}
+    widths = note_widths(model.unet)
     with atomic_folder(folder, mark=f"*/{WIDTHS}") as partial:
         (pipeline or pipeline_of(model)).save_pretrained(partial)
         for name, network in model.family.networks.items():
             if isinstance(network, ModelMixin) and not (partial / name).exists():     # unknown to the pipeline
                 network.save_pretrained(partial / name)
         unet = partial / kind.folder
-        write_json(unet / WIDTHS, {"sha256": sha256(unet / WEIGHTS)} | named | narrowing(model.unet))
+        write_json(unet / WIDTHS, {"sha256": sha256(unet / WEIGHTS)} | named | widths)
+        if widths["narrowed"]:
+            add_loader(partial, unet)
+
+
+def add_loader(folder: Path, network: Path) -> None:
+    """Puts the code that opens a pruned `network` of a model `folder` beside it, and names it where diffusers looks."""
+    copyfile(pruned_network.__file__, network / f"{LOADER}.py")
+    entry = [LOADER, pruned_network.PrunedNetwork.__name__]
+    changed = {folder / "model_index.json": {network.name: entry}, network / "config.json": {
+        "auto_map": {"AutoModel": ".".join(entry)}}}
+    for file, entries in changed.items():
+        file.write_text(json.dumps(read_config(file) | entries, indent=2, sort_keys=True) + "\n")    # as diffusers writes
 
 
 @compared_with_list
@@ -166,12 +185,15 @@ def load_unet(folder: Path) -> nn.Module:
     stored = read_config(widths) if widths.exists() else {}
     if stored and is_file(folder / WEIGHTS) and sha256(folder / WEIGHTS) != stored.get("sha256"):
         raise UserError(f"{folder / WEIGHTS} differs from the checksum in {WIDTHS}: it is damaged, copy it again")
-    tensors = read_tensors(folder)
+    tensors, heads = read_tensors(folder), (stored or config.get(NOTED, {})).get("heads", {})
+    config.pop("auto_map", None)
     with WithoutWeights():
         unet = build(kinds[config["_class_name"]], config, folder)
-    narrow(unet, {name: tensor.shape for name, tensor in tensors.items()}, stored.get("heads", {}), folder)
+    narrowed = narrow(unet, {name: tensor.shape for name, tensor in tensors.items()}, heads, folder)
     # Copied, not assigned: the file's tensors are not aligned in memory, and CPU kernels round differently on them.
     unet.load_state_dict(tensors)
+    if narrowed:
+        note_widths(unet)
     return unet.eval()
 
 

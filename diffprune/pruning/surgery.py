@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from diffprune.diffusion.randomness import Stream, generator
 from diffprune.models.cost import layer_costs, measure
-from diffprune.models.widths import synchronise
+from diffprune.models.pruned_network import synchronise
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Criterion
 from diffprune.pruning.dependency import Graph, Group, scored_weights

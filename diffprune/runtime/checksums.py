@@ -93,6 +93,14 @@ def write_list(folder: Path) -> None:
         (folder / LIST).write_text("".join(lines))
 
 
+def add_to_list(folder: Path, name: str) -> None:
+    """Notes the file `name`, new or changed, in the list of `folder`; a folder without a list stays without."""
+    if digests := listed(folder / LIST):
+        digests[name] = sha256(folder / name)
+        (folder / LIST).unlink()        # not written in place: it may be a hard link
+        (folder / LIST).write_text("".join(f"{digest}  {file}\n" for file, digest in sorted(digests.items())))
+
+
 def check_list(folder: Path) -> None:
     """Raises Damaged for a file that the list in `folder` names and that is missing or differs from its checksum."""
     for name, digest in listed(folder / LIST).items():

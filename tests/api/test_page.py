@@ -22,4 +22,5 @@ def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert report in capsys.readouterr().out
     assert names["other"].unet.conv_in.out_channels < 32
     assert names["again"].unet.conv_in.out_channels == names["pipeline"].unet.conv_in.out_channels
+    assert names["elsewhere"].unet.conv_in.out_channels == names["pipeline"].unet.conv_in.out_channels
     assert names["result"].scores["ssim"] > 0

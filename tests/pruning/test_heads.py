@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DiTPipeline, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import Attention
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ from diffprune.models.cost import example_inputs
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import DiT
 from diffprune.models.model_folder import load_model, save_model
-from diffprune.models.widths import synchronise
+from diffprune.models.pruned_network import synchronise
 from diffprune.pipeline import reproduce
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Magnitude, Random
@@ -386,8 +386,25 @@ def test_heads_that_are_missing_or_impossible_are_refused(tmp_path: Path, change
 def test_narrowed_heads_without_any_list_are_refused(tmp_path: Path) -> None:
     folder = headed_folder(tmp_path)
     (folder / "unet" / "widths.json").unlink()
+    (folder / "checksums.sha256").unlink()
+    config = folder / "unet" / "config.json"
+    content = json.loads(config.read_text())
+    del content["_pruned"]
+    config.write_text(json.dumps(content))
     with pytest.raises(UserError, match='must list under "heads"'):
         load_model(folder)
+
+
+def test_a_pipeline_that_diffusers_itself_has_saved_keeps_its_heads(tmp_path: Path) -> None:
+    model = headed_unet()
+    prune(model, criterion=Magnitude(), allocation=Allocation(0.5, heads="whole"))
+    DDIMPipeline(model, DDIMScheduler()).save_pretrained(tmp_path / "once")
+    again = load_pipeline(tmp_path / "once")
+    again.save_pretrained(tmp_path / "twice")
+    loaded = load_pipeline(tmp_path / "twice").unet
+    assert {name: attention.heads for name, attention in attentions(loaded).items()} == {
+        name: attention.heads for name, attention in attentions(model).items()}
+    assert torch.equal(run(loaded), run(model))
 
 
 def test_a_transformers_folder_is_diffusers_own(tmp_path: Path) -> None:

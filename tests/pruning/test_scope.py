@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from diffprune.models.cost import layer_costs, measure
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
-from diffprune.models.widths import synchronise
+from diffprune.models.pruned_network import synchronise
 from diffprune.pruning import criteria
 from diffprune.pruning.allocation import QUANTITIES, Allocation
 from diffprune.pruning.dependency import Graph
