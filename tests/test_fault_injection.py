@@ -222,6 +222,7 @@ DELETES = {
     "runtime.files.remove_tree unlink": "the same, for a file",
     "runtime.files.sweep_partials remove_tree": "hidden names that only `temporary_sibling` gives",
     "runtime.checksums.write_checksum unlink": "the checksum of an earlier version of the same file",
+    "runtime.checksums.add_to_list unlink": "a folder's list of checksums, which is written anew with one more",
     "runtime.checksums.discard unlink": "a file of the cache, or a shard, that is not as this project wrote it",
     "runs.cache.entry unlink": "the checksum of a file of the cache that is gone",
     "runs.cache.delete_damaged remove_tree": "a folder of the cache that is not as this project wrote it",

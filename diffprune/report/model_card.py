@@ -7,10 +7,9 @@ from typing import Any
 from diffprune.report.tables.measures import MEASURES
 from diffprune.runs.metrics import STATES
 from diffprune.runs.run import Run
-from diffprune.runtime.checksums import add_to_list
+from diffprune.runtime.checksums import FOR_PEOPLE, add_to_list, is_listed
 from diffprune.runtime.files import atomic_file, read_json
 
-NAME = "README.md"
 SIZES = {"params": "parameters", "macs": "multiply-accumulates of one evaluation of one image"}
 TITLES = {"final": "this model", "dense": "dense model", "before_healing": "before fine-tuning"}
 ABROAD = ("diffusers", "transformers", "pruned")      # what diffusers opens without this package
@@ -42,13 +41,14 @@ pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)
 
 
 def write_card(run: Run) -> Path:
-    """Writes the card into the folder of the run's final model, unless it is there as it would be; returns its path."""
+    """Writes the card into the folder of the run's final model, and returns its path; one that somebody has edited stays."""
     folder = run.final_model()
-    card, text = folder / NAME, model_card(read_json(run.metrics), read_json(run.prune_report), folder)
-    if not card.exists() or card.read_text(encoding="utf-8") != text:
-        with atomic_file(card) as partial:
-            partial.write_text(text, encoding="utf-8")
-        add_to_list(folder, NAME)
+    card, text = folder / FOR_PEOPLE, model_card(read_json(run.metrics), read_json(run.prune_report), folder)
+    if card.exists() and (card.read_bytes() == text.encode() or not is_listed(folder, FOR_PEOPLE)):
+        return card
+    with atomic_file(card) as partial:
+        partial.write_bytes(text.encode())
+    add_to_list(folder, FOR_PEOPLE)
     return card
 
 

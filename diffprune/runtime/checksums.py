@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 Loaded = TypeVar("Loaded")
 
 LIST = "checksums.sha256"       # the name of a folder's list
+FOR_PEOPLE = "README.md"        # of the files in a list, one that no command reads
 OF_LIST = re.compile(r"^([0-9a-f]{64})  (.+)$", re.MULTILINE)
 
 
@@ -93,6 +94,11 @@ def write_list(folder: Path) -> None:
         (folder / LIST).write_text("".join(lines))
 
 
+def is_listed(folder: Path, name: str) -> bool:
+    """Whether the file `name` is as the list of `folder` says."""
+    return listed(folder / LIST).get(name) == sha256(folder / name)
+
+
 def add_to_list(folder: Path, name: str) -> None:
     """Notes the file `name`, new or changed, in the list of `folder`; a folder without a list stays without."""
     if digests := listed(folder / LIST):
@@ -102,9 +108,10 @@ def add_to_list(folder: Path, name: str) -> None:
 
 
 def check_list(folder: Path) -> None:
-    """Raises Damaged for a file that the list in `folder` names and that is missing or differs from its checksum."""
+    """Raises Damaged for a file that the list in `folder` names and that is missing or differs from its checksum, but for a
+    page for people, which may be edited."""
     for name, digest in listed(folder / LIST).items():
-        if not (folder / name).exists() or sha256(folder / name) != digest:
+        if name != FOR_PEOPLE and (not (folder / name).exists() or sha256(folder / name) != digest):
             raise Damaged(f"{folder / name} is missing or differs from its checksum in {LIST}: delete {folder} and repeat "
                           f"the command that made it, or copy it again; if the change was meant, delete {LIST} alone")
 

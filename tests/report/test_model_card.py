@@ -14,6 +14,7 @@ from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import load_model, save_model
 from diffprune.report.model_card import write_card
 from diffprune.runs.run import Run
+from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import write_json
 from tests.conftest import ROOT, tiny_unet
 
@@ -76,6 +77,21 @@ def test_the_folder_with_its_card_is_whole_and_the_card_is_written_once(run: Run
     load_model(run.finetuned)
     assert "README.md" in (run.finetuned / "checksums.sha256").read_text()
     save_model(load_model(run.finetuned), run.finetuned)       # a folder of this project's own may be replaced
+
+
+def test_a_card_that_somebody_has_edited_stays_and_the_model_loads(run: Run) -> None:
+    card = write_card(run)
+    card.write_text("Do not use this for cats.")
+    assert write_card(run).read_text() == "Do not use this for cats."
+    load_model(run.finetuned)
+    with pytest.raises(UserError, match=r"README\.md is not as this project wrote it"):
+        save_model(load_model(run.finetuned), run.finetuned)
+
+
+def test_a_card_follows_the_runs_numbers(run: Run) -> None:
+    write_card(run)
+    write_json(run.metrics, json.loads(run.metrics.read_text()) | {"fid": 1.25})
+    assert "| 1.25 |" in write_card(run).read_text()
 
 
 @pytest.mark.slow
