@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 # From top to bottom. A folder imports from the lines below its own; folders of one line do not know each other. Commands
 # stand above everything: the modules beside the folders, and what `python -m diffprune.<folder>` runs.
 ORDER = (
-    ("__main__", "cost", "convert", "measure", "bench", "report.__main__", "sampling.__main__", "bench.__main__"),
+    ("__main__", "cost", "convert", "export", "measure", "bench", "report.__main__", "sampling.__main__", "bench.__main__"),
     ("job",),
     ("pipeline",),
     ("stages", "api"),

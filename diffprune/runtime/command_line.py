@@ -14,9 +14,9 @@ from diffprune.runtime.interrupt import CTRL_C, Interrupt, Interrupted
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)      # in options or files; all else is a defect
 # The extra of the package that installs each library that not every run needs.
-EXTRAS = {"altair": "report", "datasets": "data", "jinja2": "report", "lmdb": "data", "pytorch_fid": "eval",
-          "submitit": "slurm", "torchvision": "eval", "transformers": "eval", "vl_convert": "report", "wandb": "wandb",
-          "wandb_workspaces": "wandb"}
+EXTRAS = {"altair": "report", "datasets": "data", "jinja2": "report", "lmdb": "data", "onnx": "export",
+          "onnxruntime": "export", "onnxscript": "export", "pytorch_fid": "eval", "submitit": "slurm", "torchvision": "eval",
+          "transformers": "eval", "vl_convert": "report", "wandb": "wandb", "wandb_workspaces": "wandb"}
 WRAPPED = "UserError raised while resolving interpolation: "
 
 
