@@ -59,6 +59,7 @@ def prune(held: Held, ratio: float | None = None, criterion: str | Criterion = "
         if needs and (data is None or (scheduler is None and model.unet is held)):
             raise UserError(f"{needs[0]}: give data, and for a network without its pipeline the noise scheduler")
         check_network(model)
+        allocation.parts.check(model.unet)
         images, batch = None, None
         if data is not None:
             images = CalibrationImages(data, context, seed, calibration_batch, compensation_images if compensate else 0)

@@ -22,7 +22,8 @@ COMMANDS = {
     "python -m experiments list | plan | run | status | report": "the tables and figures",
     "python -m diffprune.report RUNS": "any finished runs side by side",
     "python -m diffprune.cost | .measure | .bench": "sizes before a run; scores of any two sets of images; speed here",
-    "python -m diffprune.convert ORIGINAL OUT": "a model folder of an original checkpoint"}
+    "python -m diffprune.convert ORIGINAL OUT": "a model folder of an original checkpoint",
+    "python -m diffprune.export RUN --to onnx|torch": "the denoiser of a run's final model for other programs"}
 ENDING = """What a model's networks are built with (model.unet, model.scheduler) is in conf/model. --cfg job prints all
 options as YAML, --hydra-help what Hydra adds. Completion in bash: eval "$$(diffprune -sc install=bash)"."""
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):[^#]*(?:#\s(?P<text>.*))?")

@@ -65,8 +65,8 @@ def folders_by_hash(parent: Path) -> dict[str, list[str]]:
 def words_of(options: dict[str, Any]) -> list[str]:
     """What a run does to its model, in words: [pruner, T.05, r.3, schedule, seed].
 
-    A timestep policy replaces T (`window0_499`), a target replaces r (`macs.5`); a scope other than local and a compensation
-    (`ridge`) follow it. Several rounds follow the schedule's name (`rounds3`).
+    A timestep policy replaces T (`window0_499`), a target replaces r (`macs.5`); a scope other than local, parts that are
+    chosen (`parts`) and a compensation (`ridge`) follow it. Several rounds follow the schedule's name (`rounds3`).
     """
     pruner, schedule = options["pruner"], options["schedule"]
     words = [pruner["name"]]
@@ -80,6 +80,8 @@ def words_of(options: dict[str, Any]) -> list[str]:
     words += [f"{quantity}{kept:g}" for quantity, kept in pruner["target"].items() if kept is not None]
     if pruner["scope"] != "local":
         words.append(pruner["scope"])
+    if {"only", "keep", "ratios"} & set(pruner):
+        words.append("parts")
     if "compensate" in pruner:
         words.append(pruner["compensate"])
     words.append(schedule["name"])
@@ -151,6 +153,9 @@ def scientific(options: dict[str, Any]) -> dict[str, Any]:
     if pruner.get("compensate", "none") == "none":      # runs from before there was compensation keep their names
         pruner.pop("compensate", None)
         pruner.pop("compensation_images", None)
+    for name in ("only", "keep", "ratios"):     # runs from before parts could be chosen keep their names
+        if pruner.get(name) in (None, [], {}):
+            pruner.pop(name, None)
     schedule = options["schedule"]
     if not schedule.get("unconditional"):   # runs from before there was this option keep their names
         schedule.pop("unconditional", None)

@@ -104,6 +104,14 @@ def check_pruner(pruner: DictConfig) -> None:
         raise UserError(f"{' and '.join(targets)} are two targets: choose one")
     if targets and not pruner.ratio:
         raise UserError(f"pruner={pruner.name} removes nothing (its ratio is 0), {targets[0]} asks it to: leave one out")
+    if pruner.ratios is not None:
+        if not isinstance(pruner.ratios, DictConfig) or not all(isinstance(r, int | float) for r in pruner.ratios.values()):
+            raise UserError(f"pruner.ratios={pruner.ratios} gives no ratios: give for instance {{mid_block: .5}}")
+        for name, ratio in pruner.ratios.items():
+            check_value(f"pruner.ratios.{name}", ratio, 0, 1)
+        if pruner.scope != "local" or targets or not pruner.ratio:
+            raise UserError(f"pruner.ratios={pruner.ratios} goes with a ratio above 0 in pruner.scope=local, and with no "
+                            "target: leave one out")
     if pruner.compensate != "none" and (pruner.reinitialise or not pruner.ratio):
         raise UserError(f"pruner.compensate={pruner.compensate} refits weights to the dense model's outputs, and pruner="
                         f"{pruner.name} {'draws fresh ones' if pruner.reinitialise else 'removes nothing'}: leave it out")
@@ -124,6 +132,7 @@ def check_rounds(cfg: DictConfig) -> None:
              f"pruner={pruner.name}, which removes nothing (its ratio is 0)": pruner.ratio == 0,
              "pruner.reinitialise=true, which discards the trained weights": pruner.reinitialise,
              "model.checkpoint=null, whose random weights hold nothing to fine-tune": cfg.model.checkpoint is None,
+             f"pruner.ratios={pruner.ratios}, which are those of a single round": bool(pruner.ratios),
              f"pruner.scope={pruner.scope}, which cannot divide the ratio among rounds": pruner.scope != "local",
              "pruner.target, which finds its ratio in a single round": any(v is not None for v in pruner.target.values())}
     for what, chosen in unfit.items():

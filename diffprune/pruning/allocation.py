@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffprune.models.cost import Cost
 from diffprune.pruning.dependency import Group
+from diffprune.pruning.parts import Parts
 from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.scope import SCOPES, Ranked, portions_to_remove
 from diffprune.pruning.selection import PaperSelection, Selection, removal_count
@@ -29,7 +30,8 @@ class Allocation:
     at least the fraction `floor` of each group is kept, and a gated hidden unit is ranked with its gate.
     `quantity`: the cost in cost-aware scope, "macs" or "params".
 
-    `previous`: the report on earlier rounds; groups then end as wide as one round would leave them. In local scope only.
+    `parts`: which are pruned, and which at another ratio (in local scope and one round only). `previous`: the report on
+    earlier rounds; groups then end as wide as one round would leave them. In local scope only.
     Raises ValueError for a value outside its range.
     """
     ratio: float
@@ -40,6 +42,7 @@ class Allocation:
     floor: float = 0.1
     previous: PruneReport | None = None
     quantity: str = "macs"
+    parts: Parts = field(default_factory=Parts)
 
     def __post_init__(self) -> None:
         for name in ("ratio", "floor"):
@@ -52,6 +55,8 @@ class Allocation:
             raise ValueError(f"round_to {self.round_to} is not a width: give a whole number from 1 on")
         if self.previous is not None and self.scope != "local":
             raise ValueError(f"scope {self.scope} has no rounds: choose local")
+        if self.parts.ratios and (self.scope != "local" or self.previous is not None or not self.ratio):
+            raise ValueError("ratios of parts go with a ratio above 0, the local scope and one round alone")
 
     @property
     def scores_dense(self) -> bool:
@@ -83,7 +88,8 @@ class Allocation:
             if count is not None:
                 return [], f"in {self.scope} scope ratio {self.ratio:g} takes none of its channels"
             portion = "one" if self.by_head(group) else "one channel in each"
-            return [], f"ratio {self.ratio:g} is less than {portion} of {group.described_blocks}"
+            ratio = self.parts.ratio(group.outputs, self.ratio)
+            return [], f"ratio {ratio:g} is less than {portion} of {group.described_blocks}"
         # While the width is no multiple of `round_to`, the most important portion is kept after all.
         portions = self.portions(group, scores, wanted if count is None else None)
         for number in range(wanted, 0, -1):
@@ -99,7 +105,8 @@ class Allocation:
     def local_count(self, group: Group) -> int:
         """How many portions of the group, as narrow as it is now, the local scope removes."""
         if self.previous is None:
-            return self.one_round_count(group.channels, group.heads, group.blocks, self.ratio)
+            ratio = self.parts.ratio(group.outputs, self.ratio)
+            return self.one_round_count(group.channels, group.heads, group.blocks, ratio)
         if group.gated:     # (1 - r)² of gated units are kept in either case, so that this ratio is left between the rounds'
             ratio = 1 - (1 - self.ratio) / (1 - self.previous.ratio)
             return self.one_round_count(group.channels, group.heads, group.blocks, ratio)
@@ -127,6 +134,8 @@ class Allocation:
 
     def obstacle(self, group: Group) -> str | None:
         """Why no channel of this group can be removed under this allocation; None where that is possible."""
+        if (kept := self.parts.kept(group.outputs)) is not None:
+            return f"{kept} keeps its channels, as pruner.only or pruner.keep says"
         if self.scope != "local" and group.gated and group.blocks > 1:
             return f"a gated feed-forward whose channels are divided among {group.described_blocks} needs the local scope"
         return group.obstacle

@@ -27,10 +27,12 @@ def cut(unet: nn.Module, criterion: Criterion, allocation: Allocation, terms: Te
     `terms` are the importance terms of every layer that `criterion` reads; `seed` is for criteria that draw at random. After
     an `earlier` pruning of the same network the ratio is still that of the dense widths, to which the report compares.
     `kept` are the network's `positions`, which are cut in place like its weights: afterwards they say what is left of each.
-    Raises KeyError for a missing term and ValueError for a network whose output head is not known.
+    Raises KeyError for a missing term, ValueError for a network whose output head is not known, and UserError for a pattern
+    of a part that fits no layer.
     """
     if earlier:
         allocation = replace(allocation, previous=earlier)
+    allocation.parts.check(unet)
     unet.requires_grad_(True).eval()
     fixed, old_shapes, dense = fixed_layers(unet), shapes(unet), measure(unet)
     rng = generator(seed, Stream.CHANNELS, *([len(earlier.rounds)] if earlier else []))

@@ -59,7 +59,7 @@ def search(quantity: str, target: float, fraction_kept: FractionKept, ratios: Se
 def distinct_ratios(unet: nn.Module, allocation: Allocation) -> list[float]:
     """One ratio for each model that pruning `unet` can give, ascending from 0, each with as few decimals as possible. The
     ratio of `allocation` is ignored. In local scope the last one still keeps a channel of the narrowest group."""
-    groups = [group for group in Graph(unet, fixed_layers(unet)).groups() if not group.obstacle]
+    groups = [group for group in Graph(unet, fixed_layers(unet)).groups() if not allocation.obstacle(group)]
     # The widths that are rounded: of each group in local scope, else of all groups that are ranked together.
     end, widths = Fraction(1), Counter[Hashable]()
     for group in groups:

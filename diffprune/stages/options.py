@@ -29,6 +29,7 @@ from diffprune.models.families.family import TextFamily
 from diffprune.models.model_folder import load_model
 from diffprune.pruning.allocation import Allocation
 from diffprune.pruning.criteria import Criterion
+from diffprune.pruning.parts import Parts
 from diffprune.pruning.prune_report import PruneReport
 from diffprune.pruning.selection import SELECTIONS
 from diffprune.pruning.timesteps import Policy, Threshold
@@ -190,7 +191,13 @@ def allocation(cfg: DictConfig, ratio: float | None = None) -> Allocation:
     pruner = cfg.pruner
     return Allocation(pruner.ratio if ratio is None else ratio, SELECTIONS[pruner.selection](), pruner.heads,
                       pruner.round_to, pruner.scope, pruner.floor,
-                      quantity="macs" if pruner.target.params is None else "params")
+                      quantity="macs" if pruner.target.params is None else "params", parts=parts_pruned(cfg))
+
+
+def parts_pruned(cfg: DictConfig) -> Parts:
+    """The parts of the network that the run prunes, and their ratios."""
+    pruner = plain(cfg.pruner)
+    return Parts(None if pruner["only"] is None else tuple(pruner["only"]), tuple(pruner["keep"]), pruner["ratios"] or {})
 
 
 def pruning_target(cfg: DictConfig) -> tuple[str, float] | None:

@@ -22,6 +22,7 @@ from diffprune.tracking.tracker import Tracker
 def stage(cfg: DictConfig, run: Run, tracker: Tracker) -> None:
     """Writes `scores.safetensors`."""
     start, criterion, model = time.monotonic(), options.criterion(cfg), options.load_start(cfg, run)
+    options.parts_pruned(cfg).check(model.unet)
     if not criterion.gradient and cfg.pruner.timesteps is not None:
         raise UserError(f"pruner.timesteps says which timesteps' gradients count, and pruner={cfg.pruner.name} takes none: "
                         "leave it out")

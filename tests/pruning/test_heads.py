@@ -189,7 +189,7 @@ def test_heads_stay_equally_wide_and_keep_what_the_rule_says(ratio: float, head_
 @given(heads=st.integers(2, 8), width=st.integers(1, 12), ratio=st.floats(0, 0.99), seed=st.integers(0, 99))
 def test_whole_heads_go_by_their_mean_score_and_never_the_last(heads: int, width: int, ratio: float, seed: int) -> None:
     scores = torch.rand(heads * width, generator=torch.Generator().manual_seed(seed))
-    group = SimpleNamespace(channels=heads * width, heads=heads, blocks=heads, gated=False, obstacle=None,
+    group = SimpleNamespace(outputs=["x"], channels=heads * width, heads=heads, blocks=heads, gated=False, obstacle=None,
                             described_blocks="")
     removed, _ = Allocation(ratio, heads="whole").choose(group, scores)
     gone = {channel // width for channel in removed}

@@ -11,7 +11,8 @@ from diffprune.pruning.selection import PaperSelection, TorchPruningSelection, r
 
 
 def expendable(scores: torch.Tensor, ratio: float, blocks: int, selection: type = PaperSelection) -> list[int]:
-    group = SimpleNamespace(channels=len(scores), heads=1, blocks=blocks, gated=False, obstacle=None, described_blocks="")
+    group = SimpleNamespace(outputs=["x"], channels=len(scores), heads=1, blocks=blocks, gated=False, obstacle=None,
+                            described_blocks="")
     return Allocation(ratio, selection()).choose(group, scores)[0]
 
 

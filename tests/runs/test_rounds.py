@@ -107,8 +107,8 @@ def test_so_it_is_with_heads_and_about_so_with_gates(name: str, heads: str) -> N
 def test_no_rounding_adds_up(selection: str, channels: int, blocks: int, heads: int) -> None:
     """64 channels in 4 blocks keep 44 at ratio .3; a ratio of a ratio would leave 48 in two rounds."""
     def left(ratio: float, width: int, previous: PruneReport | None) -> int:
-        now = SimpleNamespace(root="x", channels=width, gated=False, obstacle=None, blocks=blocks, described_blocks="",
-                              heads=heads * width // channels if kind == "whole" else heads)
+        now = SimpleNamespace(root="x", outputs=["x"], channels=width, gated=False, obstacle=None, blocks=blocks,
+                              described_blocks="", heads=heads * width // channels if kind == "whole" else heads)
         allocation = Allocation(ratio, SELECTIONS[selection](), kind, previous=previous)
         return width - len(allocation.choose(now, torch.rand(width))[0])
 
