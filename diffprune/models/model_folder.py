@@ -62,7 +62,7 @@ def save_model(model: DiffusionModel, folder: Path, pipeline: DiffusionPipeline 
                 network.save_pretrained(partial / name)
         unet = partial / kind.folder
         write_json(unet / WIDTHS, {"sha256": sha256(unet / WEIGHTS)} | named | widths)
-        if widths["narrowed"]:
+        if widths["narrowed"] and type(model.unet).__module__.startswith("diffusers."):
             add_loader(partial, unet)
 
 

@@ -61,7 +61,7 @@ def model_card(metrics: Mapping[str, Any], pruning: Mapping[str, Any], folder: P
     blocks = [INTRODUCTION.format(**metrics), "## Results", table(result_rows(metrics), "metrics.json"),
               "## Pruning", table(pruning_rows(pruning), "prune.json"), kept_dense(pruning),
               "## Protocol", "Only numbers of one protocol compare.", table(protocol, "metrics.json"), LOADING]
-    if pruned and set(parts.values()) <= set(ABROAD):
+    if pruned and set(parts.values()) <= set(ABROAD) and "family" not in read_json(folder / pruned[0] / "widths.json"):
         blocks.append(LOADING_ABROAD.format(network=pruned[0]))
     return "\n\n".join(block.strip() for block in blocks if block) + "\n"
 

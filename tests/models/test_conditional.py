@@ -12,6 +12,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from PIL import Image
 
+import diffprune
 from diffprune.api.folders import load_pipeline
 from diffprune.data import image_folder
 from diffprune.data.loading.images import Images
@@ -27,6 +28,7 @@ from diffprune.sampling.draw import draw
 from diffprune.sampling.protocol import SamplerOptions
 from diffprune.stages.options import load_dense
 from diffprune.training.losses import Noised, squared_error
+from diffprune.training.recipe import Recipe
 from tests.conftest import ROOT, tiny_unet
 
 CLASSES = 10
@@ -241,3 +243,20 @@ def test_a_latent_model_goes_through_the_whole_chain(model: DiffusionModel, imag
     assert state_key(final.family.class_embedder) == state_key(model.family.class_embedder)
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "fine-tuning" not in again.stdout
+
+
+def test_the_library_prunes_trains_and_scores_a_pipeline_of_classes(model: DiffusionModel, images: Path,
+                                                                    tmp_path: Path) -> None:
+    model.scheduler = DDIMScheduler.from_config(model.scheduler.config, num_train_timesteps=4)
+    pipeline = pipeline_of(model)
+    report = diffprune.prune(pipeline, 0.5, "taylor", images, calibration_batch=4, compensate=True, compensation_images=6)
+    assert report.params < report.params_dense
+    recipe = Recipe(1, batch=2)
+    assert diffprune.finetune(pipeline, images, recipe=recipe).steps == 1
+    result = diffprune.evaluate(pipeline, images, 11, 2, features="digits-cnn", dense=pipeline)
+    assert result.scores["ssim"] == 1.0
+    diffprune.save_pipeline(pipeline, tmp_path / "model")
+    again = diffprune.load_pipeline(tmp_path / "model")
+    assert all(torch.equal(tensor, again.unet.state_dict()[name]) for name, tensor in pipeline.unet.state_dict().items())
+    with pytest.raises(ValueError, match="names none"):      # a batch has no classes
+        diffprune.prune(pipeline, 0.5, "taylor", torch.zeros(2, 1, 8, 8))
