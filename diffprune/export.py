@@ -77,7 +77,11 @@ def inputs_of(unet: nn.Module, batch: int, t: int) -> dict[str, Tensor]:
     """Random inputs, the same at every call, of one evaluation of `batch` images at timestep `t`."""
     from diffprune.models.cost import example_inputs
     rng = torch.Generator().manual_seed(t)
-    inputs = {name: value.expand(batch, *value.shape[1:]).contiguous() for name, value in example_inputs(unet).items()}
+    given = example_inputs(unet, batch)
+    if not all(isinstance(value, Tensor) for value in given.values()):
+        raise UserError(f"the {type(unet).__name__} is conditional on several things at once: only networks whose inputs "
+                        "are one tensor each can be exported")
+    inputs = {name: value.contiguous() for name, value in given.items()}
     drawn = {name: torch.randn(value.shape, generator=rng) for name, value in inputs.items() if value.is_floating_point()}
     return inputs | drawn | {"timestep": torch.full_like(inputs["timestep"], t)}
 
@@ -122,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from diffprune.api.folders import model_folder
         from diffprune.models.model_folder import load_model
         model = load_model(model_folder(str(options.run)))
-        exported = export(model.unet, len(model.alpha_bar), options.to, options.batch, options.run / "export")
+        exported = export(model.unet, model.process.timesteps, options.to, options.batch, options.run / "export")
     print(f"{options.run / 'export' / exported.file}: inputs {json.dumps(exported.inputs)}; largest difference "
           f"{exported.difference:.2g}; {exported.milliseconds:.2f} ms an evaluation, in PyTorch "
           f"{exported.milliseconds_eager:.2f} ms ({exported.device})")

@@ -92,11 +92,12 @@ def check(model: DiffusionModel, images: int, sampler: SamplerOptions, features:
         raise UserError(f"features={features!r} are not known: choose one of {', '.join(EXTRACTORS)}")
     if images < 2:
         raise UserError(f"images={images}: a distance between sets takes at least 2 of each")
-    if not 1 <= sampler.steps <= len(model.alpha_bar):
-        raise UserError(f"steps={sampler.steps} is outside 1 … {len(model.alpha_bar)}, the model's timesteps: give another "
-                        "number")
-    if sampler.guidance is not None and model.family.classes is None:
-        raise UserError("the sampler has a guidance and the model knows no classes: leave it out")
+    if not 1 <= sampler.steps <= model.process.timesteps:
+        raise UserError(f"steps={sampler.steps} is outside 1 … {model.process.timesteps}, the model's timesteps: give "
+                        "another number")
+    sampler.check(model, "the pipeline's")
+    if sampler.guidance is not None and (model.classes is None or not model.family.has_unconditional):
+        raise UserError("the sampler has a guidance and the model knows no label of no class: leave it out")
 
 
 def seen(model: DiffusionModel, count: int, sampler: SamplerOptions, execution: Execution, extractor: Extractor,

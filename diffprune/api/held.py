@@ -10,7 +10,7 @@ from torch import nn
 
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.model_folder import family_of
-from diffprune.models.noise_schedule import as_ddim
+from diffprune.models.noise_schedule import read_scheduler
 from diffprune.runtime.errors import UserError
 from diffprune.runtime.files import refusals_as_user_errors
 
@@ -29,18 +29,19 @@ def model_of(held: Held, scheduler: object = None) -> DiffusionModel:
     if not isinstance(held, nn.Module) or not hasattr(held, "config"):
         raise UserError(f"a {type(held).__name__} is no model: give a diffusers pipeline or network "
                         "(diffprune.load_pipeline reads a folder)")
-    return DiffusionModel(held, as_ddim(config_of_scheduler(scheduler or DDIMScheduler())))
+    return DiffusionModel(held, read_scheduler(config_of_scheduler(scheduler or DDIMScheduler())))
 
 
 def model_of_pipeline(pipeline: DiffusionPipeline, scheduler: object = None) -> DiffusionModel:
-    networks = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
-    name = next((name for name in ("unet", "transformer") if name in networks), None)
+    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    name = next((name for name in ("unet", "transformer") if name in parts), None)
     if name is None:
         raise UserError(f"a {type(pipeline).__name__} has neither a unet nor a transformer: give its network and scheduler")
-    unet = networks.pop(name)
-    family = family_of(type(unet), networks, f"a {type(pipeline).__name__}")
-    schedule = config_of_scheduler(scheduler or pipeline.components["scheduler"])
-    return DiffusionModel(unet, as_ddim(schedule), family(**networks))
+    unet, schedule = parts.pop(name), config_of_scheduler(scheduler or parts.pop("scheduler"))
+    parts.pop("scheduler", None)
+    family = family_of(type(unet), parts, f"a {type(pipeline).__name__}")
+    fixed = {name: part for name, part in parts.items() if name in family.fixed}
+    return DiffusionModel(unet, read_scheduler(schedule), family(**fixed))
 
 
 def config_of_scheduler(scheduler: object) -> dict:

@@ -9,7 +9,7 @@ from diffprune.api.held import Held, gradients_aside, left_as_found, mistakes_as
 from diffprune.api.images import Data, check_images, image_set
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.models.families.family import check_blocks
+from diffprune.models.families.family import TextFamily, check_blocks
 from diffprune.models.formats.keys import check_finite
 from diffprune.models.network import config_of
 from diffprune.models.widths import note_widths
@@ -141,6 +141,8 @@ class CalibrationImages:
             if self.context is not None:
                 raise UserError("a context belongs to a batch of images: leave it out, or give a batch")
             images = image_set(self.data, model.image_shape)
+            if isinstance(model.family, TextFamily):
+                model.family.prompts = images.captions
             model.check_classes(images.labels, images.class_count)
             x_0, labels = images.calibration(count, self.seed), images.calibration_labels(count, self.seed)
         context = self.context.to(model.device) if self.context is not None else model.context(labels)
@@ -155,7 +157,7 @@ def check_batch(model: DiffusionModel, images: Tensor, context: Tensor | None) -
     if images.shape[1] != channels:
         raise UserError(f"images have {images.shape[1]} channels, the model takes {channels}: give others")
     width = config.get("cross_attention_dim")
-    if context is None and width is not None and model.family.classes is None:
+    if context is None and width is not None and model.classes is None:
         raise UserError(f"the network is conditional: give the context [B, L, {width}] of the images")
     if context is not None and (context.dim() != 3 or len(context) != len(images) or context.shape[2] != width):
         raise UserError(f"context is of shape {list(context.shape)}: give [{len(images)}, L, {width}]"

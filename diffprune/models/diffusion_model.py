@@ -94,8 +94,8 @@ class DiffusionModel:
         return self.family.predict(self.unet, x, times, context)[:, :x.shape[1]]
 
     def context(self, labels: Tensor | None, left_out: Tensor | None = None) -> Tensor | None:
-        """What `predict` is given of classes [B], None for an unconditional model; UserError for an unknown class. Those that
-        are `left_out`, bool [B], become the label of no class."""
+        """What `predict` is given of classes [B], None for an unconditional model; UserError for an unknown class. Those
+        that are `left_out`, bool [B], become the label of no class."""
         if self.classes is None:
             return None
         self.check_classes(labels)

@@ -41,9 +41,9 @@ def score(model: DiffusionModel, criterion: Criterion, batch: CalibrationBatch |
     if batch is None:
         raise ValueError(f"{type(criterion).__name__} needs gradients: give a batch of images and the noise scheduler")
     policy = policy or Threshold(DEFAULT_THRESHOLD, criterion.inclusive)
-    counts_none = UserError(f"{policy} counts none of the model's {len(model.alpha_bar)} timesteps: choose others with "
+    counts_none = UserError(f"{policy} counts none of the model's {model.process.timesteps} timesteps: choose others with "
                             "pruner.timesteps")
-    if policy.counts_none(len(model.alpha_bar)):
+    if policy.counts_none(model.process.timesteps):
         raise counts_none
     execution = execution or Execution(model.device)
     # Sum the gradients.

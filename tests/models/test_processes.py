@@ -16,9 +16,10 @@ from diffusers import (
 )
 from safetensors.torch import load_file
 
+import diffprune
 from diffprune.diffusion.randomness import Noise
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.models.model_folder import load_model, load_pipeline, save_model
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.models.noise_schedule import process_of
 from diffprune.models.scheduler_steps import scheduler_for
 from diffprune.pipeline import reproduce
@@ -76,7 +77,7 @@ def test_a_model_goes_through_the_whole_chain(prediction: str, tmp_path: Path, c
     assert all(torch.equal(tensor, stored[name]) for name, tensor in final.unet.state_dict().items())
     assert final.process.prediction == model_of(prediction).process.prediction
     if prediction != "variance":
-        images = load_pipeline(run.finetuned)(batch_size=2, num_inference_steps=3, output_type="np").images
+        images = diffprune.load_pipeline(run.finetuned)(batch_size=2, num_inference_steps=3, output_type="np").images
         assert np.isfinite(images).all()
     plain = DiffusionPipeline.from_pretrained(tmp_path / "dense")       # the dense folder is diffusers' own
     assert process_of(plain.scheduler).prediction == final.process.prediction
@@ -97,7 +98,7 @@ def test_any_scheduler_draws_what_the_loaded_pipeline_draws_from_the_same_noise(
     images = draw(model, range(3), options)
     np.testing.assert_array_equal(draw(model, range(2, 3), options), images[2:])
     save_model(model, tmp_path / "model")
-    pipeline = load_pipeline(tmp_path / "model")
+    pipeline = diffprune.load_pipeline(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = scheduler_for(pipeline.scheduler, chosen)
     # The noise of image i comes from its own stream, on which a stochastic scheduler then draws.

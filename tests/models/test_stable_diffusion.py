@@ -21,10 +21,11 @@ from diffusers import (
 from PIL import Image
 from torch import nn
 
-from diffprune.data import load_images
+import diffprune
+from diffprune.data import captions, load_images
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import Ddpm, DiT, Latent, StableDiffusion, StableDiffusionXL
-from diffprune.models.model_folder import load_model, load_pipeline, save_model
+from diffprune.models.model_folder import load_model, save_model
 from diffprune.pipeline import reproduce
 from diffprune.runs.run import Run
 from diffprune.runtime.errors import UserError
@@ -160,7 +161,7 @@ def test_a_family_goes_through_the_whole_chain(name: str, clip: tuple, images: P
     again = load_model(tmp_path / "again")
     assert all(torch.equal(tensor, again.unet.state_dict()[name]) for name, tensor in final.unet.state_dict().items())
     assert again.key == final.key
-    pipeline = load_pipeline(run.finetuned)
+    pipeline = diffprune.load_pipeline(run.finetuned)
     asked = {"stable": {"prompt": CAPTIONS[:2]}, "dit": {"class_labels": [0, 1], "guidance_scale": 1}}
     asked = asked.get(name.split()[0], {"batch_size": 2})
     if name.split()[0] in ("stable", "dit"):       # diffusers has no pipeline of classes in pixels, nor of latents and flow
@@ -252,3 +253,15 @@ def test_an_incomplete_folder_is_refused(clip: tuple, tmp_path: Path, config) ->
     with pytest.raises(UserError, match=r"the model has no vae: give model\.checkpoint"):
         load_dense(config("model=stable_diffusion", "model.checkpoint=null", "dataset=digits",
                           "+model.unet.block_out_channels=[32,32,32,32]", "+model.unet.norm_num_groups=4"))
+
+
+def test_a_pipeline_is_pruned_on_captioned_images(clip: tuple, images: Path) -> None:
+    model = stable_diffusion(clip)
+    pipeline = model.family.pipeline(model.unet, model.scheduler)
+    captioned = captions.load(str(images / "captioned"), 32, 3, False)
+    report = diffprune.prune(pipeline, ratio=0.5, criterion="taylor", data=captioned, calibration_batch=4, compensate=True,
+                             compensation_images=8)
+    assert report.params < report.params_dense
+    assert np.isfinite(pipeline(CAPTIONS[:1], num_inference_steps=2, output_type="np").images).all()
+    with pytest.raises(ValueError, match="the data set has none"):
+        diffprune.prune(pipeline, ratio=0.5, criterion="taylor", data=str(images / "classes"), calibration_batch=4)
