@@ -9,7 +9,7 @@ from diffprune.api.held import Held, gradients_aside, left_as_found, mistakes_as
 from diffprune.api.images import Data, check_images, image_set
 from diffprune.models.device import Execution
 from diffprune.models.diffusion_model import DiffusionModel
-from diffprune.models.families.family import TextFamily, check_blocks
+from diffprune.models.families.family import TextFamily, check_blocks, predictors
 from diffprune.models.formats.keys import check_finite
 from diffprune.models.network import config_of
 from diffprune.models.widths import note_widths
@@ -96,6 +96,10 @@ def criterion_of(criterion: str | Criterion, timesteps: Policy | None) -> tuple[
 
 def check_network(model: DiffusionModel) -> None:
     """UserError where pruning would not know how to narrow the network, or where its weights are not finite."""
+    kind = type(model.unet)
+    if kind.__module__.startswith("diffusers.") and kind.__name__ not in predictors():
+        raise UserError(f"{kind.__name__} belongs to no family of models that is known here: give one of "
+                        f"{', '.join(predictors())}")
     check_blocks(model.unet)
     check_finite(model.unet.state_dict())
     try:
