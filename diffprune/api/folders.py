@@ -18,7 +18,8 @@ def load_pipeline(source: str | Path) -> DiffusionPipeline:
     """A ready diffusers pipeline for a model folder, pruned or dense; for a run's folder, whose final model it is; for a
     repository of the hub (`owner/name`), which is fetched; or for `shipped:NAME`, which the package carries.
 
-    Any scheduler of diffusers for the same process may replace its own. Raises UserError where there is none, or it is incomplete or damaged.
+    Any scheduler of diffusers for the same process may replace its own. Raises UserError where there is none, or it is
+    incomplete or damaged.
     """
     return pipeline_of(load_model(model_folder(str(source))))
 

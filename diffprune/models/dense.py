@@ -1,5 +1,6 @@
 """The dense model of a run: shipped, from a folder, fetched, or with random weights."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from diffprune.config.compose import made
 from diffprune.config.model_source import is_url
+from diffprune.models.archive import unpack
 from diffprune.models.diffusion_model import DiffusionModel
 from diffprune.models.families import Family, family_for
 from diffprune.models.formats.read import fill_model
@@ -20,14 +22,17 @@ from diffprune.runs.cache import Cache
 from diffprune.runtime.addresses import without_secrets
 from diffprune.runtime.checksums import intact
 from diffprune.runtime.errors import UserError
-from diffprune.runtime.files import remove
+from diffprune.runtime.files import is_file, remove
+
+ARCHIVE = ".zip"        # how the name of an archive of a model folder ends
 
 
 @dataclass(frozen=True)
 class DenseModel:
     """A run's dense model as its configuration describes it; nothing is read before `load`.
 
-    `checkpoint`: `shipped:NAME`, a model folder, a hub repository, an address, or None for random weights from `seed`.
+    `checkpoint`: `shipped:NAME`, a model folder or a zip archive of one, a hub repository, an address, or None for random
+    weights from `seed`.
     `architecture`: {"unet", "scheduler" or a fixed network: its class under `_target_` and its arguments}; for a model of no
     family of this package, "family" has the family's class under `_target_`, and its fixed networks. `origin` says who
     publishes the checkpoint and how large it is, `by_hand` what to do where it cannot be fetched. Downloads go to `cache`.
@@ -74,12 +79,35 @@ class DenseModel:
         return made(self.architecture[name])
 
     def folder(self, checkpoint: str) -> Path:
-        """The local folder of `checkpoint`, fetched first when it is an address or a hub repository (owner/name)."""
+        """The local folder of `checkpoint`, fetched first when it is an address or a hub repository (owner/name), and
+        unpacked when it is a zip archive."""
         folder = local_folder(checkpoint)
+        if folder.suffix == ARCHIVE and is_file(folder):
+            return self.unpacked(folder)
         if folder.exists() or checkpoint.startswith("shipped:"):
             return folder
         from diffprune.models.fetch import fetch_repository
-        return self.fetch_original(checkpoint) if is_url(checkpoint) else fetch_repository(checkpoint, self.origin)
+        if is_url(checkpoint):
+            zipped = urlsplit(checkpoint).path.endswith(ARCHIVE)
+            return self.fetch_archive(checkpoint) if zipped else self.fetch_original(checkpoint)
+        return fetch_repository(checkpoint, self.origin)
+
+    def unpacked(self, archive: Path) -> Path:
+        """The model folder in a zip `archive`, unpacked once for all runs."""
+        with archive.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with self.cache.entry("models", {"archive": digest}, "") as folder:
+            if not folder.exists():
+                unpack(archive, folder)
+            return folder
+
+    def fetch_archive(self, url: str) -> Path:
+        """The model folder in the zip archive at `url`."""
+        from diffprune.models.fetch import fetch_file
+        with self.cache.entry("models", {"url": without_secrets(url)}, ARCHIVE) as archive:
+            if not archive.exists():
+                fetch_file(url, archive, self.origin, self.by_hand)
+        return self.unpacked(archive)
 
     def fetch_original(self, url: str) -> Path:
         """The model folder made of the original checkpoint file at `url`, converted once for all runs."""
