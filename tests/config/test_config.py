@@ -28,10 +28,12 @@ OPTIONS = sorted((f.parent.name, f.stem) for f in (ROOT / "conf").glob("*/*.yaml
 EXPERIMENTS = sorted(f.stem for f in (ROOT / "conf" / "experiment").glob("*.yaml"))
 LARGE = ["celeba", "lsun_church", "lsun_bedroom", "imagenet"]
 NEEDS = {("dataset", "image_folder"): ["dataset.path=.", "dataset.resolution=32", "model.checkpoint=."],
-         **{("evaluate", name): ["dataset=cifar10"] for name in ["cifar10", "image_folder", *LARGE]},
+         **{("evaluate", name): ["dataset=cifar10"] for name in ["captions", "cifar10", "image_folder", *LARGE]},
          **{("dataset", name): ["dataset.path=."] for name in LARGE},
          **{("experiment", f"{name}_diff_pruning"): ["dataset.path=."] for name in LARGE},
-         ("model", "diffusers"): ["model.checkpoint=."], ("model", "ddpm_celeba"): ["model.checkpoint=null"]}
+         ("dataset", "captions"): ["dataset.path=.", "model.checkpoint=."],
+         **{("model", name): ["model.checkpoint=."] for name in ("diffusers", "ddpm_cifar10_small")},
+         ("model", "ddpm_celeba"): ["model.checkpoint=null"]}
 NEEDS["dataset", "celeba"] = NEEDS["experiment", "celeba_diff_pruning"] = ["dataset.path=.", "model.checkpoint=null"]
 GROUPS = [group for group in vars(schema).values() if dataclasses.is_dataclass(group)]
 
