@@ -88,7 +88,8 @@ class ScoringPass:
         """Evaluates every timestep once, hands each policy's sum to `keep` when it is complete, and returns L_t [T].
 
         The policies must agree on every timestep until one is finished, as thresholds do, and must not need all losses.
-        Once all are finished no gradients are computed. A sum is as large as the model, and none is held here.
+        Once all are finished no gradients are computed, and none is left in the model. A sum is as large as the model:
+        beside the gradients in the model none is held here, but while one is kept before the last is complete.
         """
         loss, pending = torch.empty(0), list(policies)
         self.restore({})
@@ -102,12 +103,12 @@ class ScoringPass:
             finished = [policy for policy in pending if policy.finished(loss) or timesteps is self.slices[-1]]
             pending = [policy for policy in pending if policy not in finished]
             # A sum that ends among these losses is made from the gradients before them, which are then put back.
-            unchanged = self.snapshot() if finished else {}
-            for policy in finished:
-                alpha = trimmed(policy.weights(loss))
-                self.add(losses, alpha[len(loss) - len(losses):], retain_graph=True)
-                keep(GradientSum(alpha, self.snapshot()))
-                self.restore(unchanged)
+            unchanged = self.snapshot() if len(finished) > 1 or (finished and pending) else {}
+            for number, policy in enumerate(finished, 1):
+                alpha, is_last = trimmed(policy.weights(loss)), number == len(finished) and not pending
+                self.add(losses, alpha[len(loss) - len(losses):], retain_graph=not is_last)
+                keep(GradientSum(alpha, self.snapshot(moved=is_last)))
+                self.restore({} if is_last else unchanged)
             if pending:
                 self.add(losses, pending[0].weights(loss)[-len(losses):])
         return loss
@@ -145,10 +146,14 @@ class ScoringPass:
             row = nn.functional.pad(row, (0, len(losses) - len(row)))
             (losses * row.to(losses.device)).sum().backward(retain_graph=retain_graph)
 
-    def snapshot(self) -> Gradients:
-        """A copy of the gradients that lie in the model, on the CPU."""
-        return {layer: weight.grad.to("cpu", torch.float32, copy=True)
-                for layer, weight in scored_weights(self.model.unet).items() if weight.grad is not None}
+    def snapshot(self, moved: bool = False) -> Gradients:
+        """A copy on the CPU of the gradients that lie in the model, or these themselves, `moved` out of it."""
+        gradients = {}
+        for layer, weight in scored_weights(self.model.unet).items():
+            if weight.grad is not None:
+                gradients[layer] = weight.grad.to("cpu", torch.float32, copy=not moved)
+                weight.grad = None if moved else weight.grad
+        return gradients
 
     def restore(self, gradients: Gradients) -> None:
         """Replaces the gradients that lie in the model."""

@@ -55,7 +55,7 @@ def score(model: DiffusionModel, criterion: Criterion, batch: CalibrationBatch |
     if not len(total.alpha):
         raise counts_none
     # Reduce them to terms.
-    terms = layer_terms(model.unet, criterion.terms, {layer: g * factor for layer, g in total.gradients.items()})
+    terms = layer_terms(model.unet, criterion.terms, total.gradients, factor)
     return Scores(name, losses=summary(loss * factor, total, policy), terms=terms)
 
 
@@ -83,16 +83,17 @@ def summary(loss: Tensor, total: GradientSum, policy: Policy) -> TimestepLosses:
     return TimestepLosses(loss.numpy(), 0.0, kept, stops, str(policy), alpha)
 
 
-def layer_terms(unet: nn.Module, terms: Mapping[str, Term], gradients: Gradients | None = None) -> Terms:
-    """The `terms` of every scored layer's weight, on the CPU, from `gradients`, or else from those that lie in `unet`. A
-    layer without gradient counts as one with gradient zero."""
-    def gradient(layer: str, w: Tensor) -> Tensor:
-        g = w.grad if gradients is None else gradients.get(layer)
-        return torch.zeros_like(w) if g is None else g.to(w.device)
-
+def layer_terms(unet: nn.Module, terms: Mapping[str, Term], gradients: Gradients | None = None,
+                factor: float = 1.0) -> Terms:
+    """The `terms` of every scored layer's weight, on the CPU, from `factor` times the gradients that lie in `unet`, or those
+    given, which are taken out of `gradients` one by one. A layer without gradient counts as one with gradient zero."""
+    reduced: dict[str, dict[str, Tensor]] = {name: {} for name in terms}
     with torch.no_grad():
-        reduced = {name: {layer: reduce_term(term, w, gradient(layer, w)).cpu() for layer, w in scored_weights(unet).items()}
-                   for name, term in terms.items()}
+        for layer, w in scored_weights(unet).items():
+            g = w.grad if gradients is None else gradients.pop(layer, None)
+            g = torch.zeros_like(w) if g is None else g.to(w.device) * factor
+            for name, term in terms.items():
+                reduced[name][layer] = reduce_term(term, w, g).cpu()
     for tensors in reduced.values():
         check_finite(tensors, "the importance of these layers overflows; try precision=fp32")
     return reduced

@@ -12,6 +12,7 @@ from diffprune.pruning.gradients import CalibrationBatch, ScoringPass
 from diffprune.pruning.importance import score
 from diffprune.pruning.timesteps import Largest, Threshold, timesteps_kept
 from diffprune.runtime.errors import UserError
+from diffprune.runtime.memory import peak_resident, reset_peak
 from tests.conftest import tiny_unet
 
 
@@ -113,3 +114,15 @@ def test_every_conv_linear_and_norm_layer_has_terms(model: DiffusionModel) -> No
     terms = score(model, Magnitude()).terms["w2"]
     assert {name for name, m in model.unet.named_modules() if getattr(m, "weight", None) is not None} == set(terms)
     assert all(term.dim() <= 2 for term in terms.values())
+
+
+@pytest.mark.slow
+def test_scoring_holds_one_sum_of_gradients_beside_the_weights() -> None:
+    """The activations are small here, and so are the terms, which have one number for each kernel."""
+    model = DiffusionModel(tiny_unet((512, 1024), groups=32), DDIMScheduler(num_train_timesteps=3))
+    size = sum(weight.numel() * 4 for weight in model.unet.parameters())
+    assert size > 2e8
+    reset_peak()
+    before = peak_resident()
+    score(model, DiffPruning(), CalibrationBatch.with_noise(torch.zeros(1, 1, 8, 8), 0), Threshold(0.0))
+    assert peak_resident() - before < 1.6 * size
