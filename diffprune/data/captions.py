@@ -29,9 +29,7 @@ def load(path: str, resolution: int, channels: int, flip: bool, caption: str = "
     image without a caption.
     """
     images, texts = captioned(Path(path).expanduser(), caption)
-    loaded = gather(images, ShorterSide(resolution, channels), flip, torch.arange(len(images)), **options)
-    loaded.captions = texts
-    return loaded
+    return gather(images, ShorterSide(resolution, channels), flip, torch.arange(len(images)), captions=texts, **options)
 
 
 def captioned(path: Path, caption: str) -> tuple[Source, list[str]]:

@@ -1,6 +1,7 @@
 """Model folders in a zip archive, as some are published (the original repository's release is one)."""
 
 import re
+import zlib
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
 
@@ -22,7 +23,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     file = partial / PurePosixPath(name).relative_to(root)
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_bytes(content.read(name))
-    except (BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{archive} is no readable zip archive ({error}): fetch it again") from error
 
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # Older repositories have the UNet at their root.
 DENOISERS = ("unet/", "transformer/")
 NETWORKS = ("", *DENOISERS, *dict.fromkeys(f"{name}/" for kind in Family.registered for name in kind.fixed))
-TOKENIZER = "tokenizer/"
+TOKENIZER = "tokenizer"     # the folders tokenizer/ and tokenizer_2/
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")       # as transformers names them
 COPY = "model.checkpoint=<folder> uses a local copy"
 CHUNK = 1 << 20
@@ -42,7 +42,7 @@ def wanted(names: set[str]) -> list[str]:
 
 def weights_in(network: str, names: set[str]) -> list[str]:
     """Of a repository's files those with the weights of the folder `network`; none where its config is missing."""
-    if network == TOKENIZER:
+    if network.startswith(TOKENIZER):
         return [name for name in names if name.startswith(network)]
     if network + "config.json" not in names:
         return []

@@ -58,12 +58,21 @@ def scheduler_for(trained: Any, chosen: Mapping[str, Any]) -> Any:
         config["variance_type"] = "fixed_small"
     if unknown := sorted(set(given) - set(accepted(kind, given))):
         raise UserError(f"{kind.__name__} takes no {', '.join(unknown)}: give options of that scheduler")
-    return kind(**accepted(kind, config | given))
-
-
-def check_scheduler(trained: Any, chosen: Mapping[str, Any], eta: float) -> None:
-    """UserError where `scheduler_for` refuses the `chosen` scheduler, or where that takes no such `eta`."""
     try:
-        step_options(scheduler_for(trained, chosen), eta, None)
+        return kind(**accepted(kind, config | given))
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise UserError(f"{kind.__name__} cannot be made of {given} ({error}): give other options") from error
+
+
+def check_scheduler(trained: Any, chosen: Mapping[str, Any], steps: int, eta: float) -> None:
+    """UserError where `scheduler_for` refuses the `chosen` scheduler, or where that takes no such `steps` or `eta`."""
+    scheduler = scheduler_for(trained, chosen)
+    try:
+        step_options(scheduler, eta, None)
     except ValueError as error:
         raise UserError(f"sampler.{error}: give sampler.eta=0") from error
+    try:
+        scheduler.set_timesteps(steps)
+    except (ValueError, TypeError, LookupError, ImportError) as error:
+        raise UserError(f"{type(scheduler).__name__} cannot draw in sampler.steps={steps} ({error}): give others, or "
+                        "another sampler") from error

@@ -33,7 +33,7 @@ class SamplerOptions:
             raise UserError(f"sampler.steps={self.steps} are more than the {timesteps} timesteps of model={name}: "
                             f"give sampler.steps={timesteps} or less")
         if self.scheduler is not None:
-            check_scheduler(model.scheduler, self.scheduler, self.eta)
+            check_scheduler(model.scheduler, self.scheduler, self.steps, self.eta)
         elif self.eta and model.process.times is not None:
             raise UserError(f"sampler.eta={self.eta:g} is for models in betas, model={name} has none: give sampler.eta=0")
         elif self.steps > 1 and model.process.signal[-1] == 0 and model.process.prediction == "epsilon":

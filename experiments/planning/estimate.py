@@ -139,7 +139,7 @@ def history(cells: Sequence[Cell], device: Device) -> dict[tuple[Path, str], lis
 
 def measured(cell: Cell, new: NewWork, past: Sequence[Past], memory: float) -> Estimate:
     """From finished runs, stage by stage, in proportion to the training steps and to images times sampling steps. `memory`
-    is taken where no run recorded its new."""
+    is taken where no run recorded its own."""
     images, sampling = cell.options["evaluate"]["images"], cell.options["sampler"]["steps"]
 
     def typical(stage: str, units: Callable[[Past], float] = lambda run: 1) -> float:

@@ -60,7 +60,10 @@ def test_an_archive_without_a_model_or_with_several_is_refused(names: list[str],
     assert not (tmp_path / "model").exists()
 
 
-def test_a_damaged_archive_is_refused(archive: Path, tmp_path: Path) -> None:
-    archive.write_bytes(archive.read_bytes()[:-100])
+@pytest.mark.parametrize("damage", [
+    lambda content: content[:-100],
+    lambda content: content[:len(content) // 2] + b"damage" + content[len(content) // 2 + 6:]], ids=["cut off", "changed"])
+def test_a_damaged_archive_is_refused(archive: Path, tmp_path: Path, damage) -> None:
+    archive.write_bytes(damage(archive.read_bytes()))
     with pytest.raises(UserError, match="is no readable zip archive"):
         unpack(archive, tmp_path / "model")

@@ -221,7 +221,7 @@ def test_what_reads_prompts_is_fetched_too_and_once() -> None:
     encoder = ("config.json", "model.safetensors", "pytorch_model.bin", "model.fp16.safetensors")
     names = {f"{part}/{name}" for part in ("unet", "vae", "safety_checker") for name in ("config.json", WEIGHTS)} | {
         f"text_encoder/{name}" for name in encoder}
-    tokens = {"tokenizer/vocab.json", "tokenizer/merges.txt"}
+    tokens = {"tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer_2/vocab.json"}
     assert {name for name in wanted(names | tokens) if name.startswith(("text", "token", "safety"))} == tokens | {
         "text_encoder/config.json", "text_encoder/model.safetensors"}
     assert f"transformer/{WEIGHTS}" in wanted({"transformer/config.json", f"transformer/{WEIGHTS}"})

@@ -117,6 +117,8 @@ def test_a_sampler_of_another_process_is_refused(prediction: str, kind: str) -> 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["sampler=euler", "sampler.eta=0.5"], "sampler.eta=0.5 needs a DDIM scheduler"),
     (["sampler=euler", "+sampler.scheduler.mine=1"], "EulerDiscreteScheduler takes no mine"),
+    (["sampler=euler", "+sampler.scheduler.interpolation_type=mine"], "cannot draw in sampler.steps=50"),
+    (["sampler=dpm_solver", "+sampler.scheduler.algorithm_type=mine"], "DPMSolverMultistepScheduler cannot be made of"),
     (["sampler.scheduler={_target_: diffusers.Mine}"], "sampler.scheduler has no class")])
 def test_what_a_scheduler_does_not_take_is_refused_before_anything_runs(overrides: list[str], message: str, config) -> None:
     with pytest.raises(UserError, match=message):

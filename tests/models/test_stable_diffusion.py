@@ -209,6 +209,8 @@ def test_captions_come_from_a_listing_from_text_files_or_from_a_table(images: Pa
         loaded = load_images(options | {"path": str(path), "caption": caption})
         assert list(loaded.captions) == captions
         assert loaded.labels.tolist() == list(range(24))
+    keys = {load_images(options | {"path": str(folder), "caption": name}).key for name in ("text", "file_name")}
+    assert len(keys) == 2       # other captions are another data set
     with pytest.raises(UserError, match=r"has no column text: give dataset\.caption=<one of image, caption>"):
         load_images(options | {"path": str(tmp_path / "table"), "caption": "text"})
     with pytest.raises(UserError, match=r"cannot be used.*name of the field with dataset\.caption"):
@@ -247,6 +249,14 @@ def test_captions_are_left_out_by_the_draws_of_the_step(clip: tuple) -> None:
     shown = model.context(labels, torch.tensor([False, True, False, True]))
     assert torch.equal(shown[0], model.context(labels)[0])
     assert torch.equal(shown[1], model.family.embedded([""])[0])
+
+
+def test_a_damaged_text_encoder_is_refused_by_its_folder(clip: tuple, tmp_path: Path) -> None:
+    save_model(stable_diffusion(clip), tmp_path / "model")
+    (tmp_path / "model" / "checksums.sha256").unlink()
+    (tmp_path / "model" / "text_encoder" / "model.safetensors").write_bytes(b"damage")
+    with pytest.raises(UserError, match=r"no CLIPTextModel can be read from .*text_encoder"):
+        load_model(tmp_path / "model")
 
 
 def test_an_incomplete_folder_is_refused(clip: tuple, tmp_path: Path, config) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -22,14 +22,15 @@ CHUNK = 256         # images that one process reads in a row
 
 def gather(source: Source, transform: Transform, flip: bool, labels: torch.Tensor | None = None,
            class_count: int | None = None, workers: int = 0, memory_gb: float = math.inf, on_error: str = "stop",
-           **_: Any) -> ImageSet:
+           captions: Sequence[str] = (), **_: Any) -> ImageSet:
     """The images of `source`, in memory up to `memory_gb` (10^9 bytes), else streamed; `workers` processes read.
 
     Both give the same batches and have the same key, and neither decodes an image before its first use. That raises
     UserError for an image that cannot be used; with `on_error` "skip" the next image replaces it. `class_count` is the
-    number of classes where `labels`, int64 [N], are places in a sorted list of their names.
+    number of classes where `labels`, int64 [N], are places in a sorted list of their names; label i has the i-th of the
+    `captions`, where there are any.
     """
-    readable = Readable(source, transform, labels, class_count, on_error == "skip")
+    readable = Readable(source, transform, labels, class_count, on_error == "skip", captions)
     if readable.bytes <= memory_gb * 1e9:
         return HeldImages(readable, flip, workers)
     log.info("%d images are streamed by dataset.workers=%d processes: they take %.1f GB and dataset.memory_gb=%g",
@@ -46,7 +47,7 @@ class HeldImages(ImageSet):
 
     def __init__(self, readable: Readable, flip: bool, workers: int = 0, by_pixels: bool = False) -> None:
         self.readable, self.flip, self.workers, self.by_pixels = readable, flip, workers, by_pixels
-        self.class_count = readable.class_count
+        self.class_count, self.captions = readable.class_count, readable.captions
 
     @cached_property
     def images(self) -> Images:

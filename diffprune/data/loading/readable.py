@@ -1,6 +1,7 @@
 """Encoded images that can be read one by one, in any order, by any process."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,8 @@ Bad = tuple[str, str]       # an image's name, and why it cannot be used
 @dataclass
 class Readable:
     """The images of `source` after `transform`; `labels` int64 [N] or None; `skip` leaves bad images out. `class_count`: how
-    many classes there are, where they are places in a sorted list of names.
+    many classes there are, where they are places in a sorted list of names. Label i has the i-th of the `captions`, where
+    there are any.
 
     A bad image is then replaced by the next good one in index order (the first follows the last), so that the image at an
     index depends on the files alone, and every count is unchanged.
@@ -28,6 +30,7 @@ class Readable:
     labels: Tensor | None = None
     class_count: int | None = None
     skip: bool = False
+    captions: Sequence[str] = ()
     bad: dict[int, Bad] = field(default_factory=dict)       # the bad images that this process has met, by index
 
     def __len__(self) -> int:
@@ -62,7 +65,7 @@ class Readable:
         return self.transform(decoded(data, self.transform.channels))
 
     def key(self) -> str:
-        """Hex digest of the source's identity (every relative path and size), the classes, transform and resolution.
+        """Hex digest of the source's identity (every relative path and size), the classes, captions and transform.
 
         It does not see the pixels, which would mean reading everything: a file that is replaced by another of the same
         name and size keeps the key.
@@ -72,4 +75,6 @@ class Readable:
             digest.update(some)
         if self.labels is not None:
             digest.update(self.labels.numpy())
+        for caption in self.captions:
+            digest.update(f"{caption}\0".encode())
         return digest.hexdigest()

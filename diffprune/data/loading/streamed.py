@@ -29,7 +29,7 @@ class StreamedImages(ImageSet):
 
     def __init__(self, readable: Readable, flip: bool, workers: int = 0) -> None:
         self.readable, self.flip, self.workers = readable, flip, workers
-        self.class_count = readable.class_count
+        self.class_count, self.captions = readable.class_count, readable.captions
         self._skipped = Skipped()
 
     @property

@@ -9,6 +9,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from diffprune.models.families import first_stage
@@ -30,10 +31,11 @@ def tokenizer(folder: Path) -> Any:
 
 
 def read(kind: Any, folder: Path) -> Any:
-    """What `kind` of transformers reads from a `folder` of this disk; no pickle is loaded."""
+    """What `kind` of transformers reads from a `folder` of this disk, of a torch file the tensors alone; UserError where it
+    cannot be read."""
     try:
         return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, LookupError, SafetensorError) as error:
         raise UserError(f"no {kind.__name__} can be read from {folder} ({error}): copy it again") from error
 
 
